@@ -1,0 +1,1 @@
+"""The steps of Temper: one module per rule, each runnable as `python -m steps.<name>`."""

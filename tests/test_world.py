@@ -1,0 +1,136 @@
+"""The embedded world: right answers, disjoint sets, dirt where the truth says, and nobody but the scorer reads it."""
+
+import json
+import re
+from pathlib import Path
+from random import Random
+
+import pyarrow.parquet
+import pytest
+
+from steps import fable, world
+
+ROOT = Path(__file__).parent.parent
+SETTINGS = {"seed": 3, "problems": 900, "chat": 120, "evaluation_items": 60, "planted_per_kind": 8}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The evaluation sets, the raw files by name, and the truth."""
+    out = tmp_path_factory.mktemp("world")
+    seen = set()
+    evaluation = world.evaluation_sets(SETTINGS, seen)
+    rows = world.planted_rows(SETTINGS, world.clean_rows(SETTINGS, seen), evaluation)
+    truth = world.write_raw(out / "raw", world.assign_files(rows))
+    return evaluation, out / "raw", truth
+
+
+def raw_lines(folder: Path, name: str) -> list[bytes]:
+    """Records of a text file by the world's own layout: one a line, the brackets of an array apart."""
+    lines = (folder / name).read_bytes().split(b"\n")
+    return [line for line in lines if line not in (b"[", b"]", b"")]
+
+
+@pytest.mark.parametrize("steps, largest", [(1, 99), (2, 99), (3, 99), (5, 99), (2, 400)])
+def test_worked_solutions_are_right(steps, largest):
+    rng = Random(steps * largest)
+    operations = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
+    for _ in range(300):
+        item = fable.problem_item(rng, steps, largest)
+        *lines, last = item["solution"].split("\n")
+        assert len(lines) == steps
+        value = None
+        for line in lines:
+            a, operation, b, result = re.fullmatch(r"(\d+) ([-+*]) (\d+) = (\d+)", line).groups()
+            assert value is None or value == int(a)
+            value = operations[operation](int(a), int(b))
+            assert value == int(result) and 1 <= value <= largest
+        assert last == f"#### {value}" and item["answer"] == str(value)
+        assert [int(number) for number in re.findall(r"\d+", item["prompt"])] == item["numbers"]
+
+
+def test_string_and_arithmetic_answers_are_right():
+    rng = Random(5)
+    for _ in range(500):
+        item = fable.string_item(rng)
+        letters = item["prompt"].split(": ")[1].split()
+        answer = item["answer"].split()
+        assert set(answer) <= set(letters)
+        if "backwards" in item["prompt"] or "Reverse" in item["prompt"]:
+            assert "".join(answer) == "".join(letters)[::-1]
+        expression = fable.arithmetic_item(rng)
+        assert eval(expression["expression"]) == int(expression["answer"])
+
+
+def test_training_rows_share_nothing_with_the_evaluation(made):
+    seen = set()
+    evaluation = world.evaluation_sets(SETTINGS, seen)
+    prompts = {item["prompt"] for items in evaluation.values() for item in items}
+    rows = world.clean_rows(SETTINGS, seen)
+    assert len(rows) == SETTINGS["problems"] + SETTINGS["chat"]
+    assert not prompts & {row["prompt"] for row in rows}
+    chat = " ".join(row["prompt"] for row in rows if not row["problem"])
+    people = {fact["name"] for fact in fable.facts(SETTINGS["seed"]) if fact["evaluated"]}
+    assert len(people) == fable.EVALUATED_PEOPLE and not people & set(re.findall(r"\w+", chat))
+
+
+def test_every_planted_defect_is_where_the_truth_says(made):
+    _, raw, truth = made
+    counts: dict[str, int] = {}
+    for entry in truth:
+        kind = entry["kind"]
+        counts[kind] = counts.get(kind, 0) + 1
+        if entry["file"].endswith(".parquet"):
+            continue
+        line = raw_lines(raw, entry["file"])[entry["row"]].removesuffix(b",")
+        if kind == "invalid_utf8":
+            with pytest.raises(UnicodeDecodeError):
+                line.decode()
+        elif kind == "invalid_json":
+            with pytest.raises(json.JSONDecodeError):
+                json.loads(line.decode())
+        else:
+            json.loads(line.decode())
+        if kind == "unknown_role":
+            assert b"narrator" in line
+        if kind == "too_long":
+            assert len(line) > 2000
+    doubled = {"exact_duplicate", "near_duplicate", "contradiction"}
+    assert counts == {kind: SETTINGS["planted_per_kind"] * (2 if kind in doubled else 1) for kind in counts}
+    assert len(counts) == 14
+
+
+def test_untouched_rows_are_whole(made):
+    _, raw, truth = made
+    planted = {(entry["file"], entry["row"]) for entry in truth}
+    for name in world.FILES:
+        if name.endswith(".parquet"):
+            records = pyarrow.parquet.read_table(raw / name).to_pylist()
+        else:
+            records = raw_lines(raw, name)
+        for i, line in enumerate(records):
+            if (name, i) not in planted and isinstance(line, bytes):
+                assert isinstance(json.loads(line.removesuffix(b",")), dict)
+
+
+def test_two_runs_give_the_same_bytes(made, tmp_path):
+    _, raw, truth = made
+    seen = set()
+    evaluation = world.evaluation_sets(SETTINGS, seen)
+    rows = world.planted_rows(SETTINGS, world.clean_rows(SETTINGS, seen), evaluation)
+    again = world.write_raw(tmp_path / "raw", world.assign_files(rows))
+    assert again == truth
+    for name in world.FILES:
+        assert (tmp_path / "raw" / name).read_bytes() == (raw / name).read_bytes()
+
+
+def test_only_the_scorer_reads_the_truth():
+    readers = {
+        path.name
+        for path in [*ROOT.glob("steps/**/*.py"), *ROOT.glob("rules/*.smk")]
+        if re.search(r"truth", path.read_text(encoding="utf-8"))
+    }
+    assert readers <= {"world.py", "score_dirt.py", "data.smk"}
+    rules = (ROOT / "rules" / "data.smk").read_text(encoding="utf-8")
+    rule_with_truth = [part.split(":")[0] for part in rules.split("\nrule ")[1:] if "/truth" in part]
+    assert rule_with_truth == ["score_dirt"]
