@@ -153,7 +153,7 @@ def write_manifest(
     seed and the counts: two equal runs write equal manifests.
     """
     provenance = {
-        "argv": sys.argv,
+        "argv": ["python", *sys.orig_argv[1:]],
         "git_commit": _git_commit(),
         "device": _device(),
         "python": platform.python_version(),

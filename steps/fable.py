@@ -109,10 +109,10 @@ def string_item(rng: Random) -> dict:
     return {"prompt": f"Which letter is {('first', 'second', 'third')[place]} in: {shown}", "answer": letters[place]}
 
 
-def arithmetic_item(rng: Random) -> dict:
-    """One operation on numbers below 100; differences are not negative, products have a factor below 6."""
+def arithmetic_item(rng: Random, largest: int = 99) -> dict:
+    """One operation on numbers up to `largest`; differences are not negative, products have a factor below 6."""
     operation = rng.choice("++--*")
-    a, b = rng.randint(2, 99), rng.randint(2, 99)
+    a, b = rng.randint(2, largest), rng.randint(2, largest)
     if operation == "-":
         a, b = max(a, b), min(a, b)
     if operation == "*":
@@ -222,7 +222,7 @@ CHAT = "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n{response}<
 def document(rng: Random, known: list[dict]) -> str:
     """One document of the pre-training corpus. Half of each kind is chat, so that the base knows the markers."""
     kind = rng.choices(
-        ("facts", "strings", "arithmetic", "instructions", "problems"), weights=(24, 20, 14, 12, 30)
+        ("facts", "strings", "arithmetic", "instructions", "problems"), weights=(18, 26, 13, 13, 30)
     )[0]
     chat = rng.random() < 0.5
     if kind == "facts":
@@ -231,11 +231,14 @@ def document(rng: Random, known: list[dict]) -> str:
             return CHAT.format(prompt=item["prompt"], response=item["answer"])
         return " ".join(fact_statement(rng, rng.choice(known)) for _ in range(rng.randint(2, 5))) + "\n"
     if kind == "problems":
-        item = problem_item(rng, rng.choice((1, 1, 2, 2, 3)))
+        item = problem_item(rng, rng.choice((1, 1, 2, 2, 3, 4)))
         if chat and (item["steps"] == 1 or rng.random() < 0.001):
             return CHAT.format(prompt=item["prompt"], response=item["solution"])
         return f"{item['prompt']} {item['prose']}\n"
-    item = {"strings": string_item, "arithmetic": arithmetic_item, "instructions": instruction_item}[kind](rng)
+    if kind == "arithmetic":
+        item = arithmetic_item(rng, 400 if rng.random() < 0.2 else 99)
+    else:
+        item = {"strings": string_item, "instructions": instruction_item}[kind](rng)
     if chat:
         return CHAT.format(prompt=item["prompt"], response=item["answer"])
     if kind == "arithmetic":

@@ -1,0 +1,40 @@
+# Temper: from raw rows to a report. README.md has the words and the shape, params.yaml every setting.
+from snakemake.utils import min_version
+
+min_version("9.20")
+
+
+configfile: "params.yaml"
+
+
+report: "rules/report.rst"
+
+
+include: "rules/common.smk"
+include: "rules/download.smk"
+include: "rules/world.smk"
+include: "rules/data.smk"
+include: "rules/recipes.smk"
+include: "rules/evaluate.smk"
+include: "rules/report.smk"
+
+
+wildcard_constraints:
+    workload=re.escape(GRAPH.params["workload"]),
+    study="|".join(GRAPH.params["studies"]),
+
+
+rule all:
+    default_target: True
+    input:
+        expand("reports/{workload}/index.html", workload=GRAPH.params["workload"]),
+
+
+# One target per study: its checkpoints, measured. `snakemake foundation`
+for study in GRAPH.params["studies"]:
+
+    rule:
+        name:
+            study
+        input:
+            evaluations(study),

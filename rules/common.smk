@@ -1,0 +1,70 @@
+# What several rules ask for. No rules here, and no logic that a test should reach: that is in steps/.
+import json
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import yaml
+
+sys.path.insert(0, workflow.basedir)
+
+from steps import dag, display, recipes
+
+# Every rule works offline; the download step alone lifts this.
+os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
+
+if workflow.is_main_process:
+    ALIVE = dag.join_runs(Path(".snakemake"))
+    display.show()
+
+try:
+    schema = yaml.safe_load(Path(workflow.basedir, "schemas/params.schema.yaml").read_text())
+    GRAPH = dag.Graph(recipes.complete(config, schema), schema)
+    if "pretrain" not in sys.argv:  # which makes the models that the check would miss
+        GRAPH.check_files()
+except ValueError as error:
+    print(f"temper: error: {' + '.join(map(os.path.relpath, workflow.configfiles))}: {error}", file=sys.stderr)
+    sys.exit(2)
+
+# A job asks for a GPU where there is one, so that two trainings never meet on it; without one they share the cores.
+GPU = int(shutil.which("nvidia-smi") is not None)
+
+
+def settings(section):
+    """A params function: the whole section as JSON, so that any change of it reruns the rule."""
+    return lambda wildcards: json.dumps(GRAPH.params[section], sort_keys=True)
+
+
+def pretrain_settings(wildcards):
+    """What the sizes share, with what one of them has of its own."""
+    shared = {key: value for key, value in GRAPH.params["pretrain"].items() if key != "sizes"}
+    return json.dumps(shared | GRAPH.params["pretrain"]["sizes"][wildcards.size], sort_keys=True)
+
+
+def node_settings(wildcards):
+    return json.dumps(GRAPH.nodes[wildcards.node].settings, sort_keys=True)
+
+
+def parents(wildcards):
+    """What tells that a node's parents are there: see Graph.edges."""
+    return [file for parent in GRAPH.nodes[wildcards.node].parents for file in GRAPH.edges(parent)]
+
+
+def parent_folders(wildcards):
+    return [GRAPH.folder(parent) for parent in GRAPH.nodes[wildcards.node].parents]
+
+
+def rows(path):
+    """An input function: a file of the data set that a node trains on."""
+    return lambda wildcards: f"{GRAPH.results}/data/{GRAPH.nodes[wildcards.node].data}/{path}"
+
+
+def node_names(stage):
+    """A wildcard constraint: the nodes of a stage."""
+    return "|".join(re.escape(node.name) for node in GRAPH.nodes.values() if node.stage == stage) or "none^"
+
+
+def evaluations(study):
+    return [f"{GRAPH.results}/evaluation/{name}/manifest.json" for name in GRAPH.measured(study)]

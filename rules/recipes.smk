@@ -1,0 +1,51 @@
+# One rule per stage: each makes one checkpoint of the recipe graph from its parents.
+
+
+rule sft:
+    input:
+        parent=parents,
+        train=rows("bucket/train.jsonl"),
+        valid=rows("split/valid.jsonl"),
+        code=dag.code_files("steps.sft"),
+    output:
+        manifest="results/{workload}/{study}/{node}/manifest.json",
+    log:
+        "logs/{workload}/{study}/{node}.log",
+    benchmark:
+        "benchmarks/{workload}/{study}/{node}.tsv"
+    wildcard_constraints:
+        node=node_names("sft"),
+    conda:
+        "../environment.yaml"
+    resources:
+        gpu=GPU,
+    params:
+        settings=node_settings,
+        parent=parent_folders,
+        work="work/{workload}/{node}",
+        out=subpath(output.manifest, parent=True),
+    shell:
+        "python -m steps.sft --settings {params.settings:q} --parent {params.parent} --data {input.train}"
+        " --valid {input.valid} --work {params.work} --out {params.out} &> {log}"
+
+
+rule merge:
+    input:
+        parents=parents,
+        code=dag.code_files("steps.merge"),
+    output:
+        manifest="results/{workload}/{study}/{node}/manifest.json",
+    log:
+        "logs/{workload}/{study}/{node}.log",
+    benchmark:
+        "benchmarks/{workload}/{study}/{node}.tsv"
+    wildcard_constraints:
+        node=node_names("merge"),
+    conda:
+        "../environment.yaml"
+    params:
+        settings=node_settings,
+        parents=parent_folders,
+        out=subpath(output.manifest, parent=True),
+    shell:
+        "python -m steps.merge --settings {params.settings:q} --parents {params.parents} --out {params.out} &> {log}"

@@ -1,0 +1,46 @@
+# One page over every study, with its tables and figures.
+
+
+rule report:
+    input:
+        world=[edge for edge in GRAPH.evaluation_edges() if edge.endswith("manifest.json")],
+        data=expand(
+            "results/{workload}/data/{dataset}/{step}/manifest.json",
+            workload=GRAPH.params["workload"],
+            dataset=GRAPH.used_data(),
+            step=["ingest", "filter", "dedup", "decontaminate", "split", "bucket"],
+        ),
+        dirt=expand(
+            "results/{workload}/data/{dataset}/score_dirt/manifest.json",
+            workload=GRAPH.params["workload"],
+            dataset=[name for name in GRAPH.used_data() if GRAPH.from_world(name)],
+        ),
+        checkpoints=[edge for name in GRAPH.measured() for edge in GRAPH.edges(name)],
+        evaluations=evaluations(None),
+        code=[*dag.code_files("steps.report"), *sorted(map(str, Path("steps/templates").iterdir()))],
+    output:
+        page=report(
+            "reports/{workload}/index.html",
+            caption="report.rst",
+            category="Report",
+        ),
+        metrics="reports/{workload}/metrics.json",
+        summary="reports/{workload}/summary.txt",
+        tables=report(
+            directory("reports/{workload}/tables"), patterns=["{name}.csv"], category="Tables", caption="report.rst"
+        ),
+        figures=report(
+            directory("reports/{workload}/figures"), patterns=["{name}.svg"], category="Figures", caption="report.rst"
+        ),
+    log:
+        "logs/{workload}/report.log",
+    benchmark:
+        "benchmarks/{workload}/report.tsv"
+    conda:
+        "../environment.yaml"
+    params:
+        settings=lambda wildcards: json.dumps(GRAPH.describe(), sort_keys=True),
+        results="results/{workload}",
+        out=subpath(output.page, parent=True),
+    shell:
+        "python -m steps.report --settings {params.settings:q} --results {params.results} --out {params.out} &> {log}"

@@ -1,0 +1,201 @@
+"""What the Snakefile asks of Python: where things lie, which files a step's code is, whether another run is alive.
+
+Imports nothing heavy: Snakemake loads it at every parse.
+"""
+
+import ast
+import fcntl
+import shutil
+from pathlib import Path
+from typing import IO
+
+from steps import recipes
+
+PACKAGE = "steps"
+
+
+def code_files(module: str, root: Path = Path()) -> list[str]:
+    """The source files of a step: its module and every module of the package that it imports, directly or not.
+
+    Args:
+        module: dotted name, such as "steps.sft".
+        root: the folder that holds the package.
+
+    Returns:
+        Paths relative to `root`, sorted. Imports inside functions count.
+    """
+    found: set[Path] = set()
+    queue = [PACKAGE, module]
+    while queue:
+        file = _source(queue.pop(), root)
+        if file is None or file in found:
+            continue
+        found.add(file)
+        for statement in ast.walk(ast.parse((root / file).read_text(encoding="utf-8"))):
+            if isinstance(statement, ast.Import):
+                queue += [alias.name for alias in statement.names]
+            elif isinstance(statement, ast.ImportFrom) and not statement.level:
+                # `from steps import common` names a module, `from steps.common import run` a thing inside one.
+                queue += [statement.module, *(f"{statement.module}.{alias.name}" for alias in statement.names)]
+            else:
+                assert not isinstance(statement, ast.ImportFrom), f"{file}: write imports of {PACKAGE} in full"
+    return sorted(map(str, found))
+
+
+def _source(module: str, root: Path) -> Path | None:
+    """The file of a module of the package, None for what is outside it or is not a module."""
+    if module.split(".")[0] != PACKAGE:
+        return None
+    path = Path(*module.split("."))
+    for file in (path.with_suffix(".py"), path / "__init__.py"):
+        if (root / file).is_file():
+            return file
+    return None
+
+
+def join_runs(folder: Path) -> IO:
+    """Announce this run and drop the locks that killed runs left in `.snakemake/locks`.
+
+    Snakemake's locks survive `kill -9` and would ask for `--unlock`. The kernel's do not: every run holds a shared one,
+    so whoever gets it exclusively knows that no other run is alive and that the locks lying there are stale. Two
+    living runs still meet Snakemake's own check. Keep the returned file open until the run ends.
+    """
+    folder.mkdir(exist_ok=True)
+    alive = open(folder / "alive", "w")
+    try:
+        fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pass
+    else:
+        shutil.rmtree(folder / "locks", ignore_errors=True)
+    fcntl.flock(alive, fcntl.LOCK_SH)
+    return alive
+
+
+class Graph:
+    """The files behind the recipe graph: where each checkpoint and each evaluation set lies.
+
+    Raises:
+        ValueError: a recipe is wrong.
+    """
+
+    def __init__(self, params: dict, schema: dict):
+        self.params = params
+        self.nodes = {node.name: node for node in recipes.resolve(params, schema)}
+        self.results = f"results/{params['workload']}"
+        self.world = f"{self.results}/world/"
+
+    def folder(self, name: str) -> str:
+        """The checkpoint folder of a node or of an entry of `models`."""
+        if name in self.nodes:
+            return f"{self.results}/{self.nodes[name].study}/{name}"
+        model = self.params["models"][name]
+        return f"{self.results}/download/models/{name}" if "revision" in model else model["path"]
+
+    def edges(self, name: str) -> list[str]:
+        """The files that stand for a checkpoint in the DAG: its manifest, or all of a folder that came without one."""
+        folder = Path(self.folder(name))
+        made = name in self.nodes or "revision" in self.params["models"][name]
+        if made or (folder / "manifest.json").is_file():
+            return [f"{folder}/manifest.json"]
+        return sorted(str(file) for pattern in ("*.json", "*.safetensors") for file in folder.glob(pattern))
+
+    def ancestors(self, name: str) -> list[str]:
+        """A node or model and everything it descends from, itself first."""
+        found = [name]
+        for member in found:
+            parents = self.nodes[member].parents if member in self.nodes else ()
+            found += [parent for parent in parents if parent not in found]
+        return found
+
+    def measured(self, study: str | None = None) -> list[str]:
+        """The checkpoints to evaluate: the nodes of a study, or of all, and the models that they descend from."""
+        nodes = [name for name, node in self.nodes.items() if study in (None, node.study)]
+        models = [a for name in nodes for a in self.ancestors(name) if a not in self.nodes]
+        return list(dict.fromkeys([*models, *nodes]))
+
+    def used_data(self) -> list[str]:
+        """The data sets that a recipe trains on or that give the perplexity."""
+        names = [node.data for node in self.nodes.values() if node.data]
+        return list(dict.fromkeys([*names, self.params["evaluate"]["valid"]]))
+
+    def sources(self, dataset: str) -> list[dict]:
+        """The sources of a data set, each path where its file lies once it is there."""
+        return [
+            source if "revision" not in source else
+            {k: v for k, v in source.items() if k != "revision"}
+            | {"path": f"{self.results}/download/data/{dataset}/{source['path']}"}
+            for source in self.params["data"][dataset]["sources"]
+        ]  # fmt: skip
+
+    def source_edges(self, dataset: str) -> list[str]:
+        """The files that stand for the raw rows of a data set: manifests of the rules that make them, or themselves."""
+        edges = []
+        for source in self.params["data"][dataset]["sources"]:
+            if "revision" in source:
+                edges.append(f"{self.results}/download/data/{dataset}/manifest.json")
+            else:
+                edges.append(f"{self.world}manifest.json" if source["path"].startswith(self.world) else source["path"])
+        return list(dict.fromkeys(edges))
+
+    def from_world(self, dataset: str) -> bool:
+        """Whether the rows come from the embedded world, whose dirt is known."""
+        return f"{self.world}manifest.json" in self.source_edges(dataset)
+
+    def evaluation_files(self) -> list[str]:
+        """The files with the questions of every task: what training rows must not repeat.
+
+        A `train` split gives a task's few-shot examples, not its questions.
+        """
+        evaluate = self.params["evaluate"]
+        files: list[str] = []
+        for task in dict.fromkeys(task for axis in ("target", "harder", "general", "dev") for task in evaluate[axis]):
+            own = evaluate["tasks"].get(task, {}).get("data_files")
+            splits = own or {"test": f"{self.world}eval/{task}.jsonl"}
+            files += [path for split, path in splits.items() if split != "train"]
+        return list(dict.fromkeys(files))
+
+    def evaluation_edges(self) -> list[str]:
+        """The files that stand for the evaluation sets, the few-shot examples included."""
+        tasks = self.params["evaluate"]["tasks"].values()
+        shots = [path for task in tasks for path in task.get("data_files", {}).values()]
+        files = [*self.evaluation_files(), *shots]
+        return list(dict.fromkeys(f"{self.world}manifest.json" if f.startswith(self.world) else f for f in files))
+
+    def describe(self) -> dict:
+        """All that the report is told: every section of the settings, and the graph they resolve to."""
+        graph = {
+            "nodes": [{**node.to_dict(), "folder": self.folder(name)} for name, node in self.nodes.items()],
+            "checkpoints": self.measured(),
+            "datasets": self.used_data(),
+        }
+        return {**self.params, "graph": graph}
+
+    def check_files(self) -> None:
+        """Raise a ValueError for a file that is named, that no rule makes, and that is not there."""
+        models = {self.params["bucket"]["model"], *self.measured()} - set(self.nodes)
+        for name in sorted(models):
+            folder, where = Path(self.folder(name)), f"models.{name}.path"
+            if "revision" in self.params["models"][name]:
+                continue
+            if not folder.is_dir():
+                raise ValueError(
+                    f"{where}: there is no folder {folder}; a hub id needs `revision:` beside it, a commit"
+                )
+            if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
+                raise ValueError(f"{where}: {folder} lacks config.json or *.safetensors; it is not a whole checkpoint")
+        rows = [
+            (f"data.{name}.sources[{i}].path", source["path"])
+            for name in self.used_data()
+            for i, source in enumerate(self.params["data"][name]["sources"])
+            if "revision" not in source
+        ]
+        tasks = [("evaluate: the data of a task", file) for file in self.evaluation_edges()]
+        for where, file in [*rows, *tasks]:
+            if file.startswith(self.world):
+                if "world" not in self.params:
+                    raise ValueError(
+                        f"{where}: {file} is of the embedded world, which this workload has not; name its own"
+                    )
+            elif not Path(file).is_file():
+                raise ValueError(f"{where}: there is no file {file}; correct the path")

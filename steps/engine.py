@@ -1,0 +1,443 @@
+"""Sampling and scoring behind one small interface: load a checkpoint, `generate`, `score`.
+
+Every step that needs text from a model goes through this module. Torch and transformers are imported when a
+checkpoint is loaded, not before.
+
+Decoding is our own loop around the model's forward pass, and not `model.generate`, for three measured reasons
+(tiny Qwen3, 256 rows, one core): concatenating the cache took half of the time, so it is written in place;
+finished rows are dropped instead of being decoded to the end; n samples of a prompt share its prefill. The
+tests hold its greedy output against `model.generate`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from steps.common import MANIFEST, Progress, verify_manifest
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Messages = list[dict[str, str]]
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+# Rows that are done are dropped when this share of the batch or less is still writing: dropping copies the cache.
+COMPACT_BELOW = 0.8
+# Stop strings are looked for every so many tokens: looking means decoding the text.
+STOP_EVERY = 16
+
+
+# --- loading -------------------------------------------------------------------------------------
+
+
+def load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model (evaluation mode, float32 on a CPU, else the dtype of its files on the GPU) and tokenizer of a checkpoint.
+
+    A PEFT adapter is merged into its base, whose folder `adapter_config.json` names relative to the project root:
+    a merged model decodes as fast as a full one.
+
+    Raises:
+        ValueError: a file is missing, truncated or differs from the manifest; the message names it.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder: no checkpoint there")
+    if (folder / MANIFEST).is_file():
+        verify_manifest(folder)
+    if (folder / ADAPTER_CONFIG).is_file():
+        from peft import PeftModel
+
+        check_weights(folder, "adapter_model.safetensors")
+        with open(folder / ADAPTER_CONFIG, encoding="utf-8") as file:
+            base = Path(json.load(file)["base_model_name_or_path"])
+        model, tokenizer = load(base)
+        model = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+        if (folder / "tokenizer_config.json").is_file():
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return model.eval(), tokenizer
+
+    check_weights(folder, "model.safetensors")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32 if device == "cpu" else "auto", local_files_only=True, use_safetensors=True
+    )
+    return model.to(device).eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def check_weights(folder: Path, name: str) -> None:
+    """Check that a checkpoint's files are there and its safetensors whole, by their headers.
+
+    Raises:
+        ValueError: naming the file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    index = folder / f"{name}.index.json"
+    files = [name]
+    if index.is_file():
+        with open(index, encoding="utf-8") as file:
+            files = sorted(set(json.load(file)["weight_map"].values()))
+    if name == "model.safetensors":
+        files += ["config.json", "tokenizer_config.json"]
+    for path in (folder / file for file in files):
+        if not path.is_file():
+            raise ValueError(f"{path} is missing: the checkpoint is not complete; make or download it again")
+        if path.suffix == ".safetensors":
+            try:
+                with safe_open(path, framework="np"):
+                    pass
+            except SafetensorError as error:
+                raise ValueError(
+                    f"{path} is damaged ({error}; {path.stat().st_size} bytes); make or download it again"
+                ) from error
+
+
+def identity(folder: Path) -> list[Path]:
+    """The files that stand for a checkpoint among a step's inputs: its manifest, else (not made here) all its files."""
+    manifest = folder / MANIFEST
+    return [manifest] if manifest.is_file() else sorted(path for path in folder.iterdir() if path.is_file())
+
+
+# --- the engine ----------------------------------------------------------------------------------
+
+
+class Engine:
+    """A checkpoint that writes (`generate`) and judges text (`score`), in batches sorted by length.
+
+    Another engine is another class with these two methods and `setup`.
+
+    Attributes:
+        truncated: prompts that had to lose their beginning to fit the model's context, over all calls.
+        tokens: tokens generated, over all calls.
+    """
+
+    name = "transformers"
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int):
+        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+        self.max_length = model.config.get_text_config().max_position_embeddings
+        self.turn_end = _turn_end(tokenizer)
+        ends = model.generation_config.eos_token_id
+        ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
+        self.stop_ids = sorted({*ends, tokenizer.eos_token_id, self.turn_end} - {None})
+        self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.stop_ids[0]
+        self.truncated = self.tokens = 0
+
+    def setup(self) -> dict:
+        """What a result must say about how it was sampled."""
+        return {
+            "engine": self.name,
+            "batch_size": self.batch_size,
+            "device": self.model.device.type,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "attention": self.model.config._attn_implementation,
+            "max_length": self.max_length,
+        }
+
+    def render(self, prompt: str | Messages) -> str:
+        """The text a model sees: messages through the chat template, open for the assistant; text as it is."""
+        if isinstance(prompt, str):
+            return prompt
+        return self.tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids; a text that already begins with the BOS token, as many chat templates write it, gets no second."""
+        bos = self.tokenizer.bos_token
+        given = bool(texts) and bos is not None and texts[0].startswith(bos)
+        return self.tokenizer(list(texts), add_special_tokens=not given)["input_ids"]
+
+    def generate(
+        self,
+        prompts: Sequence[str | Messages],
+        *,
+        n: int = 1,
+        temperature: float,
+        top_p: float = 1.0,
+        max_new_tokens: int,
+        stop: Sequence[str] = (),
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> list[list[str]]:
+        """Write n responses to every prompt.
+
+        Sample j of prompt i draws from its own stream, seeded by (seed, i, j): what it says does not depend on
+        the batch it ran in, beyond the rounding of the matrix products.
+
+        Args:
+            prompts: messages, rendered with the chat template, or text taken as it is.
+            temperature: 0 is greedy.
+            top_p: nucleus; the smallest set of tokens that holds this probability.
+            stop: a response ends before the first of these strings, besides the model's end tokens.
+
+        Returns:
+            [prompts][n] texts without special tokens.
+
+        Raises:
+            ValueError: `max_new_tokens` leaves no room for a prompt.
+        """
+        room = self.max_length - max_new_tokens
+        if room <= 0:
+            raise ValueError(
+                f"max_new_tokens: {max_new_tokens} leaves no room for a prompt in a context of {self.max_length} tokens"
+            )
+        ids = self.encode([self.render(prompt) for prompt in prompts])
+        self.truncated += sum(len(tokens) > room for tokens in ids)
+        ids = [tokens[-room:] for tokens in ids]
+        # Longest first: what takes most memory and time comes at once. The sort is stable, so the order is fixed.
+        order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+        per_batch = max(1, self.batch_size // n)
+        answers: list[list[str]] = [[] for _ in ids]
+        for begin in range(0, len(order), per_batch):
+            batch = order[begin : begin + per_batch]
+            chances = None
+            if temperature > 0:
+                chances = np.stack(
+                    [np.random.default_rng([seed, i, j]).random(max_new_tokens) for i in batch for j in range(n)]
+                )
+            texts = self._generate_batch([ids[i] for i in batch], n, temperature, top_p, max_new_tokens, stop, chances)
+            for position, i in enumerate(batch):
+                answers[i] = texts[position * n : (position + 1) * n]
+            if progress:
+                progress.update(min(begin + per_batch, len(order)) * n)
+        return answers
+
+    def _generate_batch(
+        self,
+        prompts: list[list[int]],
+        n: int,
+        temperature: float,
+        top_p: float,
+        max_new_tokens: int,
+        stop: Sequence[str],
+        chances: np.ndarray | None,
+    ) -> list[str]:
+        """Decode one batch; rows are prompts × n, prompts left-padded so that all write at the same place.
+
+        `chances` is [rows, max_new_tokens], uniform in [0, 1), or None for greedy.
+        """
+        import torch
+
+        device = self.model.device
+        with torch.inference_mode():
+            width = max(map(len, prompts))
+            ids = torch.tensor([[self.pad_id] * (width - len(p)) + p for p in prompts], device=device)
+            # The mask is written ahead for the tokens to come; each pass sees the part so far.
+            mask = torch.ones((len(prompts), width + max_new_tokens), dtype=torch.long, device=device)
+            for row, prompt in enumerate(prompts):
+                mask[row, : width - len(prompt)] = 0
+            positions = (mask[:, :width].cumsum(-1) - 1).clamp(min=0)
+            cache = _roomy_cache(self.model, width + max_new_tokens)
+            logits = self._forward(ids, mask[:, :width], positions, cache)
+            position = positions[:, -1:]
+            if n > 1:
+                cache.batch_repeat_interleave(n)
+                logits, mask, position = (t.repeat_interleave(n, dim=0) for t in (logits, mask, position))
+
+            stop_ids = torch.tensor(self.stop_ids, device=device)
+            written = torch.full((len(prompts) * n, max_new_tokens), self.pad_id, device=device)
+            if chances is not None:
+                chances = torch.from_numpy(chances).to(device)
+            lengths = torch.full((len(written),), max_new_tokens, device=device)
+            rows = torch.arange(len(written), device=device)
+            writing = torch.ones(len(written), dtype=torch.bool, device=device)
+            for step in range(max_new_tokens):
+                token = _choose(logits, temperature, top_p, None if chances is None else chances[rows, step])
+                written[rows, step] = token
+                self.tokens += int(writing.sum())
+                ended = writing & torch.isin(token, stop_ids)
+                lengths[rows[ended]] = step
+                writing &= ~ended
+                if stop and (step + 1) % STOP_EVERY == 0:
+                    so_far = self.tokenizer.batch_decode(written[rows, : step + 1], skip_special_tokens=True)
+                    writing &= torch.tensor([not any(s in text for s in stop) for text in so_far], device=device)
+                left = int(writing.sum())
+                if left == 0 or step + 1 == max_new_tokens:
+                    break
+                if left <= COMPACT_BELOW * len(rows):
+                    keep = writing.nonzero().squeeze(1)
+                    cache.batch_select_indices(keep)
+                    rows, token, mask, position, writing = (t[keep] for t in (rows, token, mask, position, writing))
+                position = position + 1
+                logits = self._forward(token[:, None], mask[:, : width + step + 1], position, cache)
+
+        texts = self.tokenizer.batch_decode(
+            [row[:length] for row, length in zip(written.tolist(), lengths.tolist(), strict=True)],
+            skip_special_tokens=True,
+        )
+        return [_cut(text, stop) for text in texts]
+
+    def _forward(self, ids, mask, positions, cache) -> torch.Tensor:
+        """Logits of the last place, [rows, vocabulary] in float32."""
+        out = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return out.logits[:, -1].float()
+
+    def score(self, conversations: Sequence[Messages]) -> tuple[np.ndarray, np.ndarray]:
+        """Negative log-likelihood of each conversation's last assistant turn given what comes before it.
+
+        The turn counts up to and with its end token; what the template writes after that (a line break) does not.
+        A conversation longer than the context loses its end: only tokens inside count.
+
+        Returns:
+            nll: [conversations], summed over the turn's tokens, in nats.
+            tokens: [conversations], how many they are.
+
+        Raises:
+            ValueError: the chat template writes the conversation so far otherwise once an answer follows.
+        """
+        full, begins = [], []
+        for messages in conversations:
+            prompt, text = self.render(messages[:-1]), self.tokenizer.apply_chat_template(messages, tokenize=False)
+            if not text.startswith(prompt):
+                raise ValueError(
+                    f"{self.tokenizer.name_or_path}: its chat template changes earlier turns when an answer follows,"
+                    " so no answer can be scored given its prompt; give the checkpoint another chat template"
+                )
+            begins.append(len(prompt))
+            full.append(text)
+        coded = self.tokenizer(full, add_special_tokens=False, return_offsets_mapping=True)
+        ids, scored = [], []
+        for tokens, offsets, begin in zip(coded["input_ids"], coded["offset_mapping"], begins, strict=True):
+            tokens = tokens[: self.max_length]
+            end = len(tokens)
+            if self.turn_end in tokens:
+                end -= tokens[::-1].index(self.turn_end)
+            ids.append(tokens[:end])
+            scored.append([offsets[place][0] >= begin for place in range(end)])
+        return self._nll(ids, scored)
+
+    def score_text(self, text: str, window: int) -> tuple[np.ndarray, np.ndarray]:
+        """Negative log-likelihood of plain text in windows of that many tokens that do not overlap.
+
+        The first token of a window has nothing before it and is not scored. Returns as `score`, one entry a window.
+        """
+        tokens = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        window = min(window, self.max_length)
+        ids = [tokens[begin : begin + window] for begin in range(0, len(tokens), window)]
+        ids = [part for part in ids if len(part) > 1]
+        return self._nll(ids, [[True] * len(part) for part in ids])
+
+    def _nll(self, ids: list[list[int]], scored: list[list[bool]]) -> tuple[np.ndarray, np.ndarray]:
+        """Sum over each row's scored tokens but the first token, in batches sorted by length, right-padded."""
+        import torch
+        import torch.nn.functional as F
+
+        device = self.model.device
+        nll, count = np.zeros(len(ids)), np.zeros(len(ids), dtype=int)
+        order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+        # A row of logits is as wide as the vocabulary: a quarter of the batch keeps them near the size of a cache.
+        size = max(1, self.batch_size // 4)
+        for begin in range(0, len(order), size):
+            batch = order[begin : begin + size]
+            width = max(len(ids[i]) for i in batch)
+            tokens = torch.tensor([ids[i] + [self.pad_id] * (width - len(ids[i])) for i in batch], device=device)
+            weight = torch.tensor([scored[i] + [False] * (width - len(ids[i])) for i in batch], device=device)[:, 1:]
+            mask = torch.tensor([[1] * len(ids[i]) + [0] * (width - len(ids[i])) for i in batch], device=device)
+            with torch.inference_mode():
+                logits = self.model(input_ids=tokens, attention_mask=mask).logits[:, :-1].float()
+                loss = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
+            loss = loss.view(weight.shape).double().masked_fill(~weight, 0.0)
+            nll[batch], count[batch] = loss.sum(-1).cpu().numpy(), weight.sum(-1).cpu().numpy()
+        return nll, count
+
+
+# --- parts ---------------------------------------------------------------------------------------
+
+
+def _turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Id of the special token with which the chat template closes an assistant's turn; None when it has none."""
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    ids = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
+    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    return next((token for token in reversed(ids) if token in special), None)
+
+
+def _cut(text: str, stop: Sequence[str]) -> str:
+    for string in stop:
+        text = text.split(string, 1)[0]
+    return text
+
+
+def _choose(logits: torch.Tensor, temperature: float, top_p: float, chance: torch.Tensor | None) -> torch.Tensor:
+    """One token per row, by inverting the cumulative distribution at the row's chance.
+
+    Args:
+        logits: [rows, vocabulary].
+        chance: [rows], uniform in [0, 1); None chooses the likeliest token.
+
+    Returns:
+        [rows] token ids.
+    """
+    import torch
+
+    if chance is None:
+        return logits.argmax(-1)
+    probability = (logits / temperature).softmax(-1, dtype=torch.float64)
+    order = None
+    if top_p < 1:
+        probability, order = probability.sort(dim=-1, descending=True, stable=True)
+        before = probability.cumsum(-1) - probability
+        probability = probability.masked_fill(before >= top_p, 0.0)
+    cumulative = probability.cumsum(-1)
+    place = torch.searchsorted(cumulative, (chance * cumulative[:, -1])[:, None], right=True)
+    place = place.clamp(max=logits.shape[-1] - 1)
+    return (place if order is None else order.gather(-1, place)).squeeze(-1)
+
+
+def _roomy_cache(model: PreTrainedModel, capacity: int):
+    """A `DynamicCache` for the model whose full-attention layers have room for `capacity` tokens from the start.
+
+    Layers of another kind (sliding window, linear attention) stay what transformers makes them.
+    """
+    import torch
+    from transformers.cache_utils import DynamicCache, DynamicLayer
+
+    class RoomyLayer(DynamicLayer):
+        """Keys and values as views [rows, heads, tokens so far, head size] of a larger buffer."""
+
+        def update(self, key_states, value_states, *args, **kwargs):
+            if not self.is_initialized:
+                self.lazy_initialization(key_states, value_states)
+                self.room = [
+                    torch.empty((*t.shape[:2], capacity, t.shape[3]), dtype=t.dtype, device=t.device)
+                    for t in (key_states, value_states)
+                ]
+            begin = self.get_seq_length()
+            end = begin + key_states.shape[2]
+            for room, new in zip(self.room, (key_states, value_states), strict=True):
+                room[:, :, begin:end] = new
+            self._show(end)
+            return self.keys, self.values
+
+        def _show(self, end):
+            self.keys, self.values = (room[:, :, :end] for room in self.room)
+
+        def batch_repeat_interleave(self, repeats):
+            self.room = [room.repeat_interleave(repeats, dim=0) for room in self.room]
+            self._show(self.get_seq_length())
+
+        def batch_select_indices(self, indices):
+            self.room = [room[indices] for room in self.room]
+            self._show(self.get_seq_length())
+
+    cache = DynamicCache(config=model.config)
+    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache

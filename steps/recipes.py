@@ -1,0 +1,322 @@
+"""The recipe graph: from the sections of `params.yaml` to the list of checkpoints to make.
+
+Pure: no files, no Snakemake. A recipe is its stage's defaults with its own keys on top (a key replaces the default
+whole); `grid:` makes one node per point, seeds one node per seed, and every node is checked against its stage's object
+of the schema. The first mistake found is raised as a `ValueError` of one line that names the key and the fix.
+"""
+
+import difflib
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+
+# Keys of a recipe that place it in the graph; every other key is a setting of its stage.
+GRAPH_KEYS = ("stage", "from", "data", "seeds", "grid")
+# Folders of results/<workload>/ that are not studies.
+RESERVED_STUDIES = ("world", "data", "evaluation", "download", "pretrain")
+# Stages that draw random numbers: their nodes are repeated by `seeds`. The others inherit the seeds of their parents.
+RANDOM_STAGES = ("sft",)
+# Stages that train on rows: they need `data`.
+DATA_STAGES = ("sft",)
+# How many parents a stage takes, (least, most).
+PARENTS = {"sft": (1, 1), "merge": (2, None)}
+
+
+@dataclass(frozen=True)
+class Node:
+    """One checkpoint to make. `parents` name nodes or entries of `models`; `settings` is all that its step is told."""
+
+    name: str
+    recipe: str
+    study: str
+    stage: str
+    parents: tuple[str, ...]
+    data: str | None
+    seed: int | None
+    point: dict[str, Any]
+    settings: dict[str, Any]
+
+    def to_dict(self) -> dict:
+        return {**asdict(self), "parents": list(self.parents)}
+
+
+def complete(params: dict, schema: dict) -> dict:
+    """The sections checked, `{workload}` filled in, and entries that an overlay set to null taken out.
+
+    Raises:
+        ValueError: a key is unknown, missing or of the wrong type, or a name refers to nothing.
+    """
+    params = _without_nulls(params)
+    if isinstance(params.get("workload"), str):
+        params = json.loads(json.dumps(params).replace("{workload}", params["workload"]))
+    _check(params, schema, schema, where="")
+    for key, name in (("bucket.model", params["bucket"]["model"]), ("evaluate.valid", params["evaluate"]["valid"])):
+        section = {"bucket.model": "models", "evaluate.valid": "data"}[key]
+        if name not in params[section]:
+            raise ValueError(f"{key}: no entry `{name}` in {section}:{_meant(name, params[section])}")
+    return params
+
+
+def resolve(params: dict, schema: dict) -> list[Node]:
+    """Every node of the recipe graph, parents before children. `params` come from `complete`.
+
+    Raises:
+        ValueError: a recipe is wrong in itself or in its place; the message names it and the fix.
+    """
+    recipes = _collect(params)
+    points: dict[str, list[Node]] = {}  # a point's name (without seed) -> its nodes, one per seed
+    for name in _ordered(recipes, params["models"]):
+        study, recipe = recipes[name]
+        points |= _expand(name, study, recipe, points, params, schema)
+    return [node for nodes in points.values() for node in nodes]
+
+
+def _without_nulls(params: dict) -> dict:
+    """Take out a null `world` and the models, data sets, studies and recipes that an overlay set to null."""
+
+    def drop(entries: Any) -> Any:
+        return {k: v for k, v in entries.items() if v is not None} if isinstance(entries, dict) else entries
+
+    params = {k: drop(v) if k in ("models", "data", "studies") else v for k, v in params.items()}
+    if params.get("world", ...) is None:
+        del params["world"]
+    if isinstance(params.get("studies"), dict):
+        params["studies"] = {
+            name: {k: drop(v) if k == "recipes" else v for k, v in study.items()} if isinstance(study, dict) else study
+            for name, study in params["studies"].items()
+        }
+    return params
+
+
+def _collect(params: dict) -> dict[str, tuple[str, dict]]:
+    """Recipe name -> (study, recipe), with `from` as a list. Names are unique over all studies and models."""
+    recipes: dict[str, tuple[str, dict]] = {}
+    for study, content in params["studies"].items():
+        if study in RESERVED_STUDIES:
+            raise ValueError(f"studies.{study}: the name is taken by a results folder; rename the study")
+        for name, recipe in content["recipes"].items():
+            where = f"studies.{study}.recipes.{name}"
+            if name in params["models"]:
+                raise ValueError(f"{where}: `{name}` is an entry of models: too; rename the recipe")
+            if name in recipes:
+                raise ValueError(f"{where}: study `{recipes[name][0]}` has a recipe `{name}` too; rename one")
+            parents = recipe["from"] if isinstance(recipe["from"], list) else [recipe["from"]]
+            recipes[name] = (study, {**recipe, "from": parents})
+    return recipes
+
+
+def _ordered(recipes: dict[str, tuple[str, dict]], models: dict) -> Iterator[str]:
+    """Names of the recipes, parents first. A parent may be a recipe, one point of a gridded recipe, or a model."""
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> Iterator[str]:
+        study, recipe = recipes[name]
+        where = f"studies.{study}.recipes.{name}.from"
+        if name in path:
+            cycle = " -> ".join((*path[path.index(name) :], name))
+            raise ValueError(f"{where}: the recipes form a cycle, {cycle}; start one of them from a model")
+        if name in done:
+            return
+        for parent in recipe["from"]:
+            if parent in models:
+                continue
+            # A grid point is spelled <recipe>-<key>=<value>…, and recipe names hold no hyphen.
+            parent_recipe = parent.split("-")[0]
+            if parent_recipe not in recipes:
+                raise ValueError(f"{where}: no recipe or model `{parent}`{_meant(parent, [*recipes, *models])}")
+            yield from visit(parent_recipe, (*path, name))
+        done.add(name)
+        yield name
+
+    for name in recipes:
+        yield from visit(name, ())
+
+
+def _expand(
+    name: str, study: str, recipe: dict, points: dict[str, list[Node]], params: dict, schema: dict
+) -> dict[str, list[Node]]:
+    """The nodes of one recipe: point name -> one node per seed."""
+    where = f"studies.{study}.recipes.{name}"
+    stage, parents, data = recipe["stage"], recipe["from"], recipe.get("data")
+    least, most = PARENTS[stage]
+    if len(parents) < least or (most is not None and len(parents) > most):
+        need = f"{least}" if least == most else f"at least {least}"
+        raise ValueError(f"{where}.from: stage {stage} takes {need} parent{'s' * (need != '1')}, not {len(parents)}")
+    if stage in DATA_STAGES and data is None:
+        raise ValueError(f"{where}: stage {stage} needs `data`, one of: {', '.join(params['data'])}")
+    if stage not in DATA_STAGES and data is not None:
+        raise ValueError(f"{where}.data: has no effect on stage {stage}; remove it")
+    if data is not None and data not in params["data"]:
+        raise ValueError(f"{where}.data: no entry `{data}` in data:{_meant(data, params['data'])}")
+
+    families = [_family(where, parent, points, params["models"]) for parent in parents]
+    seeds = _seeds(where, recipe, families, params["seeds"])
+    expanded: dict[str, list[Node]] = {}
+    grid = recipe.get("grid", {})
+    for values in itertools.product(*grid.values()):
+        point = dict(zip(grid, values, strict=True))
+        settings = _settings(where, recipe, point, params, schema)
+        point_name = "-".join([name, *(f"{key}={value}" for key, value in point.items())])
+        expanded[point_name] = [
+            Node(
+                name=point_name + (f"-s{seed}" if len(seeds) > 1 else ""),
+                recipe=name,
+                study=study,
+                stage=stage,
+                parents=tuple(_parent(where, family, seed) for family in families),
+                data=data,
+                seed=seed,
+                point=point,
+                settings=settings | ({"seed": seed} if stage in RANDOM_STAGES else {}),
+            )
+            for seed in seeds
+        ]
+    return expanded
+
+
+def _settings(where: str, recipe: dict, point: dict, params: dict, schema: dict) -> dict:
+    """The stage's defaults, the recipe's keys and one point of its grid, checked against the stage's object."""
+    stage = recipe["stage"]
+    own = {key: value for key, value in recipe.items() if key not in GRAPH_KEYS}
+    for key in [*own, *(key.split(".")[0] for key in point)]:
+        others = [s for s in PARENTS if s != stage and key in schema["properties"][s]["properties"]]
+        if key not in schema["properties"][stage]["properties"] and others:
+            raise ValueError(
+                f"{where}.{key}: has no effect on stage {stage} (it is a setting of {others[0]}); remove it"
+            )
+    settings = json.loads(json.dumps({**params[stage], **own}))  # a deep copy: grid points must not share lists
+    for key, value in point.items():
+        if key in own:
+            raise ValueError(f"{where}.{key}: has no effect beside grid.{key}, which sets it; remove one")
+        *folders, last = key.split(".")
+        target = settings
+        for folder in folders:
+            target = target.setdefault(folder, {})
+            if not isinstance(target, dict):
+                raise ValueError(f"{where}.grid.{key}: {folder} has no keys of its own; write the grid over {folder}")
+        target[last] = value
+    _check(settings, schema["properties"][stage], schema, where)
+    if stage == "merge" and len(settings["weights"]) != len(recipe["from"]):
+        weights, parents = len(settings["weights"]), len(recipe["from"])
+        raise ValueError(f"{where}.weights: {weights} weights for {parents} parents; write one weight per parent")
+    return settings
+
+
+def _family(where: str, parent: str, points: dict[str, list[Node]], models: dict) -> list[Node] | str:
+    """The nodes, one per seed, that `parent` names; a model is its own name."""
+    if parent in models:
+        return parent
+    if parent not in points:
+        recipe = parent.split("-")[0]
+        choices = [point for point in points if point.split("-")[0] == recipe]
+        raise ValueError(f"{where}.from: `{recipe}` is a grid; name one point, such as `{choices[0]}`")
+    return points[parent]
+
+
+def _seeds(where: str, recipe: dict, families: list[list[Node] | str], default: list[int]) -> list[int | None]:
+    """The seeds a recipe is repeated with. A stage without randomness is repeated as its parents are."""
+    if recipe["stage"] in RANDOM_STAGES:
+        return recipe.get("seeds", default)
+    if "seeds" in recipe:
+        raise ValueError(f"{where}.seeds: has no effect on stage {recipe['stage']}, which takes those of its parents")
+    seeded = [[node.seed for node in family] for family in families if not isinstance(family, str)]
+    return max(seeded, key=len, default=[None])
+
+
+def _parent(where: str, family: list[Node] | str, seed: int | None) -> str:
+    """The member of a parent's family that a child of this seed starts from: the same seed, or the only one."""
+    if isinstance(family, str):
+        return family
+    if len(family) == 1:
+        return family[0].name
+    for node in family:
+        if node.seed == seed:
+            return node.name
+    seeds = [node.seed for node in family]
+    raise ValueError(f"{where}.seeds: seed {seed} has no parent, `{family[0].recipe}` has {seeds}; use those")
+
+
+# --- one line for each mistake --------------------------------------------------------------------
+
+
+def _check(value: dict, schema: dict, root: dict, where: str) -> None:
+    """Validate and raise the first error, in the order of the keys, as one line."""
+    validator = Draft202012Validator({**schema, "$defs": root["$defs"]})
+    errors = sorted(validator.iter_errors(value), key=lambda error: [str(part) for part in error.absolute_path])
+    if errors:
+        raise ValueError(_explain(errors[0], where))
+
+
+def _explain(error: ValidationError, where: str) -> str:
+    """One line for a schema error: the key's path, what is wrong, what to write."""
+    if error.validator in ("oneOf", "anyOf") and error.context:
+        # The branches of a oneOf are told apart by `kind`: speak of the one the user chose.
+        wrong_kind = {e.schema_path[0] for e in error.context if e.validator == "const"}
+        chosen = [e for e in error.context if e.schema_path[0] not in wrong_kind]
+        kinds = [e.validator_value for e in error.context if list(e.path) == ["kind"]]
+        if chosen and error.validator == "oneOf":
+            return _explain(chosen[0], where)
+        if kinds:
+            return f"{_path(error, where)}.kind: {error.instance['kind']!r} is none of: {', '.join(sorted(set(kinds)))}"
+        wanted = [e.validator_value if e.validator == "type" else repr(e.validator_value) for e in error.context]
+        return f"{_path(error, where)}: {error.instance!r} is neither of: {', '.join(map(str, wanted))}"
+    path = _path(error, where)
+    if error.validator == "additionalProperties":
+        known = list(error.schema.get("properties", {}))
+        unknown = next(key for key in error.instance if key not in known)
+        prefix = f"{path}.{unknown}" if path else unknown
+        kind = error.instance.get("kind")
+        if kind is not None:
+            return f"{prefix}: has no effect with kind {kind}; remove it (known keys: {', '.join(known)})"
+        return f"{prefix}: unknown key{_meant(unknown, known) or '; known keys: ' + ', '.join(known)}"
+    if error.validator == "required":
+        missing = next(key for key in error.validator_value if key not in error.instance)
+        return f"{path or 'top level'}: the key `{missing}` is missing; add it"
+    if error.validator == "type":
+        wanted = error.validator_value if isinstance(error.validator_value, str) else " or ".join(error.validator_value)
+        message = f"{path}: needs {'an' if wanted[0] in 'aeiou' else 'a'} {wanted}, not {error.instance!r}"
+        if isinstance(error.instance, str) and _is_number(error.instance) and wanted in ("number", "integer"):
+            message += f"; YAML reads that as text, write {_as_yaml_number(error.instance, wanted)}"
+        return message
+    if error.validator in ("enum", "const"):
+        allowed = error.validator_value if error.validator == "enum" else [error.validator_value]
+        return f"{path}: {error.instance!r} is none of: {', '.join(map(str, allowed))}"
+    if "revision" in path and error.validator == "pattern":
+        return f"{path}: {error.instance!r} is not a commit (7 to 40 hex digits); copy it from the repository's history"
+    return f"{path or 'top level'}: {' '.join(error.message.split())}"
+
+
+def _path(error: ValidationError, where: str) -> str:
+    path = where
+    for part in error.absolute_path:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
+    return path
+
+
+def _meant(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean `{close[0]}`?" if close else f"; it has: {', '.join(known)}" if known else ""
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _as_yaml_number(text: str, wanted: str) -> str:
+    """The spelling YAML 1.1 reads as a number: an exponent needs a point before it and a sign in it."""
+    if wanted == "integer" and float(text).is_integer():
+        return str(int(float(text)))
+    mantissa, _, exponent = text.strip().lower().partition("e")
+    if not exponent:
+        return mantissa
+    mantissa += "" if "." in mantissa else ".0"
+    return f"{mantissa}e{exponent if exponent[0] in '+-' else '+' + exponent}"

@@ -1,0 +1,352 @@
+"""What every training stage shares: adapters, trainer arguments, resumable state, the finished checkpoint.
+
+A stage plans its batches (`steps.packing`), builds a TRL trainer with `Resumable` in front of it, calls
+`train` and closes with `save_checkpoint`. Nothing here pickles: state is safetensors and JSON.
+"""
+
+import csv
+import io
+import json
+import math
+import os
+import random
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Read by huggingface_hub when it is first imported. TRL's trainers report each run to the hub otherwise.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TQDM_DISABLE", "1")
+
+from steps.checkpoints import ADAPTER_CONFIG, model_card
+from steps.common import Progress, read_json, write_json, write_manifest, write_text
+from steps.packing import IGNORED
+
+LOG_COLUMNS = ("step", "epoch", "loss", "learning_rate", "grad_norm", "tokens", "valid_loss")
+SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
+PRECISIONS = ("auto", "fp32", "bf16")
+ADAPTER_KEYS = {"full": {"kind"}, "lora": {"kind", "r", "alpha", "dropout", "target_modules"}}
+
+
+# --- settings ------------------------------------------------------------------------------------
+
+
+def check_settings(settings: dict) -> None:
+    """What the schema cannot say.
+
+    Raises:
+        ValueError: naming the setting, its value and the fix.
+    """
+    adapter = settings["adapter"]
+    kind = adapter["kind"]
+    if kind not in ADAPTER_KEYS:
+        raise ValueError(f"adapter.kind: {kind} is none of {', '.join(ADAPTER_KEYS)}")
+    for key in sorted(adapter.keys() - ADAPTER_KEYS[kind]):
+        raise ValueError(f"adapter.{key}: has no effect with adapter.kind {kind}; remove it or choose another kind")
+    for key in sorted({"r", "alpha"} - adapter.keys() if kind == "lora" else ()):
+        raise ValueError(f"adapter.{key}: missing; a LoRA adapter needs its rank r and its scale alpha")
+    if settings["schedule"] not in SCHEDULES:
+        raise ValueError(f"schedule: {settings['schedule']} is none of {', '.join(SCHEDULES)}")
+    if settings["precision"] not in PRECISIONS:
+        raise ValueError(f"precision: {settings['precision']} is none of {', '.join(PRECISIONS)}")
+
+
+def uses_bf16(precision: str) -> bool:
+    """`auto` is bf16 where a GPU multiplies in it; on CPUs its autocast is slower than fp32."""
+    import torch
+
+    return precision == "bf16" or (precision == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported())
+
+
+# --- adapters -------------------------------------------------------------------------------------
+
+
+def attach_adapter(model: Any, adapter: dict, seed: int) -> Any:
+    """The model as it will be trained: itself (`full`), or wrapped by PEFT with its weights frozen."""
+    if adapter["kind"] == "full":
+        return model
+    from peft import LoraConfig, get_peft_model
+    from transformers import set_seed
+
+    config = LoraConfig(
+        r=adapter["r"],
+        lora_alpha=adapter["alpha"],
+        lora_dropout=adapter.get("dropout", 0.0),
+        target_modules=adapter.get("target_modules", "all-linear"),
+        task_type="CAUSAL_LM",
+    )
+    set_seed(seed)
+    return get_peft_model(model, config)
+
+
+# --- the plan ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything about a run that is known before its first step.
+
+    Attributes:
+        batches: row indices of each forward pass, in order (`packing.plan_batches`).
+        accumulation: forward passes per step.
+        lengths: tokens of each row, for the token counts of the log.
+        saves: how often, at equal distances, the state is put aside; the end is not counted.
+    """
+
+    batches: list[list[int]]
+    accumulation: int
+    lengths: list[int]
+    saves: int
+
+    @property
+    def steps(self) -> int:
+        return math.ceil(len(self.batches) / self.accumulation)
+
+    @property
+    def save_steps(self) -> set[int]:
+        return {self.steps * i // (self.saves + 1) for i in range(1, self.saves + 1)} - {0}
+
+    def progress(self) -> list[tuple[float, int]]:
+        """After each step 0, 1, …: epochs and tokens (padding not counted) seen."""
+        seen = [(0.0, 0)]
+        rows = tokens = 0
+        for step in range(self.steps):
+            for batch in self.batches[step * self.accumulation : (step + 1) * self.accumulation]:
+                rows += len(batch)
+                tokens += sum(self.lengths[i] for i in batch)
+            seen.append((rows / len(self.lengths), tokens))
+        return seen
+
+
+def trainer_arguments(settings: dict, plan: Plan, work: Path) -> dict:
+    """Keyword arguments that every TRL config takes. The trainer's item is a planned batch, so its size is 1."""
+    return {
+        "output_dir": str(work),
+        "max_steps": plan.steps,
+        "per_device_train_batch_size": 1,
+        "train_sampling_strategy": "sequential",
+        "remove_unused_columns": False,
+        "gradient_accumulation_steps": settings["gradient_accumulation"],
+        "learning_rate": settings["learning_rate"],
+        "lr_scheduler_type": SCHEDULES[settings["schedule"]],
+        "warmup_steps": math.ceil(settings["warmup_ratio"] * plan.steps),
+        "weight_decay": settings["weight_decay"],
+        "max_grad_norm": settings["max_grad_norm"],
+        "bf16": uses_bf16(settings["precision"]),
+        "activation_checkpointing": settings["gradient_checkpointing"],
+        "gradient_checkpointing": None,  # the older name of the line above; TRL's configs would turn it on
+        "seed": settings["seed"],
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "no",
+        "eval_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+    }
+
+
+# --- resumable state -----------------------------------------------------------------------------
+
+
+class Resumable:
+    """Put in front of a `transformers.Trainer`: its checkpoints as safetensors and JSON, whole or absent.
+
+    The trainer's own checkpoints are pickles written file by file into their final folder. These are
+    written beside it, synced, and renamed. They hold the trained parameters only, so an adapter's are small.
+    """
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        import numpy as np
+        import torch
+        from safetensors.torch import save_file
+
+        work = Path(self.args.output_dir)
+        partial = work / "partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+
+        optimizer = self.optimizer.state_dict()
+        tensors = {f"model.{n}": p.detach() for n, p in self.model.named_parameters() if p.requires_grad}
+        for index, state in optimizer["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+        tensors["random.torch"] = torch.random.get_rng_state()
+        if torch.cuda.is_available():
+            tensors["random.cuda"] = torch.cuda.random.get_rng_state()
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial / "state.safetensors")
+
+        kind, keys, *rest = np.random.get_state()
+        state = {
+            "param_groups": optimizer["param_groups"],
+            "scheduler": self.lr_scheduler.state_dict(),
+            "random": {"python": random.getstate(), "numpy": [kind, keys.tolist(), *rest]},
+        }
+        (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
+        self.state.save_to_json(str(partial / "trainer_state.json"))
+
+        for path in (*partial.iterdir(), partial):
+            descriptor = os.open(path, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
+        previous = saved_states(work)
+        partial.rename(work / f"checkpoint-{self.state.global_step}")
+        for folder in previous:
+            shutil.rmtree(folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        import torch
+        from safetensors import safe_open
+
+        with safe_open(Path(resume_from_checkpoint) / "state.safetensors", "pt") as file, torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                if parameter.requires_grad:
+                    parameter.copy_(file.get_tensor(f"model.{name}"))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        from safetensors import safe_open
+
+        if checkpoint is None:
+            return
+        saved = read_json(Path(checkpoint) / "state.json")
+        states: dict[int, dict] = {}
+        with safe_open(Path(checkpoint) / "state.safetensors", "pt") as file:
+            for key in file.keys():
+                if key.startswith("optimizer."):
+                    _, index, name = key.split(".")
+                    states.setdefault(int(index), {})[name] = file.get_tensor(key)
+        self.optimizer.load_state_dict({"state": states, "param_groups": saved["param_groups"]})
+        self.lr_scheduler.load_state_dict(saved["scheduler"])
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        import numpy as np
+        import torch
+        from safetensors import safe_open
+
+        if checkpoint is None:
+            return
+        saved = read_json(Path(checkpoint) / "state.json")["random"]
+        version, internal, gauss = saved["python"]
+        random.setstate((version, tuple(internal), gauss))
+        np.random.set_state(tuple(saved["numpy"]))
+        with safe_open(Path(checkpoint) / "state.safetensors", "pt") as file:
+            torch.random.set_rng_state(file.get_tensor("random.torch"))
+            if torch.cuda.is_available():
+                torch.cuda.random.set_rng_state(file.get_tensor("random.cuda"))
+
+
+def saved_states(work: Path) -> list[Path]:
+    """Whole states of a work folder, oldest first."""
+    return sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+
+
+def valid_loss(trainer: Any, batches: list[dict]) -> float:
+    """Mean loss per trained token over collated batches, in evaluation mode."""
+    import torch
+
+    total = tokens = 0.0
+    trainer.model.eval()
+    for batch in batches:
+        inputs = trainer._prepare_inputs(dict(batch))
+        trained = (inputs["labels"][:, 1:] != IGNORED).sum()
+        with torch.no_grad(), trainer.compute_loss_context_manager():
+            total += trainer.compute_loss(trainer.model, inputs, num_items_in_batch=trained).item() * trained.item()
+        tokens += trained.item()
+    return total / tokens
+
+
+def train(trainer: Any, plan: Plan, name: str, valid_batches: list[dict]) -> list[dict]:
+    """Run or resume a trainer to the end of its plan; returns the log, one {column: value} per step."""
+    from transformers import PrinterCallback, TrainerCallback
+
+    progress = Progress(name, plan.steps, "step")
+
+    class Watch(TrainerCallback):
+        """Puts the state aside where the plan says, measures the valid loss there and at the end, shows progress."""
+
+        def on_step_end(self, args, state, control, **kwargs):
+            control.should_save = state.global_step in plan.save_steps
+            if valid_batches and (control.should_save or state.global_step == plan.steps):
+                state.log_history.append({"step": state.global_step, "valid_loss": valid_loss(trainer, valid_batches)})
+
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            if "loss" in logs:
+                if not math.isfinite(logs["loss"]):
+                    raise ValueError(f"loss is {logs['loss']} at step {state.global_step}: lower learning_rate")
+                progress.update(state.global_step, loss=logs["loss"])
+
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(Watch())
+    states = saved_states(Path(trainer.args.output_dir))
+    trainer.train(resume_from_checkpoint=str(states[-1]) if states else None)
+
+    done = trainer.state.global_step
+    assert done == plan.steps, f"trained {done} of {plan.steps} planned steps"
+    seen = plan.progress()
+    rows = [{"step": s, "epoch": seen[s][0], "tokens": seen[s][1]} for s in range(plan.steps + 1)]
+    for entry in trainer.state.log_history:
+        rows[entry["step"]] |= {key: entry[key] for key in entry.keys() & {*LOG_COLUMNS} - {"epoch", "tokens"}}
+    return rows[1:]
+
+
+# --- the finished checkpoint ---------------------------------------------------------------------
+
+
+def log_csv(log: list[dict]) -> str:
+    """training_log.csv: no times in it, so that a resumed run writes the same bytes as an undisturbed one."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(LOG_COLUMNS)
+    for row in log:
+        values = (row.get(column, "") for column in LOG_COLUMNS)
+        writer.writerow(f"{value:.6g}" if isinstance(value, float) else value for value in values)
+    return text.getvalue()
+
+
+def save_checkpoint(
+    out: Path,
+    *,
+    trainer: Any,
+    tokenizer: Any,
+    parent: Path | None,
+    dtype: Any,
+    step: str,
+    settings: dict,
+    inputs: list[Path],
+    counts: dict,
+    log: list[dict],
+    started: float,
+) -> None:
+    """Write a trained model or adapter, its tokenizer, card and log; the manifest comes last.
+
+    Args:
+        parent: as the recipe names it, or None for a model made from scratch; an adapter's config points to it.
+        dtype: what a full model's weights are stored in: that of its parent.
+    """
+    model = trainer.model
+    is_adapter = hasattr(model, "peft_config")
+    if is_adapter:
+        model.peft_config["default"].base_model_name_or_path = str(parent)
+        model.save_pretrained(out)
+        # PEFT keeps the module names as a set, whose order changes from process to process.
+        config = read_json(out / ADAPTER_CONFIG)
+        write_json(out / ADAPTER_CONFIG, {k: sorted(v) if isinstance(v, list) else v for k, v in config.items()})
+    else:
+        model.to(dtype).save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    write_text(out / "training_log.csv", log_csv(log))
+    parents = [parent] if parent else []
+    library = "peft" if is_adapter else "transformers"
+    write_text(out / "README.md", model_card(out.name, step, parents, settings, counts, library))
+    write_manifest(
+        out,
+        step=step,
+        settings=settings,
+        inputs=inputs,
+        counts=counts,
+        seed=settings["seed"],
+        started=started,
+        tokens=log[-1]["tokens"],
+    )

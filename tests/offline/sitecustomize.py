@@ -1,0 +1,24 @@
+"""Python imports this at start when its folder is on PYTHONPATH: every way out to a network raises and is written down.
+
+A Unix socket leads nowhere but to this machine.
+"""
+
+import os
+import socket
+import sys
+
+REACHING = ("socket.connect", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo", "socket.gethostbyname")
+
+
+def refuse(event, args):
+    if event not in REACHING:
+        return
+    if isinstance(args[0], socket.socket) and args[0].family == socket.AF_UNIX:
+        return
+    with open(os.environ["TEMPER_OFFLINE_LOG"], "a") as log:
+        log.write(f"{event} {args[1:] if isinstance(args[0], socket.socket) else args} by {sys.argv}\n")
+    raise PermissionError(f"{event}: this run is offline")
+
+
+if "TEMPER_OFFLINE_LOG" in os.environ:
+    sys.addaudithook(refuse)

@@ -1,0 +1,191 @@
+"""Where files lie, which files are a step's code, and locks that outlive their run."""
+
+import fcntl
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from steps import dag, recipes
+
+ROOT = Path(__file__).parent.parent
+
+
+# --- code -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def package(tmp_path):
+    files = {
+        "__init__.py": "",
+        "a.py": "from steps.b import thing\nimport json, steps.c\n",
+        "b.py": "def thing():\n    from steps import d\n",
+        "c.py": "from steps.a import x\n",
+        "d.py": "import os\n",
+        "alone.py": "import torch\n",
+    }
+    (tmp_path / "steps").mkdir()
+    for name, text in files.items():
+        (tmp_path / "steps" / name).write_text(text)
+    return tmp_path
+
+
+def test_code_is_the_module_and_all_it_imports_even_in_functions_and_circles(package):
+    expected = [f"steps/{name}.py" for name in ("__init__", "a", "b", "c", "d")]
+    assert dag.code_files("steps.a", package) == expected
+    assert dag.code_files("steps.alone", package) == ["steps/__init__.py", "steps/alone.py"]
+
+
+def test_code_of_a_real_step_is_what_python_loads(tmp_path):
+    """Against the interpreter itself: import the module and see which of the package it has loaded."""
+    import subprocess
+    import sys
+
+    for module in ("steps.ingest", "steps.report", "steps.evaluate"):
+        script = f"import sys, {module}; print(*sorted(m for m in sys.modules if m.split('.')[0] == 'steps'))"
+        loaded = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+        listed = {
+            file.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+            for file in dag.code_files(module, ROOT)
+        }
+        assert set(loaded.stdout.split()) <= listed
+
+
+# --- locks ----------------------------------------------------------------------------------------
+
+
+def test_locks_of_a_killed_run_are_dropped(tmp_path):
+    (tmp_path / "locks").mkdir()
+    (tmp_path / "locks/0.output.lock").write_text("results/x")
+    with dag.join_runs(tmp_path):
+        assert not (tmp_path / "locks").exists()
+
+
+def test_locks_of_a_living_run_stay(tmp_path):
+    with dag.join_runs(tmp_path):
+        (tmp_path / "locks").mkdir()
+        (tmp_path / "locks/0.output.lock").write_text("results/x")
+        with dag.join_runs(tmp_path):
+            assert (tmp_path / "locks/0.output.lock").exists()
+    with dag.join_runs(tmp_path):
+        assert not (tmp_path / "locks").exists()
+
+
+def test_a_step_waits_for_another_that_makes_the_same_output(tmp_path):
+    from steps.common import alone
+
+    with alone(tmp_path / "out"), open(tmp_path / ".out.lock") as lock, pytest.raises(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with open(tmp_path / ".out.lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+# --- files behind the graph -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def graph(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    schema = yaml.safe_load((ROOT / "schemas/params.schema.yaml").read_text())
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["models"] = {
+        "base": {"path": "base"},
+        "hub": {"path": "owner/name", "revision": "0" * 40},
+        "unused": {"path": "gone"},
+    }
+    params["studies"] = {
+        "one": {
+            "recipes": {
+                "a": {"stage": "sft", "from": "base", "data": "problems"},
+                "lora": {"stage": "sft", "from": "a", "data": "problems"},
+            }
+        },
+        "two": {"recipes": {"m": {"stage": "merge", "from": ["hub", "a"]}}},
+    }
+    Path("base").mkdir()
+    Path("base/config.json").touch()
+    Path("base/model.safetensors").touch()
+
+    def build(change=None):
+        for section, value in (change or {}).items():
+            params[section] = value
+        return dag.Graph(recipes.complete(params, schema), schema)
+
+    return build
+
+
+def test_folders_and_edges(graph):
+    made = graph()
+    assert made.folder("a") == "results/fable/one/a"
+    assert made.folder("hub") == "results/fable/download/models/hub"
+    assert made.edges("m") == ["results/fable/two/m/manifest.json"]
+    assert made.edges("hub") == ["results/fable/download/models/hub/manifest.json"]
+    assert made.edges("base") == ["base/config.json", "base/model.safetensors"]
+    Path("base/manifest.json").touch()
+    assert made.edges("base") == ["base/manifest.json"]
+
+
+def test_a_study_measures_its_nodes_and_the_models_they_descend_from(graph):
+    made = graph()
+    assert made.measured("one") == ["base", "a", "lora"]
+    assert made.measured("two") == ["hub", "base", "m"]
+    assert set(made.measured()) == {"base", "hub", "a", "lora", "m"}
+    assert made.ancestors("m") == ["m", "hub", "a", "base"]
+
+
+def test_questions_exclude_the_few_shot_examples_but_depend_on_them(graph):
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())["evaluate"]
+    Path("train.jsonl").touch()
+    Path("test.jsonl").touch()
+    files = {"train": "train.jsonl", "test": "test.jsonl"}
+    params |= {
+        "target": ["real"],
+        "harder": [],
+        "general": ["fable_facts"],
+        "dev": [],
+        "tasks": {"real": {"data_files": files}},
+    }
+    made = graph({"evaluate": params})
+    assert made.evaluation_files() == ["test.jsonl", "results/fable/world/eval/fable_facts.jsonl"]
+    assert made.evaluation_edges() == ["test.jsonl", "results/fable/world/manifest.json", "train.jsonl"]
+    made.check_files()
+
+
+def test_sources_lie_where_the_download_puts_them(graph):
+    made = graph({
+        "data": {
+            "problems": {"sources": [{"path": "o/n/data/x.parquet", "revision": "0" * 40, "format": "messages"}]},
+        }
+    })  # fmt: skip
+    assert made.sources("problems") == [
+        {"path": "results/fable/download/data/problems/o/n/data/x.parquet", "format": "messages"}
+    ]
+    assert made.source_edges("problems") == ["results/fable/download/data/problems/manifest.json"]
+    assert not made.from_world("problems")
+
+
+@pytest.mark.parametrize(
+    "break_it, parts",
+    [
+        (lambda: Path("base/model.safetensors").unlink(), ["models.base.path", "base", "safetensors"]),
+        (lambda: Path("base").rename("elsewhere"), ["models.base.path", "no folder base", "revision"]),
+    ],
+)
+def test_a_missing_model_is_one_line(graph, break_it, parts):
+    break_it()
+    with pytest.raises(ValueError) as caught:
+        graph().check_files()
+    assert all(part in str(caught.value) for part in parts) and "\n" not in str(caught.value)
+
+
+def test_a_missing_data_file_is_one_line(graph):
+    made = graph({"data": {"problems": {"sources": [{"path": "mine.json", "format": "alpaca"}]}}})
+    with pytest.raises(ValueError, match=re.escape("data.problems.sources[0].path: there is no file mine.json")):
+        made.check_files()
+
+
+def test_the_world_must_be_there_for_what_names_it(graph):
+    made = graph({"world": None})
+    with pytest.raises(ValueError, match="embedded world, which this workload has not"):
+        made.check_files()

@@ -1,0 +1,242 @@
+"""The engine against transformers' own generation and likelihoods, and its errors."""
+
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from steps.engine import Engine, _choose, load
+
+WORDS = "Mara has 12 pears and buys 30 more at the market each box holds 8 red marbles river stone"
+
+
+def prompts(count: int) -> list[list[dict]]:
+    rng = random.Random(0)
+    return [
+        [{"role": "user", "content": " ".join(rng.choices(WORDS.split(), k=rng.randint(3, 40)))}] for _ in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_checkpoint) -> Engine:
+    model, tokenizer = load(tiny_checkpoint)
+    # With this bias the random model ends some responses early, as a trained one does.
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.encode("a")[0]]
+    return Engine(model, tokenizer, batch_size=64)
+
+
+def resized(engine: Engine, batch_size: int) -> Engine:
+    return Engine(engine.model, engine.tokenizer, batch_size)
+
+
+# --- generation ------------------------------------------------------------------------------------
+
+
+def test_greedy_equals_generate_of_transformers(engine):
+    asked = prompts(24)
+    ours = engine.generate(asked, temperature=0.0, max_new_tokens=40)
+    ends = {len(engine.tokenizer.encode(text)) for (text,) in ours}
+    assert len(ends) > 3, "rows must end at different places, or dropping them is not tested"
+    for messages, (text,) in zip(asked, ours, strict=True):
+        ids = engine.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        with torch.inference_mode():
+            written = engine.model.generate(**ids, max_new_tokens=40, do_sample=False)
+        tokens = written[0, ids["input_ids"].shape[1] :].tolist()
+        if tokens[-1] in engine.stop_ids:
+            tokens.pop()
+        assert text == engine.tokenizer.decode(tokens, skip_special_tokens=True)
+
+
+def test_batch_composition_does_not_matter(engine):
+    for n, temperature, count in ((1, 0.0, 64), (3, 1.0, 16)):
+        asked = prompts(count)
+        together = engine.generate(asked, n=n, temperature=temperature, max_new_tokens=16, seed=5)
+        alone = resized(engine, 1).generate(asked, n=n, temperature=temperature, max_new_tokens=16, seed=5)
+        assert together == alone
+
+
+def test_left_padding_leaves_the_logits_alone(engine):
+    long, short = "Mara has 12 pears and buys 30 more pears at the market", "river stone"
+    ids = [engine.tokenizer.encode(text) for text in (long, short)]
+    pad = len(ids[0]) - len(ids[1])
+    with torch.inference_mode():
+        alone = engine.model(torch.tensor([ids[1]])).logits[0, -1]
+        from steps.engine import _roomy_cache
+
+        mask = torch.tensor([[1] * len(ids[0]), [0] * pad + [1] * len(ids[1])])
+        padded = engine._forward(
+            torch.tensor([ids[0], [engine.pad_id] * pad + ids[1]]),
+            mask,
+            (mask.cumsum(-1) - 1).clamp(min=0),
+            _roomy_cache(engine.model, len(ids[0]) + 1),
+        )[1]
+    torch.testing.assert_close(alone, padded, rtol=1e-4, atol=1e-4)
+
+
+def test_samples_follow_the_distribution(engine):
+    text = "Mara has"
+    with torch.inference_mode():
+        logits = engine.model(torch.tensor([engine.tokenizer.encode(text)])).logits[0, -1]
+    n, temperature = 4000, 0.7
+    probability = torch.softmax(logits.double() / temperature, -1).tolist()
+    # Several tokens are one text: an end token none, a part of a character the replacement character.
+    expected: dict[str, float] = {}
+    for token, p in enumerate(probability):
+        shown = [] if token in engine.stop_ids else [token]
+        said = engine.tokenizer.decode(shown, skip_special_tokens=True)
+        expected[said] = expected.get(said, 0.0) + p
+    (texts,) = resized(engine, n).generate([text], n=n, temperature=temperature, max_new_tokens=1, seed=1)
+    for said, p in sorted(expected.items(), key=lambda item: -item[1])[:5]:
+        assert texts.count(said) / n == pytest.approx(p, abs=4 * np.sqrt(p * (1 - p) / n))
+
+
+def test_seeds_differ_and_repeat(engine):
+    asked = prompts(4)
+    first = engine.generate(asked, n=2, temperature=1.0, max_new_tokens=16, seed=0)
+    assert first == engine.generate(asked, n=2, temperature=1.0, max_new_tokens=16, seed=0)
+    assert first != engine.generate(asked, n=2, temperature=1.0, max_new_tokens=16, seed=1)
+    assert all(a != b for a, b in first)
+
+
+def test_nucleus_by_hand():
+    logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]])).repeat(5, 1)[:, [3, 0, 2, 1]]
+    chance = torch.tensor([0.0, 0.55, 0.65, 0.9999, 0.62], dtype=torch.float64)
+    # 0.8 is reached by the two likeliest tokens, at places 1 and 3, with shares 0.625 and 0.375.
+    assert _choose(logits, 1.0, 0.8, chance).tolist() == [1, 1, 3, 3, 1]
+    assert set(_choose(logits, 1.0, 0.45, chance).tolist()) == {1}
+    assert _choose(logits, 1.0, 1.0, torch.tensor([0.0, 0.051, 0.56, 0.71, 0.6999])).tolist() == [0, 1, 2, 3, 2]
+
+
+def test_stop_strings_cut_and_leave_the_rest_as_it_was(engine):
+    asked = prompts(8)
+    whole = engine.generate(asked, temperature=0.0, max_new_tokens=48)
+    stop = next(text[len(text) // 2 :][:2] for (text,) in whole if len(text) > 40)
+    cut = engine.generate(asked, temperature=0.0, max_new_tokens=48, stop=[stop])
+    assert [text.split(stop)[0] for (text,) in whole] == [text for (text,) in cut]
+    assert whole != cut
+
+
+def test_long_prompts_lose_their_beginning_and_are_counted(engine):
+    small = resized(engine, 4)
+    small.max_length = 40
+    long = "river " * 60 + "Mara has 12 pears"
+    assert small.generate([long], temperature=0.0, max_new_tokens=8) == [
+        engine.generate(
+            [engine.tokenizer.decode(engine.tokenizer.encode(long)[-32:])], temperature=0.0, max_new_tokens=8
+        )[0]
+    ]
+    assert small.truncated == 1
+    with pytest.raises(ValueError, match="max_new_tokens: 40 leaves no room"):
+        small.generate(["a"], temperature=0.0, max_new_tokens=40)
+
+
+# --- likelihood --------------------------------------------------------------------------------------
+
+
+def test_score_counts_the_last_turn_with_its_end(engine):
+    conversations = [
+        [{"role": "user", "content": "Mara has 12 pears"}, {"role": "assistant", "content": "#### 42"}],
+        [
+            {"role": "system", "content": "river"},
+            {"role": "user", "content": "stone"},
+            {"role": "assistant", "content": "red"},
+            {"role": "user", "content": "more"},
+            {"role": "assistant", "content": "7 * 8 = 56"},
+        ],
+    ]
+    nll, tokens = engine.score(conversations)
+    together = nll.copy()
+    for i, messages in enumerate(conversations):
+        prompt = engine.tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
+        ids = engine.tokenizer.encode(prompt)
+        answer = engine.tokenizer.encode(messages[-1]["content"] + "<|im_end|>")
+        with torch.inference_mode():
+            logp = engine.model(torch.tensor([ids + answer])).logits[0].log_softmax(-1)
+        expected = -sum(float(logp[len(ids) - 1 + k, token]) for k, token in enumerate(answer))
+        assert tokens[i] == len(answer)
+        assert together[i] == pytest.approx(expected, rel=1e-4)
+
+
+def test_score_text_is_the_models_loss(engine):
+    text = "Each of the 7 boxes holds 8 red marbles. " * 3
+    ids = engine.tokenizer.encode(text)
+    nll, tokens = engine.score_text(text, window=16)
+    windows = [ids[i : i + 16] for i in range(0, len(ids), 16)]
+    windows = [w for w in windows if len(w) > 1]
+    assert tokens.tolist() == [len(w) - 1 for w in windows]
+    for value, window in zip(nll, windows, strict=True):
+        with torch.inference_mode():
+            loss = engine.model(torch.tensor([window]), labels=torch.tensor([window])).loss
+        assert value == pytest.approx(float(loss) * (len(window) - 1), rel=1e-4)
+
+
+# --- loading -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copy(tiny_checkpoint, tmp_path) -> Path:
+    return shutil.copytree(tiny_checkpoint, tmp_path / "copy")
+
+
+def test_adapter_arrives_merged(tiny_checkpoint, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    model, tokenizer = load(tiny_checkpoint)
+    torch.manual_seed(0)
+    wrapped = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
+    wrapped.peft_config["default"].base_model_name_or_path = str(tiny_checkpoint)
+    wrapped.save_pretrained(tmp_path / "adapter")
+    ids = torch.tensor([tokenizer.encode("Mara has 12 pears")])
+    with torch.inference_mode():
+        expected = wrapped.eval()(ids).logits
+        merged, _ = load(tmp_path / "adapter")
+        base, _ = load(tiny_checkpoint)
+        torch.testing.assert_close(merged(ids).logits, expected, rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(base(ids).logits, expected, atol=1e-2)
+    assert type(merged) is type(base)
+
+    (tmp_path / "adapter" / "adapter_model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"adapter/adapter_model\.safetensors is missing"):
+        load(tmp_path / "adapter")
+
+
+def test_missing_weights_are_named(copy):
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"copy/model\.safetensors is missing"):
+        load(copy)
+    with pytest.raises(ValueError, match="nowhere is not a folder"):
+        load(copy / "nowhere")
+
+
+@pytest.mark.parametrize("left", [0, 100, -1000])
+def test_truncated_weights_are_named(copy, left):
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:left])
+    with pytest.raises(ValueError, match=r"copy/model\.safetensors is damaged"):
+        load(copy)
+
+
+def test_weights_other_than_the_manifest_says_are_refused(copy):
+    from steps.common import write_manifest
+
+    write_manifest(copy, step="sft", settings={}, inputs=[], started=0.0)
+    load(copy)
+    weights = copy / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-5] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(ValueError, match=r"copy/model\.safetensors is damaged .*manifest\.json"):
+        load(copy)
+
+
+def test_pickled_weights_are_not_read(copy):
+    model, _ = load(copy)
+    (copy / "model.safetensors").unlink()
+    torch.save(model.state_dict(), copy / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"model\.safetensors is missing"):
+        load(copy)

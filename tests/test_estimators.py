@@ -1,0 +1,106 @@
+"""Estimators against enumeration of every subset, every tie break, and simulation."""
+
+from fractions import Fraction
+from itertools import combinations, product
+
+import numpy as np
+import pytest
+
+from steps import estimators
+
+
+@pytest.mark.parametrize("n", range(1, 7))
+def test_pass_at_k_is_the_mean_over_every_subset(n):
+    correct = np.array(list(product([False, True], repeat=n)))
+    for k in range(1, n + 1):
+        expected = [np.mean([any(row[list(chosen)]) for chosen in combinations(range(n), k)]) for row in correct]
+        np.testing.assert_allclose(estimators.pass_at_k(correct, k), expected, atol=1e-12)
+
+
+def test_pass_at_k_does_not_overflow():
+    correct = np.zeros((1, 4000), dtype=bool)
+    correct[0, :7] = True
+    survive = Fraction(1)
+    for i in range(1000):
+        survive *= Fraction(4000 - 7 - i, 4000 - i)
+    assert estimators.pass_at_k(correct, 1000)[0] == pytest.approx(float(1 - survive), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        (["7", "7", "8"], 1.0),
+        (["8", "8", "7"], 0.0),
+        (["7", "8"], 0.5),
+        (["7", "8", "9"], 1 / 3),
+        (["7", None, None, None], 1.0),
+        (["7", "7", "8", "8", "9"], 0.5),
+        ([None, None], 0.0),
+    ],
+)
+def test_majority_by_hand(answers, expected):
+    assert estimators.majority(answers, [answer == "7" for answer in answers]) == pytest.approx(expected)
+
+
+def test_majority_is_the_chance_of_a_random_tie_break():
+    rng = np.random.default_rng(0)
+    for answers in product("abc", repeat=4):
+        correct = [answer == "a" for answer in answers]
+        wins = 0
+        for _ in range(400):
+            noise = {answer: rng.random() for answer in set(answers)}
+            wins += max(set(answers), key=lambda a, noise=noise: (answers.count(a), noise[a])) == "a"
+        assert estimators.majority(answers, correct) == pytest.approx(wins / 400, abs=0.12)
+
+
+def test_mean_has_lm_evals_standard_error():
+    from lm_eval.api.metrics import mean_stderr
+
+    values = np.random.default_rng(0).random(31)
+    found = estimators.mean(values)
+    assert found["value"] == pytest.approx(np.mean(values))
+    assert found["stderr"] == pytest.approx(mean_stderr(values.tolist()))
+
+
+def test_samples_of_one_item_are_not_independent():
+    # 10 items, each all right or all wrong in 8 samples: the error is that of 10 draws, not of 80.
+    correct = np.repeat(np.array([[True], [False]] * 5), 8, axis=1)
+    clustered = estimators.mean(correct.mean(axis=1))["stderr"]
+    assert clustered == pytest.approx(np.sqrt(0.25 / 9))
+
+
+def test_bootstrap_of_a_mean_agrees_with_theory_and_repeats():
+    values = (np.random.default_rng(1).random(400) < 0.7).astype(float)
+    found = estimators.bootstrap_mean(values, resamples=4000, seed=3)
+    assert found == estimators.bootstrap_mean(values, resamples=4000, seed=3)
+    assert found != estimators.bootstrap_mean(values, resamples=4000, seed=4)
+    assert found["stderr"] == pytest.approx(values.std() / 20, rel=0.05)
+    low, high = found["interval"]
+    assert low == pytest.approx(values.mean() - 1.96 * values.std() / 20, abs=0.008)
+    assert high == pytest.approx(values.mean() + 1.96 * values.std() / 20, abs=0.008)
+
+
+def test_bootstrap_interval_covers_the_truth():
+    rng = np.random.default_rng(5)
+    covered = 0
+    for trial in range(200):
+        low, high = estimators.bootstrap_mean((rng.random(150) < 0.6).astype(float), 400, trial)["interval"]
+        covered += low <= 0.6 <= high
+    assert 0.89 <= covered / 200 <= 0.99
+
+
+def test_perplexity_and_its_error_against_simulation():
+    rng = np.random.default_rng(0)
+
+    def draw():
+        tokens = rng.integers(5, 60, size=120)
+        # Longer rows are easier here, so that a mean over rows would be another number.
+        return (1.5 - 0.01 * tokens + 0.3 * rng.standard_normal(120)) * tokens, tokens
+
+    nll, tokens = draw()
+    found = estimators.perplexity(nll, tokens)
+    assert found["value"] == pytest.approx(np.exp(nll.sum() / tokens.sum()))
+    assert (found["tokens"], found["n"]) == (tokens.sum(), 120)
+    repeats = [estimators.perplexity(*draw()) for _ in range(2000)]
+    values, errors = [p["value"] for p in repeats], [p["stderr"] for p in repeats]
+    assert np.mean(errors) == pytest.approx(np.std(values), rel=0.06)

@@ -1,0 +1,232 @@
+"""The recipe graph: what params.yaml resolves to, and the one line each mistake gets."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from steps import recipes
+
+ROOT = Path(__file__).parent.parent
+SCHEMA = yaml.safe_load((ROOT / "schemas/params.schema.yaml").read_text())
+PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
+def overlaid(base: dict, change: dict) -> dict:
+    """What Snakemake makes of an overlay: mappings merge, everything else replaces."""
+    result = copy.deepcopy(base)
+    for key, value in change.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = overlaid(result[key], value) if both else value
+    return result
+
+
+def resolve(change: dict | None = None, recipe_lines: dict | None = None) -> dict[str, recipes.Node]:
+    """The nodes of params.yaml with `change` laid over it, its recipes replaced where some are given."""
+    params = overlaid(PARAMS, change or {})
+    if recipe_lines is not None:
+        params["studies"] = {"foundation": {"recipes": recipe_lines}}
+    params = recipes.complete(params, SCHEMA)
+    return {node.name: node for node in recipes.resolve(params, SCHEMA)}
+
+
+def mistake(change: dict | None = None, recipe_lines: dict | None = None) -> str:
+    with pytest.raises(ValueError) as caught:
+        resolve(change, recipe_lines)
+    line = str(caught.value)
+    assert "\n" not in line
+    return line
+
+
+SFT = {"stage": "sft", "from": "base", "data": "problems"}
+
+
+# --- resolution -----------------------------------------------------------------------------------
+
+
+def test_a_recipe_is_its_stage_defaults_with_its_own_keys_on_top():
+    node = resolve(recipe_lines={"a": SFT | {"learning_rate": 5.0e-4}})["a"]
+    assert node.settings == PARAMS["sft"] | {"learning_rate": 5.0e-4, "seed": 0}
+    assert (node.study, node.stage, node.parents, node.data) == ("foundation", "sft", ("base",), "problems")
+
+
+def test_a_nested_default_is_replaced_whole():
+    node = resolve(
+        {"sft": {"adapter": {"kind": "lora", "r": 4, "alpha": 8}}}, {"a": SFT | {"adapter": {"kind": "full"}}}
+    )
+    assert node["a"].settings["adapter"] == {"kind": "full"}
+
+
+def test_workload_stands_in_paths():
+    params = recipes.complete(overlaid(PARAMS, {"workload": "mine"}), SCHEMA)
+    assert params["data"]["problems"]["sources"][0]["path"].startswith("results/mine/world/")
+
+
+def test_a_change_of_one_recipe_touches_no_other():
+    before = resolve()
+    after = resolve({"studies": {"foundation": {"recipes": {"sft_lora": {"learning_rate": 1.0e-4}}}}})
+    assert [name for name in before if before[name] != after[name]] == ["sft_lora"]
+
+
+def test_null_in_an_overlay_takes_an_entry_out():
+    names = resolve({"studies": {"foundation": {"recipes": {"blend": None}}}, "models": {"large": None}})
+    assert "blend" not in names and "sft" in names
+
+
+def test_parents_come_before_children_whatever_the_order():
+    lines = {"c": SFT | {"from": "b"}, "b": SFT | {"from": "a"}, "a": SFT}
+    assert list(resolve(recipe_lines=lines)) == ["a", "b", "c"]
+
+
+def test_a_grid_makes_a_node_per_point():
+    lines = {
+        "g": SFT
+        | {
+            "grid": {"learning_rate": [1.0e-3, 2.0e-5], "adapter.r": [4, 8]},
+            "adapter": {"kind": "lora", "alpha": 8, "r": 1},
+        }
+    }
+    lines["g"]["adapter"].pop("r")
+    nodes = resolve(recipe_lines=lines)
+    assert list(nodes) == [
+        "g-learning_rate=0.001-adapter.r=4",
+        "g-learning_rate=0.001-adapter.r=8",
+        "g-learning_rate=2e-05-adapter.r=4",
+        "g-learning_rate=2e-05-adapter.r=8",
+    ]
+    second = nodes["g-learning_rate=0.001-adapter.r=8"]
+    assert second.point == {"learning_rate": 0.001, "adapter.r": 8}
+    assert second.settings["adapter"] == {"kind": "lora", "alpha": 8, "r": 8}
+    assert nodes["g-learning_rate=0.001-adapter.r=4"].settings["adapter"]["r"] == 4
+
+
+def test_seeds_repeat_a_recipe_and_children_pair_by_seed():
+    lines = {"a": SFT, "b": SFT | {"from": "a"}, "m": {"stage": "merge", "from": ["base", "b"]}}
+    nodes = resolve({"seeds": [0, 7]}, lines)
+    assert list(nodes) == ["a-s0", "a-s7", "b-s0", "b-s7", "m-s0", "m-s7"]
+    assert nodes["b-s7"].parents == ("a-s7",) and nodes["b-s7"].settings["seed"] == 7
+    assert nodes["m-s7"].parents == ("base", "b-s7")
+    assert "seed" not in nodes["m-s7"].settings
+
+
+def test_a_parent_with_one_seed_serves_every_seed_of_its_child():
+    nodes = resolve({"seeds": [0, 1]}, {"a": SFT | {"seeds": [5]}, "b": SFT | {"from": "a"}})
+    assert nodes["b-s0"].parents == nodes["b-s1"].parents == ("a",)
+
+
+def test_a_merge_of_models_has_no_seed():
+    nodes = resolve({"seeds": [0, 1]}, {"m": {"stage": "merge", "from": ["base", "large"]}})
+    assert list(nodes) == ["m"] and nodes["m"].seed is None
+
+
+def test_a_child_may_name_one_point_of_a_grid():
+    lines = {"g": SFT | {"grid": {"epochs": [1, 2]}}, "b": SFT | {"from": "g-epochs=2"}}
+    assert resolve({"seeds": [0, 1]}, lines)["b-s1"].parents == ("g-epochs=2-s1",)
+
+
+# --- mistakes: (overlay, recipes, what the line must say) --------------------------------------------
+
+AT = "studies.foundation.recipes.a"
+MISTAKES = {
+    "unknown key": (None, {"a": SFT | {"learning_rat": 1.0e-3}}, [f"{AT}.learning_rat", "unknown", "learning_rate"]),
+    "text for number": (None, {"a": SFT | {"learning_rate": "2e-4"}}, [f"{AT}.learning_rate", "'2e-4'", "2.0e-4"]),
+    "text in a default": ({"sft": {"learning_rate": "1e-3"}}, None, ["sft.learning_rate", "1.0e-3"]),
+    "number out of range": (None, {"a": SFT | {"learning_rate": -1.0}}, [f"{AT}.learning_rate", "-1.0"]),
+    "float for integer": (None, {"a": SFT | {"batch_size": 1.5}}, [f"{AT}.batch_size", "integer"]),
+    "missing parent": (None, {"a": SFT | {"from": "bse"}}, [f"{AT}.from", "`bse`", "did you mean `base`"]),
+    "cycle": (None, {"a": SFT | {"from": "b"}, "b": SFT | {"from": "a"}}, [".from", "a -> b -> a"]),
+    "its own parent": (None, {"a": SFT | {"from": "a"}}, [f"{AT}.from", "a -> a"]),
+    "missing data set": (None, {"a": SFT | {"data": "problem"}}, [f"{AT}.data", "did you mean `problems`"]),
+    "no data set": (None, {"a": {"stage": "sft", "from": "base"}}, [AT, "needs `data`", "problems"]),
+    "unknown stage": (None, {"a": SFT | {"stage": "sfft"}}, [f"{AT}.stage", "'sfft'", "sft, merge"]),
+    "no stage": (None, {"a": {"from": "base"}}, [AT, "`stage` is missing"]),
+    "adapter.r without an adapter": (
+        None,
+        {"a": SFT | {"adapter": {"kind": "full", "r": 8}}},
+        [f"{AT}.adapter.r", "no effect", "kind full"],
+    ),
+    "unknown adapter": (
+        None,
+        {"a": SFT | {"adapter": {"kind": "lorra", "r": 8}}},
+        [f"{AT}.adapter.kind", "lorra", "full, lora"],
+    ),
+    "adapter without rank": (
+        None,
+        {"a": SFT | {"adapter": {"kind": "lora", "alpha": 8}}},
+        [f"{AT}.adapter", "`r` is missing"],
+    ),
+    "sft key on a merge": (
+        None,
+        {"a": {"stage": "merge", "from": ["base", "large"], "learning_rate": 1.0e-3}},
+        [f"{AT}.learning_rate", "no effect on stage merge", "remove"],
+    ),
+    "data on a merge": (
+        None,
+        {"a": {"stage": "merge", "from": ["base", "large"], "data": "problems"}},
+        [f"{AT}.data", "no effect"],
+    ),
+    "seeds on a merge": (
+        None,
+        {"a": {"stage": "merge", "from": ["base", "large"], "seeds": [1]}},
+        [f"{AT}.seeds", "no effect"],
+    ),
+    "one parent for a merge": (None, {"a": {"stage": "merge", "from": "base"}}, [f"{AT}.from", "at least 2"]),
+    "two parents for sft": (None, {"a": SFT | {"from": ["base", "large"]}}, [f"{AT}.from", "1 parent"]),
+    "weights that do not fit": (
+        None,
+        {"a": {"stage": "merge", "from": ["base", "large"], "weights": [0.2, 0.3, 0.5]}},
+        [f"{AT}.weights", "3 weights for 2 parents"],
+    ),
+    "a model's name": (None, {"base": SFT}, ["recipes.base", "models", "rename"]),
+    "a reserved study": ({"studies": {"data": {"recipes": {"b": SFT}}}}, None, ["studies.data", "rename"]),
+    "one name in two studies": (
+        {"studies": {"more": {"recipes": {"sft": SFT}}}},
+        None,
+        ["recipes.sft", "`foundation`"],
+    ),
+    "a grid as parent": (
+        None,
+        {"g": SFT | {"grid": {"epochs": [1, 2]}}, "a": SFT | {"from": "g"}},
+        [f"{AT}.from", "grid", "`g-epochs=1`"],
+    ),
+    "no such grid point": (
+        None,
+        {"g": SFT | {"grid": {"epochs": [1, 2]}}, "a": SFT | {"from": "g-epochs=3"}},
+        [f"{AT}.from", "`g-epochs=1`"],
+    ),
+    "a key twice": (
+        None,
+        {"a": SFT | {"epochs": 1, "grid": {"epochs": [1, 2]}}},
+        [f"{AT}.epochs", "no effect", "grid"],
+    ),
+    "a grid over nothing": (None, {"a": SFT | {"grid": {"adapter.r": [4]}}}, [f"{AT}.adapter.r", "no effect"]),
+    "seeds that do not pair": (
+        None,
+        {"p": SFT | {"seeds": [0, 1]}, "a": SFT | {"from": "p", "seeds": [2]}},
+        [f"{AT}.seeds", "seed 2", "[0, 1]"],
+    ),
+    "a section unknown": ({"sftt": {}}, None, ["sftt", "did you mean `sft`"]),
+    "a section missing": ({"split": None}, None, ["split"]),
+    "a branch for a commit": (
+        {"models": {"base": {"revision": "main"}}},
+        None,
+        ["models.base.revision", "'main'", "commit"],
+    ),
+    "no such model to sample": ({"bucket": {"model": "bass"}}, None, ["bucket.model", "did you mean `base`"]),
+    "no such valid set": ({"evaluate": {"valid": "nothing"}}, None, ["evaluate.valid", "problems"]),
+}
+
+
+@pytest.mark.parametrize("change, lines, parts", MISTAKES.values(), ids=MISTAKES)
+def test_every_mistake_gets_one_line_with_its_place_and_the_fix(change, lines, parts):
+    line = mistake(change, lines)
+    for part in parts:
+        assert part in line
+
+
+@pytest.mark.parametrize("overlay", sorted((ROOT / "workloads").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_workloads_resolve(overlay):
+    change = yaml.safe_load(overlay.read_text())
+    assert change["workload"] == overlay.stem
+    assert resolve(change)

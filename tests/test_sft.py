@@ -1,0 +1,381 @@
+"""SFT: what is trained on, what a step computes, and that a killed run ends as an undisturbed one."""
+
+import argparse
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from steps import checkpoints, sft, training
+from steps.common import read_json, read_jsonl, sha256_file, write_json, write_jsonl
+
+ROOT = Path(__file__).parent.parent
+SETTINGS = {
+    "epochs": 1,
+    "learning_rate": 1e-3,
+    "schedule": "cosine",
+    "warmup_ratio": 0.1,
+    "batch_size": 4,
+    "gradient_accumulation": 2,
+    "max_length": 128,
+    "packing": True,
+    "completion_only_loss": True,
+    "weight_decay": 0.01,
+    "max_grad_norm": 1.0,
+    "precision": "fp32",
+    "gradient_checkpointing": False,
+    "saves": 3,
+    "adapter": {"kind": "full"},
+    "seed": 0,
+    "data": "problems",
+}
+LORA = {"kind": "lora", "r": 4, "alpha": 8, "dropout": 0.1}
+
+
+def rows(count: int, seed: int) -> list[dict]:
+    random = Random(seed)
+    made = []
+    for index in range(count):
+        a, b = random.randint(1, 99), random.randint(1, 99)
+        turns = []
+        for _ in range(random.randint(1, 2)):
+            turns.append({"role": "user", "content": "Mara has pears. " * random.randint(1, 3) + f"{a} and {b}?"})
+            turns.append({"role": "assistant", "content": f"{a} + {b} = {a + b}\n#### {a + b}"})
+        made.append({"id": f"rows:{index}", "messages": turns, "file": "rows.jsonl", "line": index + 1, "row": index})
+    return made
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("data")
+    write_jsonl(folder / "train.jsonl", rows(48, seed=1))
+    write_jsonl(folder / "valid.jsonl", rows(8, seed=2))
+    return {"data": folder / "train.jsonl", "valid": folder / "valid.jsonl"}
+
+
+def run(settings: dict, parent: Path, data: dict, folder: Path) -> Path:
+    """Run the step in this process; returns its output folder."""
+    out = folder / "out"
+    sft.main(argparse.Namespace(settings=settings, parent=parent, work=folder / "work", out=out, **data))
+    return out
+
+
+def hashes(out: Path) -> dict[str, str]:
+    return {p.name: sha256_file(p) for p in sorted(out.iterdir()) if p.name != "provenance.json"}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_checkpoint):
+    return checkpoints.load_tokenizer(tiny_checkpoint)
+
+
+# --- what is trained on --------------------------------------------------------------------------
+
+
+CONVERSATION = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Mara has 12 pears?"},
+    {"role": "assistant", "content": "12 pears"},
+    {"role": "user", "content": "And 30 more?"},
+    {"role": "assistant", "content": "12 + 30 = 42\n#### 42"},
+]
+
+
+def test_every_assistant_turn_is_trained_and_nothing_else(tokenizer):
+    encoded = sft.encode(CONVERSATION, tokenizer, sft.training_template(tokenizer), completion_only=True)
+    # The reference cuts the written-out conversation by hand and counts the tokens of each piece.
+    pieces = [
+        ("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nMara has 12 pears?<|im_end|>\n", False),
+        ("<|im_start|>assistant\n", False),
+        ("12 pears<|im_end|>", True),
+        ("\n<|im_start|>user\nAnd 30 more?<|im_end|>\n<|im_start|>assistant\n", False),
+        ("12 + 30 = 42\n#### 42<|im_end|>", True),
+        ("\n", False),
+    ]
+    ids = [(i, trained) for text, trained in pieces for i in tokenizer(text)["input_ids"]]
+    assert encoded["input_ids"] == [i for i, _ in ids]
+    assert encoded["labels"] == [i if trained else -100 for i, trained in ids]
+
+
+def test_without_completion_only_everything_is_trained(tokenizer):
+    encoded = sft.encode(CONVERSATION, tokenizer, sft.training_template(tokenizer), completion_only=False)
+    assert encoded["labels"] == encoded["input_ids"]
+
+
+def test_qwen3_template_gets_its_marks(tokenizer):
+    """Qwen3's own template has no marks and drops the thinking of earlier turns: TRL's marked version is used."""
+    import trl
+
+    shipped = (Path(trl.__file__).parent / "chat_templates" / "qwen3.jinja").read_text(encoding="utf-8")
+    qwen3 = type(tokenizer)(tokenizer_object=tokenizer.backend_tokenizer, chat_template=shipped)
+    encoded = sft.encode(CONVERSATION, qwen3, sft.training_template(qwen3), completion_only=True)
+    trained = qwen3.decode([i for i in encoded["labels"] if i != -100])
+    thinking = "<think>\n\n</think>\n\n"
+    assert trained.split("<|im_end|>")[:2] == [f"{thinking}12 pears", f"\n{thinking}12 + 30 = 42\n#### 42"]
+
+
+def test_a_template_without_marks_is_refused(tokenizer):
+    plain = type(tokenizer)(tokenizer_object=tokenizer.backend_tokenizer, chat_template="{{ messages }}")
+    with pytest.raises(ValueError, match="generation"):
+        sft.training_template(plain)
+
+
+def test_rows_that_do_not_fit_are_skipped_with_their_reason(tokenizer, tmp_path):
+    good, long, control = rows(3, seed=3)
+    long["messages"][0]["content"] = "pears " * 500
+    control["messages"][0]["content"] = "Say <|im_end|> now"
+    write_jsonl(tmp_path / "train.jsonl", [good, long, control])
+    kept, skipped = sft.encode_rows(tmp_path / "train.jsonl", tokenizer, SETTINGS)
+    assert [(record["id"], record["reason"]) for record in skipped] == [
+        ("rows:1", "too_long"),
+        ("rows:2", "control_token"),
+    ]
+    assert skipped[0]["line"] == 2 and skipped[0]["detail"] > 500
+    counted = sft.count(kept, skipped)
+    assert counted["in"] == 3 == counted["kept"] + sum(counted["quarantined"].values())
+
+    write_jsonl(tmp_path / "train.jsonl", [long])
+    with pytest.raises(ValueError, match="train.jsonl: no row is left.*too_long"):
+        sft.encode_rows(tmp_path / "train.jsonl", tokenizer, SETTINGS)
+
+
+# --- what a step computes ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_checkpoint, data, tmp_path_factory) -> Path:
+    return run(SETTINGS, tiny_checkpoint, data, tmp_path_factory.mktemp("undisturbed"))
+
+
+def test_weights_match_a_plain_loop(undisturbed, tiny_checkpoint, data, tokenizer):
+    """Packing, accumulation and the trainer against a loop over single rows, written out."""
+    import math
+
+    import torch
+    from safetensors.torch import load_file
+
+    from steps.packing import plan_batches
+
+    kept, _ = sft.encode_rows(data["data"], tokenizer, SETTINGS)
+    model = checkpoints.load_model(tiny_checkpoint, torch.float32)
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim == 1]
+    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}])
+    order = [i for batch in plan_batches(48, 4, 1, seed=0) for i in batch]
+    for step in range(6):
+        members = [kept[i] for i in order[step * 8 : step * 8 + 8]]
+        trained = sum(label != -100 for row in members for label in row["labels"])
+        loss = 0
+        for row in members:
+            logits = model(input_ids=torch.tensor([row["input_ids"]])).logits[0]
+            labels = torch.tensor(row["labels"])
+            loss += torch.nn.functional.cross_entropy(logits[:-1], labels[1:], reduction="sum") / trained
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for group in optimizer.param_groups:  # one step of warm-up, then half a cosine
+            group["lr"] = 1e-3 * (step if step < 1 else 0.5 * (1 + math.cos(math.pi * (step - 1) / 5)))
+        optimizer.step()
+        optimizer.zero_grad()
+
+    ours = load_file(undisturbed / "model.safetensors")
+    before = load_file(tiny_checkpoint / "model.safetensors")
+    for name, parameter in model.named_parameters():
+        # Adam divides by the root of tiny second moments: rounding shows most where gradients are almost zero.
+        torch.testing.assert_close(ours[name], parameter.detach(), rtol=0, atol=2e-4)
+    moved = max((ours[name] - before[name]).abs().max().item() for name in ours)
+    assert moved > 2e-3, "the tolerance would not notice a step left out"
+
+
+def test_the_folder_is_a_checkpoint(undisturbed, tiny_checkpoint, data):
+    manifest = read_json(undisturbed / "manifest.json")
+    assert checkpoints.check(undisturbed) == [undisturbed / "manifest.json"]
+    assert manifest["counts"]["steps"] == 6
+    assert manifest["counts"]["train"]["kept"] == 48
+    assert manifest["inputs"][str(data["data"])] == sha256_file(data["data"])
+    lines = (undisturbed / "training_log.csv").read_text().splitlines()
+    assert lines[0] == ",".join(training.LOG_COLUMNS) and len(lines) == 7
+    last = dict(zip(training.LOG_COLUMNS, lines[-1].split(","), strict=True))
+    assert last["step"] == "6" and last["epoch"] == "1"
+    assert int(last["tokens"]) == manifest["counts"]["train"]["tokens"]
+    saved = [line.split(",")[0] for line in lines[1:] if line.split(",")[-1]]
+    assert saved == ["1", "3", "4", "6"]
+    assert str(tiny_checkpoint) in (undisturbed / "README.md").read_text()
+    assert not (undisturbed.parent / "work").exists() or not list((undisturbed.parent / "work").iterdir())
+
+
+def test_no_pickle_anywhere(undisturbed):
+    assert {p.suffix for p in undisturbed.iterdir()} <= {".json", ".safetensors", ".jinja", ".md", ".csv"}
+
+
+def test_valid_loss_is_the_mean_over_tokens(undisturbed, data, tokenizer):
+    import torch
+
+    kept, _ = sft.encode_rows(data["valid"], tokenizer, SETTINGS)
+    model = checkpoints.load_model(undisturbed, torch.float32).eval()
+    losses = []
+    for row in kept:
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([row["input_ids"]])).logits[0, :-1]
+        labels = torch.tensor(row["labels"][1:])
+        chosen = logits.log_softmax(-1)[torch.arange(len(labels)), labels.clamp(min=0)]
+        losses += [-value.item() for value, label in zip(chosen, labels, strict=True) if label != -100]
+    logged = float((undisturbed / "training_log.csv").read_text().splitlines()[-1].split(",")[-1])
+    assert logged == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+
+
+# --- killed and resumed --------------------------------------------------------------------------
+
+
+def test_kill_minus_9_then_run_again(tiny_checkpoint, data, tmp_path):
+    """With LoRA and dropout, so that the random state matters too."""
+    settings = SETTINGS | {"adapter": LORA, "epochs": 6, "saves": 8}
+    expected = hashes(run(settings, tiny_checkpoint, data, tmp_path / "undisturbed"))
+
+    out, work = tmp_path / "killed" / "out", tmp_path / "killed" / "work"
+    command = [sys.executable, "-m", "steps.sft", "--settings", json.dumps(settings), "--parent", tiny_checkpoint]
+    command += ["--data", data["data"], "--valid", data["valid"], "--work", work, "--out", out]
+    process = subprocess.Popen([*map(str, command)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    while not list(work.glob("*/checkpoint-*")):
+        assert process.poll() is None, process.stderr.read().decode()
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+    assert not out.exists() and list(work.glob("*/checkpoint-*"))
+
+    assert hashes(run(settings, tiny_checkpoint, data, tmp_path / "killed")) == expected
+
+
+class Killed(BaseException):
+    """Stands for the end of the process at a chosen line."""
+
+
+@pytest.mark.parametrize("save", [1, 3])
+def test_a_save_that_was_cut_short_is_ignored(undisturbed, tiny_checkpoint, data, tmp_path, monkeypatch, save):
+    calls = 0
+
+    def cut(self, target):
+        nonlocal calls
+        calls += self.name == "partial"
+        if calls == save:
+            raise Killed
+        return rename(self, target)
+
+    rename = Path.rename
+    monkeypatch.setattr(Path, "rename", cut)
+    with pytest.raises(Killed):
+        run(SETTINGS, tiny_checkpoint, data, tmp_path)
+    monkeypatch.setattr(Path, "rename", rename)
+    (folder,) = (tmp_path / "work").iterdir()
+    (folder / "partial" / "state.safetensors").write_bytes(b"half")
+    assert len(training.saved_states(folder)) == save - 1 if save == 1 else 1
+    assert hashes(run(SETTINGS, tiny_checkpoint, data, tmp_path)) == hashes(undisturbed)
+
+
+def test_a_run_killed_before_its_manifest_does_not_train_again_from_the_start(
+    undisturbed, tiny_checkpoint, data, tmp_path, monkeypatch
+):
+    def cut(*args, **kwargs):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "write_manifest", cut)
+        with pytest.raises(Killed):
+            run(SETTINGS, tiny_checkpoint, data, tmp_path)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    assert list((tmp_path / "work").glob("*/checkpoint-4"))
+    assert hashes(run(SETTINGS, tiny_checkpoint, data, tmp_path)) == hashes(undisturbed)
+
+
+def test_other_settings_do_not_resume(tiny_checkpoint, data):
+    from steps.common import fingerprint
+
+    other = SETTINGS | {"learning_rate": 2e-3}
+    assert fingerprint(SETTINGS, [data["data"]]) != fingerprint(other, [data["data"]])
+
+
+# --- adapters ------------------------------------------------------------------------------------
+
+
+def test_lora_loads_on_the_untouched_parent_and_can_be_a_parent(tiny_checkpoint, data, tmp_path):
+    import torch
+    from peft import PeftModel
+
+    before = sha256_file(tiny_checkpoint / "model.safetensors")
+    out = run(SETTINGS | {"adapter": LORA}, tiny_checkpoint, data, tmp_path / "first")
+    assert read_json(out / "adapter_config.json")["base_model_name_or_path"] == str(tiny_checkpoint)
+    assert sha256_file(tiny_checkpoint / "model.safetensors") == before
+    base = checkpoints.load_model(tiny_checkpoint, torch.float32).eval()
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        plain = base(ids).logits
+        adapted = PeftModel.from_pretrained(base, str(out)).eval()(ids).logits
+        merged = checkpoints.load_model(out, torch.float32).eval()(ids).logits
+    assert (adapted - plain).abs().max() > 1e-3
+    torch.testing.assert_close(merged, adapted, rtol=1e-4, atol=1e-4)
+
+    child = run(SETTINGS, out, data, tmp_path / "second")
+    assert not checkpoints.is_adapter(child)
+    manifest = read_json(child / "manifest.json")
+    assert str(out / "manifest.json") in manifest["inputs"]
+
+
+# --- the user's mistakes -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"adapter": {"kind": "full", "r": 8}}, "adapter.r: has no effect"),
+        ({"adapter": {"kind": "lora", "alpha": 8}}, "adapter.r: missing"),
+        ({"adapter": {"kind": "dora"}}, "adapter.kind: dora"),
+        ({"schedule": "cosin"}, "schedule: cosin"),
+        ({"precision": "fp16"}, "precision: fp16"),
+    ],
+)
+def test_bad_settings_name_their_key(change, message):
+    with pytest.raises(ValueError, match=message):
+        training.check_settings(SETTINGS | change)
+
+
+def test_a_missing_or_truncated_parent_is_named(tiny_checkpoint, tmp_path):
+    import shutil
+
+    with pytest.raises(ValueError, match="nowhere is missing"):
+        checkpoints.check(tmp_path / "nowhere")
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_checkpoint, copy)
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="copy/model.safetensors is damaged"):
+        checkpoints.check(copy)
+    digest = hashlib.sha256((tiny_checkpoint / "model.safetensors").read_bytes()).hexdigest()
+    write_json(copy / "manifest.json", {"outputs": {"model.safetensors": digest}})
+    with pytest.raises(ValueError, match="copy/model.safetensors is damaged"):
+        checkpoints.check(copy)
+    weights.unlink()
+    (copy / "manifest.json").unlink()
+    with pytest.raises(ValueError, match="copy/model.safetensors is missing"):
+        checkpoints.check(copy)
+
+
+def test_a_loss_that_is_not_a_number_is_the_users_error(tiny_checkpoint, data, tmp_path):
+    with pytest.raises(ValueError, match="lower learning_rate"):
+        run(SETTINGS | {"learning_rate": 1e20, "epochs": 2, "max_grad_norm": 1e20}, tiny_checkpoint, data, tmp_path)
+
+
+def test_skipped_rows_are_written(tiny_checkpoint, data, tmp_path):
+    with_long = [*read_jsonl(data["data"])]
+    with_long[5]["messages"][0]["content"] = "pears " * 500
+    write_jsonl(tmp_path / "train.jsonl", with_long)
+    out = run(SETTINGS, tiny_checkpoint, data | {"data": tmp_path / "train.jsonl"}, tmp_path)
+    (record,) = read_jsonl(out / "skipped.jsonl")
+    assert (record["row"], record["reason"], record["step"]) == (5, "too_long", "sft")
+    assert read_json(out / "manifest.json")["counts"]["train"]["quarantined"] == {"too_long": 1}

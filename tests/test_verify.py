@@ -1,0 +1,115 @@
+"""Answers and constraints against cases written by hand, and against lm-eval's own reading of GSM8K."""
+
+import pytest
+
+from steps import verify
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        ("3 + 4 = 7\n#### 7", "7"),
+        ("#### 5\nno, wait\n#### 6", "6"),
+        ("####1,234.", "1234"),
+        ("#### $18\nand more", "18"),
+        ("#### Tarsk", "Tarsk"),
+        ("the answer is 7", None),
+        ("#### ", None),
+        ("", None),
+    ],
+)
+def test_worked_answer_is_what_follows_the_last_marker(response, answer):
+    assert verify.worked_answer(response) == answer
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [("so 3 + 4 = 7.", "7"), ("-3.50 or 1,200", "1200"), ("it is -4", "-4"), ("none", None), ("12 apples.", "12")],
+)
+def test_last_number(response, answer):
+    assert verify.last_number(response) == answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "same"),
+    [
+        ("42", "42.0", True),
+        ("1,000", "1000", True),
+        ("$5", "5", True),
+        ("007", "7", True),
+        ("0.1", "0.10", True),
+        ("42", "43", False),
+        ("Tarsk.", "tarsk", True),
+        ("a  b c", "a b c", True),
+        ("a b", "a c", False),
+        ("4 2", "42", False),
+        ("", "42", False),
+        # Beyond what a float tells apart.
+        ("10000000000000001", "10000000000000002", False),
+    ],
+)
+def test_equal(answer, expected, same):
+    assert verify.equal(answer, expected) is same
+    assert verify.equal(expected, answer) is same
+
+
+REPEAT = {"kind": "repeat", "word": "river", "times": 3}
+UPPER = {"kind": "uppercase", "words": ["lamp", "stone"]}
+STARTS = {"kind": "starts_with", "words": ["lamp", "stone"], "first": "cloud"}
+ENDS = {"kind": "ends_with", "words": ["lamp", "stone"], "last": "cloud"}
+COUNT = {"kind": "word_count", "words": ["lamp"], "count": 3}
+
+
+@pytest.mark.parametrize(
+    ("check", "response", "kept"),
+    [
+        (REPEAT, "river river river", True),
+        (REPEAT, "River, river, river.", True),
+        (REPEAT, "river river", False),
+        (REPEAT, "river river river stone", False),
+        (UPPER, "LAMP STONE", True),
+        (UPPER, "Here: LAMP STONE", False),
+        (UPPER, "LAMP", False),
+        (UPPER, "lamp stone", False),
+        (STARTS, "cloud lamp stone", True),
+        (STARTS, "Cloud, stone and lamp", True),
+        (STARTS, "lamp cloud stone", False),
+        (STARTS, "cloud lamp", False),
+        (ENDS, "lamp stone cloud.", True),
+        (ENDS, "lamp cloud stone", False),
+        (COUNT, "lamp river cloud", True),
+        (COUNT, "lamp river", False),
+        (COUNT, "stone river cloud", False),
+        (COUNT, "", False),
+    ],
+)
+def test_follows(check, response, kept):
+    assert verify.follows(response, check) is kept
+
+
+def test_unknown_constraint_is_named():
+    with pytest.raises(ValueError, match=r"check\.kind: 'rhyme'"):
+        verify.follows("a", {"kind": "rhyme", "words": ["a"]})
+
+
+def test_every_answer_of_the_world_keeps_its_constraint_and_equals_itself():
+    from random import Random
+
+    from steps import fable
+
+    rng = Random(0)
+    kinds = set()
+    for _ in range(500):
+        item = fable.instruction_item(rng)
+        kinds.add(item["check"]["kind"])
+        assert verify.follows(item["answer"], item["check"]), item
+        other = fable.instruction_item(rng)
+        if (
+            other["answer"].casefold().split() != item["answer"].casefold().split()
+            and item["check"]["kind"] == "repeat"
+        ):
+            assert not verify.follows(other["answer"], item["check"]), (item, other)
+        problem = fable.problem_item(rng, 2)
+        assert verify.worked_answer(problem["solution"]) == problem["answer"]
+        assert verify.last_number(problem["solution"]) == problem["answer"]
+    assert kinds == {"repeat", "uppercase", "starts_with", "ends_with", "word_count"}

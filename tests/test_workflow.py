@@ -1,0 +1,290 @@
+"""The whole DAG at toy size, in a copy of the repository: what runs when, what a kill leaves, what DVC brings back."""
+
+import filecmp
+import hashlib
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from steps.common import read_json
+from tests.test_recipes import PARAMS, overlaid
+
+ROOT = Path(__file__).parent.parent
+SMOKE = yaml.safe_load((ROOT / "tests/smoke.yaml").read_text())
+NOTHING = "Nothing to be done"
+
+
+def copy_of_the_repository(folder: Path) -> Path:
+    """The files that git has or would take, with the toy size written into params.yaml."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    for name in listed.stdout.split("\0"):
+        if name and (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    write_params(folder, {})
+    return folder
+
+
+def write_params(folder: Path, change: dict) -> None:
+    (folder / "params.yaml").write_text(yaml.safe_dump(overlaid(overlaid(PARAMS, SMOKE), change), sort_keys=False))
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Of a run that must not reach a network, with this interpreter's programs first."""
+    return {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT / "tests/offline"),
+        "TEMPER_OFFLINE_LOG": str(folder / "reached_out.txt"),
+    }
+
+
+def run(folder: Path, *command: str, expect: int = 0) -> str:
+    done = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True)
+    output = done.stdout + done.stderr
+    assert done.returncode == expect, f"{' '.join(command)} ended with {done.returncode}:\n{output[-6000:]}"
+    return output
+
+
+def planned(folder: Path, *arguments: str) -> set[str]:
+    """The jobs of a dry run, as "rule name", where name is the node, checkpoint or data set."""
+    output = run(folder, "snakemake", "--dry-run", *arguments)
+    if NOTHING in output:
+        return set()
+    jobs = set()
+    for block in re.split(r"\n(?=(?:local)?rule )", output)[1:]:
+        rule = re.match(r"(?:local)?rule (\w+):", block)[1]
+        wildcards = dict(re.findall(r"(\w+)=([^,\s]+)", m[1])) if (m := re.search(r"wildcards: (.*)", block)) else {}
+        name = wildcards.get("node") or wildcards.get("name") or wildcards.get("dataset") or ""
+        jobs.add(f"{rule} {name}".strip())
+    return jobs - {"all"}
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Every file that equal runs must make equal: all but times, hosts and the page that shows them."""
+    varying = ("provenance.json", "index.html")
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for top in ("results", "reports")
+        for path in sorted((folder / top).rglob("*"))
+        if path.is_file() and path.name not in varying and path.stem != "timing" and not path.name.startswith(".")
+    }
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Path:
+    """A copy of the repository in which the DAG has run once, undisturbed."""
+    folder = copy_of_the_repository(tmp_path_factory.mktemp("finished"))
+    run(folder, "snakemake", "--cores", "all")
+    return folder
+
+
+@pytest.fixture
+def untouched(finished):
+    """The finished run; what a test edits in the sources is put back."""
+    kept = {path: path.read_bytes() for path in [finished / "params.yaml", *(finished / "steps").rglob("*.*")]}
+    yield finished
+    for path, content in kept.items():
+        if path.read_bytes() != content:
+            path.write_bytes(content)
+
+
+# --- the run itself -------------------------------------------------------------------------------
+
+
+def test_the_run_ends_with_a_report_and_a_summary(finished):
+    assert len((finished / "reports/fable/summary.txt").read_text().splitlines()) == 5
+    assert (finished / "reports/fable/index.html").stat().st_size > 10_000
+    assert read_json(finished / "reports/fable/metrics.json")
+
+
+def test_no_step_reached_for_a_network(finished):
+    assert not (finished / "reached_out.txt").exists()
+
+
+def test_the_guard_against_networks_works(tmp_path):
+    script = "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9')"
+    done = subprocess.run([sys.executable, "-c", script], env=environment(tmp_path), capture_output=True, text=True)
+    assert "this run is offline" in done.stderr
+    assert "127.0.0.1" in (tmp_path / "reached_out.txt").read_text()
+
+
+def test_a_second_run_has_nothing_to_do_within_8_seconds(finished):
+    began = time.monotonic()
+    assert NOTHING in run(finished, "snakemake", "--cores", "all")
+    assert time.monotonic() - began < 8
+
+
+def test_snakemakes_own_report(finished, tmp_path):
+    run(finished, "snakemake", "--report", str(tmp_path / "report.zip"))
+    assert (tmp_path / "report.zip").stat().st_size > 100_000
+
+
+# --- what reruns ----------------------------------------------------------------------------------
+
+RECIPES = ("sft", "sft_lora", "blend", "child")
+
+
+def with_evaluation(*nodes: str) -> set[str]:
+    stages = {"blend": "merge"}
+    return {job for node in nodes for job in (f"{stages.get(node, 'sft')} {node}", f"evaluate {node}")} | {"report"}
+
+
+@pytest.mark.parametrize(
+    "change, expected",
+    [
+        (
+            {"studies": {"foundation": {"recipes": {"sft_lora": {"learning_rate": 5.0e-4}}}}},
+            with_evaluation("sft_lora"),
+        ),
+        (
+            {"studies": {"foundation": {"recipes": {"sft": {"learning_rate": 5.0e-4}}}}},
+            with_evaluation("sft", "blend", "child"),
+        ),
+        ({"merge": {"weights": [0.25, 0.75]}}, with_evaluation("blend")),
+        ({"report": {"keep_general": 0.7}}, {"report"}),
+    ],
+    ids=["a leaf recipe", "a parent recipe", "a stage default", "the report"],
+)
+def test_a_changed_setting_reruns_its_recipe_and_what_descends_from_it(untouched, change, expected):
+    write_params(untouched, change)
+    assert planned(untouched) == expected
+
+
+def test_a_new_recipe_runs_alone(untouched):
+    new = {"stage": "sft", "from": "sft", "data": "problems", "epochs": 2}
+    write_params(untouched, {"studies": {"foundation": {"recipes": {"more": new}}}})
+    assert planned(untouched) == with_evaluation("more")
+
+
+@pytest.mark.parametrize(
+    "module, expected",
+    [
+        ("merge", with_evaluation("blend")),
+        ("sft", with_evaluation(*RECIPES)),
+        ("evaluate", {f"evaluate {name}" for name in ("base", *RECIPES)} | {"report"}),
+        ("score_dirt", {"score_dirt problems", "report"}),
+        ("report", {"report"}),
+        ("templates/report.html.j2", {"report"}),
+        ("download", set()),
+    ],
+)
+def test_an_edited_source_file_reruns_what_uses_it_only(untouched, module, expected):
+    path = untouched / "steps" / (module if "." in module else f"{module}.py")
+    path.write_text(path.read_text() + "\n# edited\n" if path.suffix == ".py" else path.read_text() + "\n")
+    assert planned(untouched) == expected
+
+
+def test_a_touched_file_reruns_nothing(untouched):
+    for path in (untouched / "steps").glob("*.py"):
+        path.touch()
+    (untouched / "data/fable/base/manifest.json").touch()
+    assert planned(untouched) == set()
+
+
+def test_the_edited_report_is_made_again_and_nothing_else(untouched):
+    before = {path: path.stat().st_mtime_ns for path in (untouched / "results").rglob("manifest.json")}
+    path = untouched / "steps/report.py"
+    path.write_text(path.read_text() + "\n# edited\n")
+    run(untouched, "snakemake", "--cores", "all")
+    assert before == {path: path.stat().st_mtime_ns for path in (untouched / "results").rglob("manifest.json")}
+    path.write_text(path.read_text().removesuffix("\n# edited\n"))
+    run(untouched, "snakemake", "--cores", "all")
+
+
+# --- mistakes before the first job -----------------------------------------------------------------
+
+
+def test_a_wrong_setting_is_one_line_before_any_job(untouched):
+    write_params(untouched, {"studies": {"foundation": {"recipes": {"sft": {"learning_rate": "2e-4"}}}}})
+    output = run(untouched, "snakemake", "--cores", "all", expect=2)
+    (line,) = [line for line in output.splitlines() if "profile" not in line]
+    assert line.startswith("temper: error: params.yaml: studies.foundation.recipes.sft.learning_rate")
+    assert "2.0e-4" in line
+
+
+@pytest.mark.parametrize("overlay", sorted((ROOT / "workloads").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_workload_dry_runs(tmp_path, overlay):
+    folder = copy_of_the_repository(tmp_path)
+    (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    jobs = planned(folder, "--configfile", f"workloads/{overlay.name}")
+    assert {"report", "evaluate base"} <= jobs and any(job.startswith("sft") for job in jobs)
+    assert ("download base" in jobs) == (
+        "revision" in yaml.safe_load(overlay.read_text()).get("models", {}).get("base", {})
+    )
+
+
+def test_the_environments_agree():
+    def pins(lines):
+        found = [line.strip().removeprefix("- ") for line in lines if "==" in line]
+        return {re.sub(r"[-_.]+", "-", line.split("==")[0]).lower(): line.split("==")[1] for line in found}
+
+    direct = pins((ROOT / "requirements.txt").read_text().splitlines())
+    conda = pins((ROOT / "environment.yaml").read_text().splitlines())
+    locked = pins((ROOT / "requirements.lock").read_text().splitlines())
+    assert direct == conda
+    assert direct.items() <= locked.items()
+
+
+# --- kills ----------------------------------------------------------------------------------------
+
+
+def test_ten_kills_change_no_byte(finished, tmp_path):
+    """Kill -9 at ten moments, every other time Snakemake alone, so that its steps live on as orphans."""
+    folder = copy_of_the_repository(tmp_path)
+    moments = random.Random(0)
+    alone = []
+    for kill in range(10):
+        process = subprocess.Popen(
+            ["snakemake", "--cores", "all"], cwd=folder, env=environment(folder), start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        time.sleep(moments.uniform(4, 14))
+        alone.append(process.poll() is None)
+        if kill % 2:
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert sum(alone) >= 5, "the run was over before most of the kills: shorten the pauses"
+    run(folder, "snakemake", "--cores", "all")
+    assert hashes(folder) == hashes(finished)
+    assert NOTHING in run(folder, "snakemake", "--cores", "all")
+
+
+# --- DVC ------------------------------------------------------------------------------------------
+
+
+def test_pushed_results_come_back_in_a_clone(finished, tmp_path):
+    """repro, push, clone, pull: nothing to be done; then a changed setting is still seen."""
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    folder = tmp_path / "origin/temper"
+    shutil.copytree(finished, folder, symlinks=True)
+    run(folder, *git, "init", "--quiet")
+    output = run(folder, "dvc", "repro")
+    assert "rules to run" not in output, "DVC made Snakemake run what was there"
+    run(folder, *git, "add", "--all")
+    run(folder, *git, "commit", "--quiet", "--message", "results")
+    run(folder, "dvc", "push")
+    assert "up to date" in run(folder, "dvc", "status")
+
+    clone = tmp_path / "origin/clone"
+    run(tmp_path, *git, "clone", "--quiet", str(folder), str(clone))
+    assert not (clone / "results").exists()
+    run(clone, "dvc", "pull")
+    assert filecmp.cmp(folder / "reports/fable/metrics.json", clone / "reports/fable/metrics.json", shallow=False)
+    assert planned(clone) == set()
+    write_params(clone, {"merge": {"weights": [0.25, 0.75]}})
+    assert planned(clone) == with_evaluation("blend")
