@@ -12,8 +12,9 @@ import os
 import time
 from pathlib import Path
 
+from steps import checkpoints
 from steps.common import Progress, fresh_folder, read_jsonl, run, step_parser, write_jsonl, write_manifest
-from steps.engine import Engine, identity, load
+from steps.engine import Engine
 from steps.verify import equal, worked_answer
 
 BUCKETS = ("easy", "medium", "hard", "unverified")
@@ -44,7 +45,8 @@ def main(args) -> None:
     settings = args.settings
     check_settings(settings)
     rows = list(read_jsonl(args.input))
-    engine = Engine(*load(args.model), batch_size=settings["batch_size"])
+    model_files = checkpoints.check(args.model)
+    engine = Engine.load(args.model, settings["batch_size"])
     verifiable = [row for row in rows if row["answer"] is not None]
     responses = engine.generate(
         [row["messages"][:-1] for row in verifiable],
@@ -69,7 +71,7 @@ def main(args) -> None:
         out,
         step="bucket",
         settings=settings,
-        inputs=[args.input, *identity(args.model)],
+        inputs=[args.input, *model_files],
         counts=counts,
         seed=settings["seed"],
         started=started,

@@ -29,6 +29,8 @@ import orjson
 from steps.common import Progress, fresh_folder, run, step_parser, write_manifest
 from steps.rows import Ledger, RowProblem, core, numbers, prompt_of, read_rows, words
 
+# File names that say which part of a task a file is, not which task.
+SPLITS = ("train", "test", "validation", "valid", "dev")
 EVAL_COLUMNS = ("prompt", "question", "problem", "input")
 _SENTENCE_END = re.compile(r"(?<=[.!?:。！？：])\s+|(?<=[。！？：])|\n+")
 
@@ -101,6 +103,11 @@ def contains(sequence: list[str], part: list[str]) -> bool:
     return any(sequence[i : i + len(part)] == part for i in range(len(sequence) - len(part) + 1))
 
 
+def task_name(path: Path) -> str:
+    """`gsm8k` for `gsm8k/test.jsonl`, `fable_facts` for `eval/fable_facts.jsonl`."""
+    return path.parent.name if path.stem in SPLITS else path.stem
+
+
 def read_eval(paths: list[Path], columns: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     """("<task>:<id>", prompt) of every item; the id is the item's own, or its line counted from 0.
 
@@ -114,12 +121,13 @@ def read_eval(paths: list[Path], columns: tuple[str, ...]) -> Iterator[tuple[str
                     item = orjson.loads(line)
                 except orjson.JSONDecodeError as error:
                     raise ValueError(f"{path}, line {i + 1}: not JSON ({error}); copy the file again") from None
-                prompt = next((item[c] for c in columns if isinstance(item.get(c), str)), None)
+                fields = item if isinstance(item, dict) else {}
+                prompt = next((fields[c] for c in columns if isinstance(fields.get(c), str)), None)
                 if prompt is None:
                     raise ValueError(
                         f"{path}, line {i + 1}: no text under {', '.join(columns)}; name the field with --eval-columns"
                     )
-                yield f"{path.stem}:{item.get('id', i)}", prompt
+                yield f"{task_name(path)}:{item.get('id', i)}", prompt
 
 
 def main(args: argparse.Namespace) -> None:
@@ -149,7 +157,8 @@ def main(args: argparse.Namespace) -> None:
         step="decontaminate",
         settings=args.settings | {"eval_columns": list(args.eval_columns)},
         inputs=[args.input, *args.eval],
-        counts=ledger.close() | {"eval_items": {path.stem: sum(1 for _ in open(path, "rb")) for path in args.eval}},
+        counts=ledger.close()
+        | {"eval_items": {task_name(path): sum(1 for _ in open(path, "rb")) for path in args.eval}},
         started=started,
     )
 

@@ -131,8 +131,9 @@ def bands(threshold: float, num_perm: int) -> tuple[int, int]:
     raise ValueError(f"dedup.num_perm {num_perm} is too small for dedup.threshold {threshold}; raise one of the two")
 
 
-def shingles(tokens: list[str], size: int) -> set[int]:
-    """32-bit hashes of the runs of `size` words; a shorter text is one run."""
+def shingles(text: str, size: int) -> set[int]:
+    """32-bit hashes of the runs of `size` words; a shorter text is one run, and one without words is its own word."""
+    tokens = words(text) or [text]
     runs = zip(*(tokens[i:] for i in range(size)), strict=False) if len(tokens) > size else [tokens]
     return {xxhash.xxh32_intdigest("\x1f".join(run).encode()) for run in runs}
 
@@ -149,7 +150,7 @@ def band_hashes(texts: Iterator[str], rows: int, salt: np.ndarray, settings: dic
     progress = Progress("dedup: MinHash", rows, "rows")
     for row, text in enumerate(texts):
         minhash.clear()
-        minhash.update_batch(shingles(words(text), settings["shingle_words"]))
+        minhash.update_batch(shingles(text, settings["shingle_words"]))
         signatures[row % BLOCK_ROWS] = minhash.hashvalues
         if row % BLOCK_ROWS == BLOCK_ROWS - 1 or row == rows - 1:
             first = row - row % BLOCK_ROWS
@@ -183,7 +184,7 @@ def near_duplicates(path: Path, keys: Keys, left: np.ndarray, settings: dict) ->
         @lru_cache(1 << 13)
         def shingled(index: int) -> tuple[set[int], set[int]]:
             row = row_at(index)
-            return shingles(words(conversation(row)), size), shingles(words(response_of(row)), size)
+            return shingles(conversation(row), size), shingles(response_of(row), size)
 
         def similarity(a: int, b: int) -> float:
             (text_a, response_a), (text_b, response_b) = shingled(a), shingled(b)

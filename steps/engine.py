@@ -1,7 +1,6 @@
 """Sampling and scoring behind one small interface: load a checkpoint, `generate`, `score`.
 
-Every step that needs text from a model goes through this module. Torch and transformers are imported when a
-checkpoint is loaded, not before.
+Every step that needs text from a model goes through this module.
 
 Decoding is our own loop around the model's forward pass, and not `model.generate`, for three measured reasons
 (tiny Qwen3, 256 rows, one core): concatenating the cache took half of the time, so it is written in place;
@@ -11,14 +10,14 @@ tests hold its greedy output against `model.generate`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from steps.common import MANIFEST, Progress, verify_manifest
+from steps import checkpoints
+from steps.common import Progress
 
 if TYPE_CHECKING:
     import torch
@@ -26,97 +25,16 @@ if TYPE_CHECKING:
 
 Messages = list[dict[str, str]]
 
-ADAPTER_CONFIG = "adapter_config.json"
-
 # Rows that are done are dropped when this share of the batch or less is still writing: dropping copies the cache.
 COMPACT_BELOW = 0.8
 # Stop strings are looked for every so many tokens: looking means decoding the text.
 STOP_EVERY = 16
 
 
-# --- loading -------------------------------------------------------------------------------------
-
-
-def load(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model (evaluation mode, float32 on a CPU, else the dtype of its files on the GPU) and tokenizer of a checkpoint.
-
-    A PEFT adapter is merged into its base, whose folder `adapter_config.json` names relative to the project root:
-    a merged model decodes as fast as a full one.
-
-    Raises:
-        ValueError: a file is missing, truncated or differs from the manifest; the message names it.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder: no checkpoint there")
-    if (folder / MANIFEST).is_file():
-        verify_manifest(folder)
-    if (folder / ADAPTER_CONFIG).is_file():
-        from peft import PeftModel
-
-        check_weights(folder, "adapter_model.safetensors")
-        with open(folder / ADAPTER_CONFIG, encoding="utf-8") as file:
-            base = Path(json.load(file)["base_model_name_or_path"])
-        model, tokenizer = load(base)
-        model = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
-        if (folder / "tokenizer_config.json").is_file():
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        return model.eval(), tokenizer
-
-    check_weights(folder, "model.safetensors")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32 if device == "cpu" else "auto", local_files_only=True, use_safetensors=True
-    )
-    return model.to(device).eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True)
-
-
-def check_weights(folder: Path, name: str) -> None:
-    """Check that a checkpoint's files are there and its safetensors whole, by their headers.
-
-    Raises:
-        ValueError: naming the file.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    index = folder / f"{name}.index.json"
-    files = [name]
-    if index.is_file():
-        with open(index, encoding="utf-8") as file:
-            files = sorted(set(json.load(file)["weight_map"].values()))
-    if name == "model.safetensors":
-        files += ["config.json", "tokenizer_config.json"]
-    for path in (folder / file for file in files):
-        if not path.is_file():
-            raise ValueError(f"{path} is missing: the checkpoint is not complete; make or download it again")
-        if path.suffix == ".safetensors":
-            try:
-                with safe_open(path, framework="np"):
-                    pass
-            except SafetensorError as error:
-                raise ValueError(
-                    f"{path} is damaged ({error}; {path.stat().st_size} bytes); make or download it again"
-                ) from error
-
-
-def identity(folder: Path) -> list[Path]:
-    """The files that stand for a checkpoint among a step's inputs: its manifest, else (not made here) all its files."""
-    manifest = folder / MANIFEST
-    return [manifest] if manifest.is_file() else sorted(path for path in folder.iterdir() if path.is_file())
-
-
-# --- the engine ----------------------------------------------------------------------------------
-
-
 class Engine:
     """A checkpoint that writes (`generate`) and judges text (`score`), in batches sorted by length.
 
-    Another engine is another class with these two methods and `setup`.
+    Another engine is another class with `load`, `setup` and these two methods.
 
     Attributes:
         truncated: prompts that had to lose their beginning to fit the model's context, over all calls.
@@ -134,6 +52,22 @@ class Engine:
         self.stop_ids = sorted({*ends, tokenizer.eos_token_id, self.turn_end} - {None})
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.stop_ids[0]
         self.truncated = self.tokens = 0
+
+    @classmethod
+    def load(cls, folder: Path, batch_size: int) -> Engine:
+        """The engine of a checkpoint that `checkpoints.check` has verified.
+
+        Weights are float32 on a CPU and as stored on a GPU. An adapter arrives merged into its base, and decodes
+        as fast as a full model.
+        """
+        import torch
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = torch.float32 if device == "cpu" else checkpoints.stored_dtype(folder)
+        model = checkpoints.load_model(folder, dtype).to(device).eval()
+        return cls(model, checkpoints.load_tokenizer(folder), batch_size)
 
     def setup(self) -> dict:
         """What a result must say about how it was sampled."""

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from steps import estimators
+from steps import checkpoints, estimators
 from steps.common import (
     Progress,
     fresh_folder,
@@ -31,7 +31,7 @@ from steps.common import (
     write_jsonl,
     write_manifest,
 )
-from steps.engine import Engine, identity, load
+from steps.engine import Engine
 from steps.verify import NO_ANSWER, canonical
 
 TEMPLATES = Path(__file__).parent.parent / "tasks"
@@ -89,15 +89,18 @@ def task_config(task: str, spec: dict, files: dict[str, Path]) -> dict:
         task: its name in the results.
         spec: {"stock": template, "overrides": {lm-eval key: value}}, both optional. Stock is a file of `tasks/`,
             else a task of lm-eval, by file name or by path below its `tasks` folder; the task's own name by default.
+            An override of dataset_kwargs (such as {"field": "examples"}) is added to the data files.
         files: split → data file.
     """
+    overrides = dict(spec.get("overrides", {}))
+    data_files = {split: str(path.resolve()) for split, path in files.items()}
     return {
         "include": str(find_template(task, spec.get("stock", task))),
         "task": task,
         "dataset_path": LOADERS[next(iter(files.values())).suffix],
         "dataset_name": None,
-        "dataset_kwargs": {"data_files": {split: str(path.resolve()) for split, path in files.items()}},
-        **spec.get("overrides", {}),
+        "dataset_kwargs": {"data_files": data_files, **overrides.pop("dataset_kwargs", {})},
+        **overrides,
     }
 
 
@@ -159,13 +162,13 @@ def language_model(engine: Engine):
                 options = dict(requests[members[0]].args[1])
                 until = options.get("until") or []
                 temperature = options.get("temperature", 0.0) if options.get("do_sample") else 0.0
-                progress = Progress(f"greedy {requests[members[0]].task_name}", len(members), "answers")
+                tasks = ", ".join(dict.fromkeys(requests[index].task_name for index in members))
                 texts = engine.generate(
                     [requests[index].args[0] for index in members],
                     temperature=temperature,
                     max_new_tokens=options.get("max_gen_toks", self.max_gen_toks),
                     stop=[until] if isinstance(until, str) else until,
-                    progress=progress,
+                    progress=Progress(f"greedy {tasks}", len(members), "answers"),
                 )
                 for index, (text,) in zip(members, texts, strict=True):
                     responses[index] = text
@@ -318,7 +321,8 @@ def main(args) -> None:
     settings = args.settings
     files = {task: task_files(task, settings["tasks"].get(task, {}), args.tasks_dir) for task in task_axes(settings)}
     configs = {task: task_config(task, settings["tasks"].get(task, {}), files[task]) for task in files}
-    engine = Engine(*load(args.checkpoint), batch_size=settings["batch_size"])
+    checkpoint_files = checkpoints.check(args.checkpoint)
+    engine = Engine.load(args.checkpoint, settings["batch_size"])
     with tempfile.TemporaryDirectory() as scratch:
         tasks = load_tasks(configs, Path(scratch))
         results, samples = greedy(engine, tasks, settings)
@@ -360,7 +364,7 @@ def main(args) -> None:
         step="evaluate",
         settings=settings,
         inputs=[
-            *identity(args.checkpoint),
+            *checkpoint_files,
             *(path for paths in files.values() for path in paths.values()),
             *filter(None, (args.valid, args.text)),
         ],

@@ -172,13 +172,13 @@ def problem_item(rng: Random, steps: int, largest: int = 99) -> dict:
     if grouped:
         a, b = rng.randint(2, 9), rng.randint(2, 9)
         if largest > 99:
-            b = rng.randint(11, 30)
+            b = rng.randint(11, 20)
         value, numbers = a * b, [a, b]
         sentences = [rng.choice(GROUPS).format(n=name, a=a, b=b, c=rng.choice(CONTAINERS), t=thing)]
         lines = [f"{a} * {b} = {value}"]
         prose = [f"{a} times {b} is {value} {thing}."]
     else:
-        value = rng.randint(5, 60) if largest <= 99 else rng.randint(100, largest // 2)
+        value = rng.randint(5, 60) if largest <= 99 else rng.randint(largest // 4, largest // 2)
         numbers, lines, prose = [value], [], []
         sentences = [rng.choice(STARTS).format(n=name, a=value, t=thing)]
     while len(lines) < steps:
@@ -212,6 +212,21 @@ def problem_item(rng: Random, steps: int, largest: int = 99) -> dict:
         "numbers": numbers,
         "steps": steps,
     }
+
+
+def slip(rng: Random, solution: str) -> str:
+    """The same worked solution with one result miscounted, and carried on from there."""
+    *lines, _ = solution.split("\n")
+    wrong = rng.randrange(len(lines))
+    value, worked = None, []
+    for i, line in enumerate(lines):
+        a, operation, b = line.split(" = ")[0].split()
+        a = a if value is None else value
+        value = apply(int(a), operation, int(b))
+        if i == wrong:
+            value += rng.choice((1, 2, 10))
+        worked.append(f"{a} {operation} {b} = {value}")
+    return "\n".join([*worked, f"#### {value}"])
 
 
 # --- corpus of the base models -------------------------------------------------------------------

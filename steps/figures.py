@@ -9,7 +9,7 @@ import io
 import re
 from html import escape
 from itertools import pairwise
-from statistics import mean
+from statistics import fmean
 from typing import Any
 
 from steps.tables import OUTCOME_LABELS, Arm, Checkpoint, Estimate, Flow, pareto, short_path
@@ -135,7 +135,7 @@ def scatter(arms: list[Arm], roots: set[str]) -> str:
         axes.plot([start, end], [total - start, total - end], color=LIGHT["muted"], lw=0.7, ls=(0, (1, 4)), zorder=1)
         # The label sits where the line meets the top of the frame or, for the lowest lines, the bottom.
         spot, shift = ((start, top), (3, 3)) if start > left else ((end, bottom), (-4, 4))
-        if shift[1] == 3 or end < right:
+        if (shift[1] == 3 and start < right - 0.04 * (right - left)) or (shift[1] == 4 and end < right):
             axes.annotate(
                 f"Σ {total}", spot, shift, textcoords="offset points", color=LIGHT["muted"], fontsize=9,
                 ha="center", annotation_clip=False, in_layout=False,
@@ -215,38 +215,40 @@ def curves(recipe: str, logs: dict[str, list[dict[str, float]]], stage: str, cei
     """Training loss and validation loss against the step; one thin line per node. `ceiling` is shared by all panels."""
     figure, axes = _axes(330, 220)
     color = stage_color(stage)
+    ends: dict[str, list[tuple[float, float]]] = {"loss": [], "valid_loss": []}
     for rows in logs.values():
-        for key, style in (("loss", {"lw": 1.3, "color": color}), ("valid_loss", {})):
-            pairs = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
-            if not pairs:
-                continue
-            style = style or {"lw": 1.1, "color": LIGHT["ink"], "marker": "o", "ms": 4, "mfc": LIGHT["surface"]}
-            axes.plot(*zip(*pairs, strict=True), **style)
-    last = {key: _last(logs, key) for key in ("loss", "valid_loss")}
-    shown = {key: spot for key, spot in last.items() if spot}
-    gap = 0.075 * ceiling
-    if len(shown) == 2 and abs(shown["loss"][1] - shown["valid_loss"][1]) < gap:
-        middle = (shown["loss"][1] + shown["valid_loss"][1]) / 2
-        above = max(shown, key=lambda key: shown[key][1])
-        shown = {key: (x, middle + (gap / 2 if key == above else -gap / 2), y) for key, (x, _, y) in shown.items()}
-    for key, (x, height, y) in shown.items():
-        text = f"{'valid' if key == 'valid_loss' else 'train'} {y:.2f}"
+        steps, losses = _column(rows, "loss")
+        smooth = _running_mean(losses, max(1, len(losses) // 20))
+        axes.plot(steps, losses, lw=0.8, color=color, alpha=0.3)
+        axes.plot(steps, smooth, lw=1.5, color=color)
+        ends["loss"] += list(zip(steps, smooth, strict=True))[-1:]
+        steps, losses = _column(rows, "valid_loss")
+        axes.plot(steps, losses, lw=1.1, color=LIGHT["ink"], marker="o", ms=4, mfc=LIGHT["surface"])
+        ends["valid_loss"] += list(zip(steps, losses, strict=True))[-1:]
+    value = {key: fmean(y for _, y in spots) for key, spots in ends.items() if spots}
+    height, gap = dict(value), 0.075 * ceiling
+    if len(value) == 2 and abs(value["loss"] - value["valid_loss"]) < gap:
+        above = max(value, key=value.get)
+        height = {key: fmean(value.values()) + (gap / 2 if key == above else -gap / 2) for key in value}
+    for key, y in value.items():
+        label, ink = ("train", color) if key == "loss" else ("valid", LIGHT["ink"])
         axes.annotate(
-            text, (x, height), (6, 0), textcoords="offset points", va="center", fontsize=10, annotation_clip=False,
-            color=color if key == "loss" else LIGHT["ink"],
+            f"{label} {y:.2f}", (max(x for x, _ in ends[key]), height[key]), (6, 0), textcoords="offset points",
+            va="center", fontsize=10, annotation_clip=False, color=ink,
         )  # fmt: skip
     axes.set(xlabel="step", ylim=(0, ceiling), xlim=(0, None))
     axes.set_title(recipe, loc="left", fontsize=11.5, fontweight="bold")
     return _svg(figure, f"curves_{recipe}", f"Training and validation loss of {recipe}")
 
 
-def _last(logs: dict[str, list[dict[str, float]]], key: str) -> tuple[float, float, float] | None:
-    ends = [[(r["step"], r[key]) for r in rows if r.get(key) is not None][-1:] for rows in logs.values()]
-    found = [end[0] for end in ends if end]
-    if not found:
-        return None
-    value = sum(y for _, y in found) / len(found)
-    return max(x for x, _ in found), value, value
+def _column(rows: list[dict[str, float]], key: str) -> tuple[list[float], list[float]]:
+    kept = [row for row in rows if key in row]
+    return [row["step"] for row in kept], [row[key] for row in kept]
+
+
+def _running_mean(values: list[float], window: int) -> list[float]:
+    """Mean of each value and of up to `window` − 1 before it."""
+    return [fmean(values[max(0, i - window + 1) : i + 1]) for i in range(len(values))]
 
 
 def heat_map(recipe: str, points: list[Arm], axis: str, best: Arm | None) -> str:
@@ -371,7 +373,7 @@ def recipe_graph(arms: dict[str, Arm]) -> str:
     for level in sorted(layers):
         y = (total - stacks[level]) / 2 + 1
         # By the mean height of what leads here: few crossings, and the order of the recipes among equals.
-        for item in sorted(layers[level], key=lambda i: mean([middle[p] for p in before.get(i, ())] or [0])):
+        for item in sorted(layers[level], key=lambda i: fmean([middle[p] for p in before.get(i, ())] or [0])):
             middle[item] = y + height[item] / 2
             y += height[item] + gap_y
     left = {item: level * (width + gap_x) + 1 for level, layer in layers.items() for item in layer}

@@ -57,7 +57,7 @@ SCRIPTS = dict.fromkeys(FUNCTION_WORDS, _LATIN) | {
     "zh": "㐀-䶿一-鿿",
 }
 # Share of the letters that must be of the language's script: names, quotations and formulas may be of another.
-MIN_SCRIPT_SHARE = 0.8
+MIN_SCRIPT_SHARE = 0.6
 # A turn with fewer letters is no evidence of a script; the row as a whole still is.
 MIN_TURN_LETTERS = 6
 # Two different function words of another language, and more than of the own one.

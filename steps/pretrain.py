@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from steps import fable, packing, sft, training
-from steps.common import fingerprint, fresh_folder, read_json, run, step_parser, write_json
+from steps.common import fingerprint, fresh_folder, run, step_parser
 
 SOURCES = [Path(__file__), Path(fable.__file__), Path(sft.__file__), Path(training.__file__), Path(packing.__file__)]
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -155,6 +155,7 @@ def main(args: argparse.Namespace) -> None:
         counts=counts,
         log=log,
         started=started,
+        config={"dtype": "float32"},
     )
     shutil.rmtree(work, ignore_errors=True)
 

@@ -260,16 +260,19 @@ def _next_element(text: str, start: int, gap: str, fields: Collection[str]) -> i
     """
     brace = text.find("{", start + 1)
     while brace >= 0:
-        accepted = "\n" in gap and text.startswith(f",{gap}", brace - len(gap) - 1)
-        if not accepted:
-            try:
-                accepted = any(field in _decode(text, brace)[0] for field in fields)
-            except (ValueError, RecursionError):
-                pass
-        if accepted:
+        aligned = "\n" in gap and text.startswith(f",{gap}", brace - len(gap) - 1)
+        if aligned or _is_record(text, brace, fields):
             return start + len(text[start:brace].rstrip(_SPACE).removesuffix(",").rstrip(_SPACE))
         brace = text.find("{", brace + 1)
     return None
+
+
+def _is_record(text: str, start: int, fields: Collection[str]) -> bool:
+    try:
+        value, _ = _decode(text, start)
+    except (ValueError, RecursionError):
+        return False
+    return any(field in value for field in fields)
 
 
 def _balanced_end(text: str, start: int, stop: int) -> int | None:

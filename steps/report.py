@@ -289,6 +289,10 @@ def points(estimate: Estimate) -> str:
     return tables.cell_text("points", estimate)
 
 
+def n_text(estimate: Estimate) -> str:
+    return f"n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{estimate.n:,}"
+
+
 def size_text(settings: dict) -> str:
     seeds = settings["seeds"]
     if len(seeds) == 1:
@@ -320,7 +324,7 @@ def answers(found: Findings) -> list[dict]:
 
     text = (
         f"{arm.name} answers {percent(target)} of {names} right, {root.name} {percent(root.axis('target'))}"
-        f" (n = {target.n:,})."
+        f" ({n_text(target)})."
     )
     if found.ship is not arm:
         text += " That is not a gain beyond chance."
@@ -347,7 +351,7 @@ def answers(found: Findings) -> list[dict]:
     if change:
         kept = tables.retention(arm, root)
         share = f", {percent(kept)} of it kept {tables.interval_text('percent', kept)}" if kept else ""
-        text = f"General score {percent(root.axis('general'))} → {percent(general)}{share} (n = {general.n:,})."
+        text = f"General score {percent(root.axis('general'))} → {percent(general)}{share} ({n_text(general)})."
     else:
         text = "No general task was measured."
     result.append(
@@ -413,9 +417,9 @@ def unlearned_text(found: Findings) -> str:
         if key in keys and sample["correct"][0]
     }
     text += f" Another checkpoint gets {len(elsewhere):,} of them right."
-    marked = sum("####" in item["answer"] for item in items)
-    if marked:
-        text += f" {marked:,} end in a wrong answer after ####, {len(items) - marked:,} never write the marker."
+    unmarked = sum("####" not in item["answer"] for item in items)
+    if 0 < unmarked < len(items):
+        text += f" {unmarked:,} of the greedy answers lack the marker ####."
     return text + " Why is not known: this run attributes no causes. The items are listed under Checkpoints."
 
 

@@ -65,9 +65,8 @@ def score(truth: list[dict], quarantined: dict[Key, str], kept: set[Key]) -> lis
             units[planted["kind"]].append(quarantined.get(key) == planted["kind"])
     for (kind, _), members in groups.items():
         left = [key for key in members if quarantined.get(key) not in kinds[key] - {kind}]
-        if len(left) > 1:
-            found = sum(key in kept for key in left) == 1
-            units[kind].append(found and all(quarantined.get(key) in (None, kind) for key in left))
+        found = sum(key in kept for key in left) == 1 and all(quarantined.get(key) in (None, kind) for key in left)
+        units[kind] += [found] if len(left) > 1 else []
     given = Counter(quarantined.values())
     correct = Counter(reason for key, reason in quarantined.items() if reason in kinds.get(key, ()))
     table = []

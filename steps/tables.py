@@ -388,7 +388,7 @@ def checkpoints_table(arms: list[Arm], every: dict[str, Arm]) -> Table:
         )
     caption = (
         "95 % intervals; n and seed SD (in points) are of target / general. An axis is the plain mean of its tasks."
-        " Levels: Wilson intervals per task, combined. Gain, change and share kept of its general score"
+        " Levels: Wilson intervals per task, combined. Gain, change and share kept of the base's score"
         f": paired bootstrap over items ({RESAMPLES:,} resamples). With several seeds the mean over seeds;"
         " the interval covers items and seeds."
     )
@@ -460,8 +460,8 @@ def sampling_table(arms: list[Arm]) -> Table | None:
             rows.append({"task": task, **_identity(arm), **metrics, **rest})
     if not rows:
         return None
-    columns = [Column("task", "task", "code"), *IDENTITY, *(Column(name, f"{name} %", "percent") for name in names)]
-    columns += [Column("n", "n", "integer"), Column("samples", "samples each", "integer")]
+    columns = [Column("task", "task", "code"), IDENTITY[0], *(Column(name, f"{name} %", "percent") for name in names)]
+    columns += [Column("n", "n", "integer"), Column("samples", "samples", "integer")]
     columns += [Column("temperature", "temperature", "number"), *ORIGIN]
     caption = "95 % intervals over items; pass@k unbiased (Chen et al. 2021), ties of the majority broken at random."
     return Table("sampling", caption, columns, rows)
@@ -519,7 +519,8 @@ def nodes_table(checkpoints: list[Checkpoint], stage_defaults_shown: Iterable[st
 
 def setting_text(value: Any) -> str:
     if isinstance(value, dict):
-        return " ".join(setting_text(v) if k == "kind" else f"{k}={setting_text(v)}" for k, v in value.items())
+        rest = [f"{k}={setting_text(v)}" for k, v in value.items() if k != "kind"]
+        return " ".join([value["kind"], *rest] if "kind" in value else rest)
     return json.dumps(value) if isinstance(value, list | bool) else str(value)
 
 
@@ -687,7 +688,7 @@ def bucket_table(dataset: str, manifest: dict) -> Table:
 def timing_table(benchmarks: list[dict]) -> Table:
     columns = [Column("rule", "rule", "code"), Column("seconds", "seconds", "tenths")]
     columns += [Column("cpu_seconds", "CPU seconds", "tenths"), Column("peak_mib", "peak memory, MiB", "tenths")]
-    caption = "Measured by Snakemake when each rule last ran; these change from run to run."
+    caption = "Measured by Snakemake when each rule last ran; below a second it is too late to see the memory."
     return Table("timing", caption, columns, sorted(benchmarks, key=lambda row: -row["seconds"]))
 
 

@@ -318,12 +318,14 @@ def save_checkpoint(
     counts: dict,
     log: list[dict],
     started: float,
+    config: dict | None = None,
 ) -> None:
     """Write a trained model or adapter, its tokenizer, card and log; the manifest comes last.
 
     Args:
         parent: as the recipe names it, or None for a model made from scratch; an adapter's config points to it.
         dtype: what a full model's weights are stored in: that of its parent.
+        config: keys of config.json to set, beside what the model says of itself.
     """
     model = trainer.model
     is_adapter = hasattr(model, "peft_config")
@@ -335,6 +337,7 @@ def save_checkpoint(
         write_json(out / ADAPTER_CONFIG, {k: sorted(v) if isinstance(v, list) else v for k, v in config.items()})
     else:
         model.to(dtype).save_pretrained(out)
+        write_json(out / "config.json", read_json(out / "config.json") | (config or {}))
     tokenizer.save_pretrained(out)
     write_text(out / "training_log.csv", log_csv(log))
     parents = [parent] if parent else []

@@ -1,8 +1,8 @@
 """Write the embedded world: raw training rows with planted dirt, evaluation sets, and the truth about the dirt.
 
 Raw rows come in the four formats that people have. Every planted defect is listed in `truth/dirt.jsonl` as
-{"file", "row", "kind", "group"}; kinds are the quarantine reasons of the data steps. Nothing but
-`steps.score_dirt` may read `truth/`.
+{"file", "row", "kind", "group"}; kinds are the quarantine reasons of the data steps. Solutions with a slip are listed
+in `truth/slips.jsonl`. Nothing but `steps.score_dirt` may read `truth/`.
 
 Run as: python -m steps.world --settings '{"seed": 0, …}' --out results/fable/world
 """
@@ -39,7 +39,7 @@ FOREIGN = (
 # Shapes of problems, dealt in turn: (operations, largest number).
 TRAINED = ((1, 99), (2, 99), (2, 99), (3, 99))
 TARGET = ((2, 99), (2, 99), (3, 99))
-HARDER = ((4, 99), (5, 99), (2, 400))
+HARDER = ((3, 199), (4, 99), (2, 400))
 
 
 def unique(make, seen: set, key) -> dict:
@@ -95,7 +95,8 @@ def evaluation_sets(settings: dict, seen: set) -> dict[str, list[dict]]:
 def clean_rows(settings: dict, seen: set) -> list[dict]:
     """Target problems and a smaller share of general chat, as {"prompt", "response"}, shuffled.
 
-    The chat speaks only of people whose facts no evaluation asks for.
+    A share of the worked solutions has a slip, as solutions written by people do: no rule of cleaning can see it,
+    and it keeps sampled answers below greedy ones. The chat speaks only of people whose facts no evaluation asks for.
     """
     rng = Random(f"rows-{settings['seed']}")
     spoken_of = [fact for fact in fable.facts(settings["seed"]) if not fact["evaluated"]]
@@ -108,7 +109,9 @@ def clean_rows(settings: dict, seen: set) -> list[dict]:
     rows = []
     for i in range(settings["problems"]):
         item = unique(lambda: fable.problem_item(rng, *TRAINED[i % len(TRAINED)]), seen, problem_key)
-        rows.append({"prompt": item["prompt"], "response": item["solution"], "problem": True})
+        slipped = rng.random() < settings["slips"]
+        solution = fable.slip(rng, item["solution"]) if slipped else item["solution"]
+        rows.append({"prompt": item["prompt"], "response": solution, "problem": True, "slip": slipped})
     for i in range(settings["chat"]):
         item = unique(makers[i % len(makers)], seen, question_key)
         rows.append({"prompt": item["prompt"], "response": item["answer"], "problem": False})
@@ -257,8 +260,9 @@ def write_raw(out: Path, files: dict[str, list[dict]]) -> list[dict]:
                 data += b"" if rows[-1].get("kind") == "invalid_json" else b"\n]\n"
             (out / name).write_bytes(data)
         for i, row in enumerate(rows):
-            if row.get("kind"):
-                truth.append({"file": name, "row": i, "kind": row["kind"], "group": row.get("group")})
+            kind = row.get("kind") or ("slip" if row.get("slip") else None)
+            if kind:
+                truth.append({"file": name, "row": i, "kind": kind, "group": row.get("group")})
     return truth
 
 
@@ -271,7 +275,8 @@ def main(args: argparse.Namespace) -> None:
         write_jsonl(out / "eval" / f"{task}.jsonl", items)
     rows = planted_rows(args.settings, clean_rows(args.settings, seen), evaluation)
     truth = write_raw(out / "raw", assign_files(rows))
-    write_jsonl(out / "truth" / "dirt.jsonl", truth)
+    write_jsonl(out / "truth" / "dirt.jsonl", (entry for entry in truth if entry["kind"] != "slip"))
+    write_jsonl(out / "truth" / "slips.jsonl", (entry for entry in truth if entry["kind"] == "slip"))
     counts = {"rows": len(rows), "planted": len(truth)} | {task: len(items) for task, items in evaluation.items()}
     write_manifest(
         out, step="world", settings=args.settings, inputs=[], counts=counts, seed=args.settings["seed"], started=started

@@ -1,14 +1,12 @@
-"""The engine against transformers' own generation and likelihoods, and its errors."""
+"""The engine against transformers' own generation and likelihoods."""
 
 import random
-import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from steps.engine import Engine, _choose, load
+from steps.engine import Engine, _choose, _roomy_cache
 
 WORDS = "Mara has 12 pears and buys 30 more at the market each box holds 8 red marbles river stone"
 
@@ -22,10 +20,10 @@ def prompts(count: int) -> list[list[dict]]:
 
 @pytest.fixture(scope="module")
 def engine(tiny_checkpoint) -> Engine:
-    model, tokenizer = load(tiny_checkpoint)
-    # With this bias the random model ends some responses early, as a trained one does.
-    model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.encode("a")[0]]
-    return Engine(model, tokenizer, batch_size=64)
+    loaded = Engine.load(tiny_checkpoint, batch_size=64)
+    # With a letter as an end token the random model ends some responses early, as a trained one does.
+    loaded.model.generation_config.eos_token_id = [loaded.tokenizer.eos_token_id, loaded.tokenizer.encode("a")[0]]
+    return Engine(loaded.model, loaded.tokenizer, batch_size=64)
 
 
 def resized(engine: Engine, batch_size: int) -> Engine:
@@ -66,8 +64,6 @@ def test_left_padding_leaves_the_logits_alone(engine):
     pad = len(ids[0]) - len(ids[1])
     with torch.inference_mode():
         alone = engine.model(torch.tensor([ids[1]])).logits[0, -1]
-        from steps.engine import _roomy_cache
-
         mask = torch.tensor([[1] * len(ids[0]), [0] * pad + [1] * len(ids[1])])
         padded = engine._forward(
             torch.tensor([ids[0], [engine.pad_id] * pad + ids[1]]),
@@ -173,70 +169,3 @@ def test_score_text_is_the_models_loss(engine):
         with torch.inference_mode():
             loss = engine.model(torch.tensor([window]), labels=torch.tensor([window])).loss
         assert value == pytest.approx(float(loss) * (len(window) - 1), rel=1e-4)
-
-
-# --- loading -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def copy(tiny_checkpoint, tmp_path) -> Path:
-    return shutil.copytree(tiny_checkpoint, tmp_path / "copy")
-
-
-def test_adapter_arrives_merged(tiny_checkpoint, tmp_path):
-    from peft import LoraConfig, get_peft_model
-
-    model, tokenizer = load(tiny_checkpoint)
-    torch.manual_seed(0)
-    wrapped = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
-    wrapped.peft_config["default"].base_model_name_or_path = str(tiny_checkpoint)
-    wrapped.save_pretrained(tmp_path / "adapter")
-    ids = torch.tensor([tokenizer.encode("Mara has 12 pears")])
-    with torch.inference_mode():
-        expected = wrapped.eval()(ids).logits
-        merged, _ = load(tmp_path / "adapter")
-        base, _ = load(tiny_checkpoint)
-        torch.testing.assert_close(merged(ids).logits, expected, rtol=1e-4, atol=1e-4)
-        assert not torch.allclose(base(ids).logits, expected, atol=1e-2)
-    assert type(merged) is type(base)
-
-    (tmp_path / "adapter" / "adapter_model.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"adapter/adapter_model\.safetensors is missing"):
-        load(tmp_path / "adapter")
-
-
-def test_missing_weights_are_named(copy):
-    (copy / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"copy/model\.safetensors is missing"):
-        load(copy)
-    with pytest.raises(ValueError, match="nowhere is not a folder"):
-        load(copy / "nowhere")
-
-
-@pytest.mark.parametrize("left", [0, 100, -1000])
-def test_truncated_weights_are_named(copy, left):
-    weights = copy / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:left])
-    with pytest.raises(ValueError, match=r"copy/model\.safetensors is damaged"):
-        load(copy)
-
-
-def test_weights_other_than_the_manifest_says_are_refused(copy):
-    from steps.common import write_manifest
-
-    write_manifest(copy, step="sft", settings={}, inputs=[], started=0.0)
-    load(copy)
-    weights = copy / "model.safetensors"
-    data = bytearray(weights.read_bytes())
-    data[-5] ^= 1
-    weights.write_bytes(data)
-    with pytest.raises(ValueError, match=r"copy/model\.safetensors is damaged .*manifest\.json"):
-        load(copy)
-
-
-def test_pickled_weights_are_not_read(copy):
-    model, _ = load(copy)
-    (copy / "model.safetensors").unlink()
-    torch.save(model.state_dict(), copy / "pytorch_model.bin")
-    with pytest.raises(ValueError, match=r"model\.safetensors is missing"):
-        load(copy)

@@ -11,6 +11,7 @@ import pytest
 
 from steps import evaluate, fable
 from steps.common import read_json, read_jsonl, write_jsonl
+from steps.engine import Engine
 
 ITEMS = 12
 TASKS = {
@@ -130,9 +131,7 @@ def test_equal_runs_write_equal_bytes(evaluation, tiny_checkpoint, world, tmp_pa
 
 @pytest.fixture(scope="module")
 def engine(tiny_checkpoint):
-    from steps.engine import Engine, load
-
-    return Engine(*load(tiny_checkpoint), batch_size=16)
+    return Engine.load(tiny_checkpoint, batch_size=16)
 
 
 def loaded(settings: dict, world: Path, scratch: Path) -> dict:
@@ -221,8 +220,6 @@ def test_sampling_counts_what_the_task_counts(engine, world, tmp_path):
 
 def test_right_answers_are_counted_right(engine, world, tmp_path, monkeypatch):
     """A model that says every reference answer scores 1 on each of our templates, and 0 when it says another."""
-    from steps.engine import Engine
-
     answers = {}
     for task in TASKS:
         for row in read_jsonl(world / "eval" / f"{task}.jsonl"):

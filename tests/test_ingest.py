@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tracemalloc
 from argparse import Namespace
 from pathlib import Path
 from random import Random
@@ -270,6 +271,23 @@ def test_where_the_window_ends_changes_nothing(tmp_path, chunk, monkeypatch):
     expected = ingested(tmp_path, path, "messages", limit=300)
     monkeypatch.setattr(readers, "CHUNK_BYTES", chunk)
     assert ingested(tmp_path, path, "messages", limit=300) == expected
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
+def test_memory_does_not_grow_with_the_file(tmp_path, name, monkeypatch):
+    monkeypatch.setattr(readers, "CHUNK_BYTES", 1 << 16)
+    peaks = []
+    for rows in (10_000, 40_000):
+        text = ("," if name.endswith("json") else "").join([GOOD.decode() + "\n"] * rows)
+        path = tmp_path / name
+        path.write_text(f"[{text}]" if name.endswith("json") else text)
+        ledger = Ledger(tmp_path, "ingest")
+        tracemalloc.start()
+        ingest.ingest_source({"path": str(path), "format": "prompt_response"}, 10_000, ledger)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert ledger.close()["kept"] == rows
+    assert peaks[1] < 1.2 * peaks[0]
 
 
 GOOD = b'{"prompt": "a", "response": "b"}'

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from steps import packing, pretrain, sft, training
+from steps import checkpoints, packing, pretrain, sft
 from steps.common import verify_manifest
 
 ROOT = Path(__file__).parent.parent
@@ -56,7 +56,7 @@ def test_first_steps_are_remade(size, recipes):
     from steps import fable
 
     settings = recipes[size]
-    tokenizer = training.load_tokenizer(ROOT / "data" / "fable" / size)
+    tokenizer = checkpoints.load_tokenizer(ROOT / "data" / "fable" / size)
     documents = list(fable.corpus(settings["seed"], settings["characters"]))
     batches = packing.plan_batches(len(documents), settings["batch_size"], settings["epochs"], settings["seed"])
     with open(ROOT / "data" / "fable" / size / "training_log.csv", newline="") as file:
@@ -68,7 +68,8 @@ def test_first_steps_are_remade(size, recipes):
     for step in range(12):
         rows = pretrain.encode_corpus(tokenizer, (documents[i] for i in batches[step]))
         batch = sft.layout(rows, settings, tokenizer.pad_token_id)
-        loss = model(**batch).loss
+        # With a cache transformers does not look for row boundaries in the position ids.
+        loss = model(**batch, use_cache=False).loss
         assert loss.item() == pytest.approx(float(shipped[step]["loss"]), rel=2e-3)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings["max_grad_norm"])

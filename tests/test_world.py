@@ -11,7 +11,7 @@ import pytest
 from steps import fable, world
 
 ROOT = Path(__file__).parent.parent
-SETTINGS = {"seed": 3, "problems": 900, "chat": 120, "evaluation_items": 60, "planted_per_kind": 8}
+SETTINGS = {"seed": 3, "problems": 900, "chat": 120, "evaluation_items": 60, "planted_per_kind": 8, "slips": 0.1}
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,21 @@ def test_worked_solutions_are_right(steps, largest):
         assert [int(number) for number in re.findall(r"\d+", item["prompt"])] == item["numbers"]
 
 
+def test_a_slip_is_one_wrong_result_and_the_rest_follows_from_it():
+    rng = Random(9)
+    operations = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
+    for _ in range(300):
+        item = fable.problem_item(rng, 3)
+        wrong, value = 0, None
+        *lines, last = fable.slip(rng, item["solution"]).split("\n")
+        for line in lines:
+            a, operation, b, result = re.fullmatch(r"(\d+) ([-+*]) (\d+) = (\d+)", line).groups()
+            assert value is None or int(a) == value
+            value = int(result)
+            wrong += operations[operation](int(a), int(b)) != value
+        assert wrong == 1 and last == f"#### {value}"
+
+
 def test_string_and_arithmetic_answers_are_right():
     rng = Random(5)
     for _ in range(500):
@@ -79,6 +94,8 @@ def test_every_planted_defect_is_where_the_truth_says(made):
     counts: dict[str, int] = {}
     for entry in truth:
         kind = entry["kind"]
+        if kind == "slip":
+            continue
         counts[kind] = counts.get(kind, 0) + 1
         if entry["file"].endswith(".parquet"):
             continue
