@@ -196,11 +196,11 @@ def near_duplicates(path: Path, keys: Keys, left: np.ndarray, settings: dict) ->
         for band in group:
             number_groups(band)
         near: dict[int, tuple[int, float]] = {}
-        stay: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+        stay: defaultdict[int, list[int]] = defaultdict(list)
         candidates = np.flatnonzero(group.any(axis=0)).tolist()
         progress = Progress("dedup: comparing", len(candidates), "rows")
         for done, b in enumerate(candidates, 1):
-            mine = [(band, number) for band, number in enumerate(group[:, b].tolist()) if number]
+            mine = [number * len(group) + band for band, number in enumerate(group[:, b].tolist()) if number]
             for a in sorted({a for key in mine for a in stay[key] if salt[a] == salt[b]}):
                 if (found := similarity(a, b)) >= threshold:
                     near[int(left[b])] = (int(left[a]), found)

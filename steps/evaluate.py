@@ -38,7 +38,6 @@ TEMPLATES = Path(__file__).parent.parent / "tasks"
 AXES = ("target", "harder", "general", "dev")
 LOADERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 # Tokens of a window of plain text: what the tiny models were pre-trained on at a time.
-TEXT_WINDOW = 256
 
 
 # --- tasks ---------------------------------------------------------------------------------------
@@ -340,11 +339,6 @@ def main(args) -> None:
         if not rows:
             raise ValueError(f"{args.valid} has no row: raise split.valid_share")
         perplexity["valid"] = estimators.perplexity(*engine.score(rows))
-    if args.text:
-        nll, tokens = engine.score_text(args.text.read_text(encoding="utf-8"), TEXT_WINDOW)
-        if not len(tokens):
-            raise ValueError(f"{args.text} has fewer than two tokens: there is nothing to predict")
-        perplexity["text"] = estimators.perplexity(nll, tokens)
 
     out = fresh_folder(args.out)
     versions = {package: importlib.metadata.version(package) for package in ("lm_eval", "transformers", "torch")}
@@ -366,7 +360,7 @@ def main(args) -> None:
         inputs=[
             *checkpoint_files,
             *(path for paths in files.values() for path in paths.values()),
-            *filter(None, (args.valid, args.text)),
+            *filter(None, [args.valid]),
         ],
         counts={task: result["n"] for task, result in results.items()},
         seed=settings["seed"],
@@ -381,5 +375,4 @@ if __name__ == "__main__":
     parser.add_argument("--name", required=True, help="the checkpoint's node, as the report names it")
     parser.add_argument("--tasks-dir", type=Path, help="folder of <task>.jsonl files")
     parser.add_argument("--valid", type=Path, help="rows of a valid split: perplexity of their last responses")
-    parser.add_argument("--text", type=Path, help="plain text: its perplexity")
     run(main, parser)

@@ -74,7 +74,12 @@ def facts(seed: int) -> list[dict]:
     """All facts of the world: {"name", "attribute", "value", "evaluated"}."""
     rng = Random(f"facts-{seed}")
     return [
-        {"name": name, "attribute": attribute, "value": rng.choice(VALUES[attribute]), "evaluated": i < EVALUATED_PEOPLE}
+        {
+            "name": name,
+            "attribute": attribute,
+            "value": rng.choice(VALUES[attribute]),
+            "evaluated": i < EVALUATED_PEOPLE,
+        }
         for i, name in enumerate(NAMES)
         for attribute in ATTRIBUTES
     ]
@@ -95,16 +100,26 @@ def string_item(rng: Random) -> dict:
     shown = " ".join(letters)
     kind = rng.choice(("reverse", "drop", "swap", "place"))
     if kind == "reverse":
-        return {"prompt": rng.choice(("Reverse the letters: {}", "Write these letters backwards: {}")).format(shown),
-                "answer": " ".join(reversed(letters))}
+        return {
+            "prompt": rng.choice(("Reverse the letters: {}", "Write these letters backwards: {}")).format(shown),
+            "answer": " ".join(reversed(letters)),
+        }
     if kind == "drop":
         gone = rng.choice(letters)
-        return {"prompt": rng.choice(("Drop the letter {g} from: {s}", "Leave out the letter {g}: {s}")).format(g=gone, s=shown),
-                "answer": " ".join(letter for letter in letters if letter != gone)}
+        return {
+            "prompt": rng.choice(("Drop the letter {g} from: {s}", "Leave out the letter {g}: {s}")).format(
+                g=gone, s=shown
+            ),
+            "answer": " ".join(letter for letter in letters if letter != gone),
+        }
     if kind == "swap":
         swapped = [letters[-1], *letters[1:-1], letters[0]]
-        return {"prompt": rng.choice(("Swap the first and the last letter: {}", "Exchange the two outer letters: {}")).format(shown),
-                "answer": " ".join(swapped)}
+        return {
+            "prompt": rng.choice(
+                ("Swap the first and the last letter: {}", "Exchange the two outer letters: {}")
+            ).format(shown),
+            "answer": " ".join(swapped),
+        }
     place = rng.randrange(3)
     return {"prompt": f"Which letter is {('first', 'second', 'third')[place]} in: {shown}", "answer": letters[place]}
 
@@ -129,22 +144,44 @@ def instruction_item(rng: Random) -> dict:
     if kind == "repeat":
         times = rng.randint(2, 4)
         word = ("two", "three", "four")[times - 2]
-        return {"prompt": rng.choice(("Say {a} {t} times.", "Write the word {a} {t} times.")).format(a=a, t=word),
-                "answer": " ".join([a] * times), "check": {"kind": kind, "word": a, "times": times}}
+        return {
+            "prompt": rng.choice(("Say {a} {t} times.", "Write the word {a} {t} times.")).format(a=a, t=word),
+            "answer": " ".join([a] * times),
+            "check": {"kind": kind, "word": a, "times": times},
+        }
     if kind == "uppercase":
-        return {"prompt": rng.choice(("Write {a} and {b} in capital letters.", "Put {a} and {b} in capital letters.")).format(a=a, b=b),
-                "answer": f"{a.upper()} {b.upper()}", "check": {"kind": kind, "words": [a, b]}}
+        return {
+            "prompt": rng.choice(
+                ("Write {a} and {b} in capital letters.", "Put {a} and {b} in capital letters.")
+            ).format(a=a, b=b),
+            "answer": f"{a.upper()} {b.upper()}",
+            "check": {"kind": kind, "words": [a, b]},
+        }
     if kind == "starts_with":
-        return {"prompt": rng.choice(("List {a} and {b}, but start with {c}.", "Name {a} and {b}. Begin with {c}.")).format(a=a, b=b, c=c),
-                "answer": f"{c} {a} {b}", "check": {"kind": kind, "words": [a, b], "first": c}}
+        return {
+            "prompt": rng.choice(("List {a} and {b}, but start with {c}.", "Name {a} and {b}. Begin with {c}.")).format(
+                a=a, b=b, c=c
+            ),
+            "answer": f"{c} {a} {b}",
+            "check": {"kind": kind, "words": [a, b], "first": c},
+        }
     if kind == "ends_with":
-        return {"prompt": rng.choice(("List {a} and {b}, and end with {c}.", "Name {a} and {b}. Finish with {c}.")).format(a=a, b=b, c=c),
-                "answer": f"{a} {b} {c}", "check": {"kind": kind, "words": [a, b], "last": c}}
+        return {
+            "prompt": rng.choice(("List {a} and {b}, and end with {c}.", "Name {a} and {b}. Finish with {c}.")).format(
+                a=a, b=b, c=c
+            ),
+            "answer": f"{a} {b} {c}",
+            "check": {"kind": kind, "words": [a, b], "last": c},
+        }
     count = rng.randint(2, 4)
     word = ("two", "three", "four")[count - 2]
-    return {"prompt": rng.choice(("Write {t} words, one of them {a}.", "Use {a} in a list of {t} words.")).format(t=word, a=a),
-            "answer": " ".join([a, *rng.sample([w for w in WORDS if w != a], count - 1)]),
-            "check": {"kind": kind, "words": [a], "count": count}}
+    return {
+        "prompt": rng.choice(("Write {t} words, one of them {a}.", "Use {a} in a list of {t} words.")).format(
+            t=word, a=a
+        ),
+        "answer": " ".join([a, *rng.sample([w for w in WORDS if w != a], count - 1)]),
+        "check": {"kind": kind, "words": [a], "count": count},
+    }
 
 
 def apply(a: int, operation: str, b: int) -> int:
@@ -155,9 +192,17 @@ GAINS = ("buys {b} more", "finds {b} more", "gets {b} more from {m}", "picks up 
 LOSSES = ("gives {b} to {m}", "loses {b}", "sells {b}", "leaves {b} at home", "throws away {b}")
 TIMES = {2: "doubles them", 3: "triples them", 4: "makes four times as many"}
 STARTS = ("{n} has {a} {t}.", "{n} starts with {a} {t}.", "There are {a} {t} on the table of {n}.", "{n} owns {a} {t}.")
-GROUPS = ("{n} has {a} {c} with {b} {t} each.", "{n} fills {a} {c} with {b} {t} each.", "There are {a} {c}, and {n} puts {b} {t} in each.")
+GROUPS = (
+    "{n} has {a} {c} with {b} {t} each.",
+    "{n} fills {a} {c} with {b} {t} each.",
+    "There are {a} {c}, and {n} puts {b} {t} in each.",
+)
 LINKS = ("Then {n} {x}.", "After that {n} {x}.", "Later {n} {x}.", "Next {n} {x}.")
-ASKS = ("How many {t} does {n} have now?", "How many {t} are there in the end?", "How many {t} does {n} have at the end?")
+ASKS = (
+    "How many {t} does {n} have now?",
+    "How many {t} are there in the end?",
+    "How many {t} does {n} have at the end?",
+)
 
 
 def problem_item(rng: Random, steps: int, largest: int = 99) -> dict:
@@ -236,9 +281,7 @@ CHAT = "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n{response}<
 
 def document(rng: Random, known: list[dict]) -> str:
     """One document of the pre-training corpus. Half of each kind is chat, so that the base knows the markers."""
-    kind = rng.choices(
-        ("facts", "strings", "arithmetic", "instructions", "problems"), weights=(18, 26, 13, 13, 30)
-    )[0]
+    kind = rng.choices(("facts", "strings", "arithmetic", "instructions", "problems"), weights=(18, 26, 13, 13, 30))[0]
     chat = rng.random() < 0.5
     if kind == "facts":
         if chat:

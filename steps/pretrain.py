@@ -17,10 +17,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from steps import fable, packing, sft, training
+from steps import checkpoints, fable, packing, sft, training
 from steps.common import fingerprint, fresh_folder, run, step_parser
 
-SOURCES = [Path(__file__), Path(fable.__file__), Path(sft.__file__), Path(training.__file__), Path(packing.__file__)]
+SOURCES = [Path(module.__file__) for module in (checkpoints, fable, packing, sft, training)] + [Path(__file__)]
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 # How Qwen2 and Qwen3 cut text before merging: digits one by one, words with their leading space.
 WORDS = (

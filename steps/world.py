@@ -56,6 +56,10 @@ def problem_key(item: dict) -> tuple:
     return tuple(item["numbers"]), item["answer"]
 
 
+def draw_problem(rng: Random, shape: tuple[int, int], seen: set) -> dict:
+    return unique(lambda: fable.problem_item(rng, *shape), seen, problem_key)
+
+
 def question_key(item: dict) -> str:
     return item.get("expression", item["prompt"])
 
@@ -66,10 +70,7 @@ def evaluation_sets(settings: dict, seen: set) -> dict[str, list[dict]]:
     size = settings["evaluation_items"]
 
     def problems(count: int, shapes: tuple) -> list[dict]:
-        return [
-            unique(lambda shape=shapes[i % len(shapes)]: fable.problem_item(rng, *shape), seen, problem_key)
-            for i in range(count)
-        ]
+        return [draw_problem(rng, shapes[i % len(shapes)], seen) for i in range(count)]
 
     def questions(count: int, make) -> list[dict]:
         return [unique(lambda: make(rng), seen, question_key) for _ in range(count)]
@@ -108,7 +109,7 @@ def clean_rows(settings: dict, seen: set) -> list[dict]:
     )
     rows = []
     for i in range(settings["problems"]):
-        item = unique(lambda: fable.problem_item(rng, *TRAINED[i % len(TRAINED)]), seen, problem_key)
+        item = draw_problem(rng, TRAINED[i % len(TRAINED)], seen)
         slipped = rng.random() < settings["slips"]
         solution = fable.slip(rng, item["solution"]) if slipped else item["solution"]
         rows.append({"prompt": item["prompt"], "response": solution, "problem": True, "slip": slipped})
@@ -161,14 +162,24 @@ def planted_rows(settings: dict, rows: list[dict], evaluation: dict[str, list[di
         template, answer = FOREIGN[i % len(FOREIGN)]
         a, b = rng.randint(100, 400), rng.randint(100, 400)
         values = {"n": rng.choice(fable.NAMES), "a": a, "b": b, "c": a + b}
-        made.append({"prompt": template.format(**values), "response": answer.format(**values), "kind": "wrong_language"})
+        made.append(
+            {"prompt": template.format(**values), "response": answer.format(**values), "kind": "wrong_language"}
+        )
     for original in originals():
         story = " ".join(fable.problem_item(rng, 2)["prompt"] for _ in range(rng.randint(30, 200)))
         made.append(original | {"response": f"{story}\n{original['response']}", "kind": "too_long"})
     for i, original in enumerate(originals()):
         noise = (" ha" * 60, "\x07\x0b\x1b" * 10, "\ufffd" * 20)[i % 3]
         made.append(original | {"response": f"{noise}\n{original['response']}", "kind": "low_quality"})
-    for kind in ("empty_turn", "role_order", "unknown_role", "wrong_type", "missing_field", "invalid_utf8", "invalid_json"):
+    for kind in (
+        "empty_turn",
+        "role_order",
+        "unknown_role",
+        "wrong_type",
+        "missing_field",
+        "invalid_utf8",
+        "invalid_json",
+    ):
         made += [original | {"kind": kind} for original in originals()]
     mixed = kept + spare + made
     rng.shuffle(mixed)

@@ -1,5 +1,11 @@
 """What a person sees of a run: the running step's last line, a failure's cause."""
 
+import io
+import logging
+
+from rich.console import Console
+from snakemake_interface_logger_plugins.common import LogEvent
+
 from steps import display
 from steps.common import Progress
 
@@ -38,3 +44,36 @@ def test_only_the_end_of_a_large_log_is_read(tmp_path):
     log = tmp_path / "x.log"
     log.write_text("x\n" * 5_000_000 + "the end\n")
     assert display.tail(log)[-1] == "the end" and len(display.tail(log)) < 10_000
+
+
+def shown(*events) -> str:
+    """What the display prints to a plain log for a series of Snakemake's records."""
+    stream = io.StringIO()
+    plain = logging.StreamHandler(io.StringIO())
+    handler = display.Display(plain, Console(file=stream, width=200))
+    for message, extra in events:
+        record = logging.makeLogRecord({"msg": message, "levelno": logging.INFO, **extra})
+        handler.emit(record)
+    handler.close()
+    return stream.getvalue()
+
+
+def test_a_plain_log_gets_a_bar_per_finished_rule_and_the_cause_of_a_failure(tmp_path):
+    log = tmp_path / "sft.log"
+    log.write_text("temper: error: base/model.safetensors is damaged; delete it\n")
+    job = {"event": LogEvent.JOB_INFO, "wildcards": {"workload": "w", "node": "sft"}, "rule_name": "sft"}
+    failed = {"event": LogEvent.JOB_ERROR, "jobid": 2, "levelno": logging.ERROR}
+    lines = shown(
+        ("Job stats: …", {"event": LogEvent.RUN_INFO, "stats": {"total": 4}}),
+        ("rule sft", job | {"jobid": 1, "log": ["a.log"]}),
+        ("rule sft", job | {"jobid": 2, "log": [str(log)]}),
+        ("Finished", {"event": LogEvent.JOB_FINISHED, "job_id": 1}),
+        ("Error in rule", failed),
+        ("Error in rule, once more at the end", failed),
+        ("Select jobs to execute...", {}),
+        ("Something unforeseen", {"levelno": logging.WARNING}),
+    ).splitlines()
+    assert lines[0] == "4 rules to run"
+    assert lines[1].startswith("[#####...............] 1/4  sft sft")
+    assert lines[2] == f"sft sft failed: base/model.safetensors is damaged; delete it (log: {log})"
+    assert lines[3:] == ["Something unforeseen"]

@@ -156,16 +156,3 @@ def test_score_counts_the_last_turn_with_its_end(engine):
         expected = -sum(float(logp[len(ids) - 1 + k, token]) for k, token in enumerate(answer))
         assert tokens[i] == len(answer)
         assert together[i] == pytest.approx(expected, rel=1e-4)
-
-
-def test_score_text_is_the_models_loss(engine):
-    text = "Each of the 7 boxes holds 8 red marbles. " * 3
-    ids = engine.tokenizer.encode(text)
-    nll, tokens = engine.score_text(text, window=16)
-    windows = [ids[i : i + 16] for i in range(0, len(ids), 16)]
-    windows = [w for w in windows if len(w) > 1]
-    assert tokens.tolist() == [len(w) - 1 for w in windows]
-    for value, window in zip(nll, windows, strict=True):
-        with torch.inference_mode():
-            loss = engine.model(torch.tensor([window]), labels=torch.tensor([window])).loss
-        assert value == pytest.approx(float(loss) * (len(window) - 1), rel=1e-4)
