@@ -61,9 +61,7 @@ def alone(out: Path) -> Iterator[None]:
 
 def step_parser(module_doc: str) -> argparse.ArgumentParser:
     """The parser every step starts from: its docstring as help, `--settings` and `--out`."""
-    parser = argparse.ArgumentParser(
-        description=module_doc, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=module_doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--settings", type=json.loads, required=True, help="the resolved settings, as JSON")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; its manifest comes last")
     return parser
