@@ -18,11 +18,11 @@ Run as: python -m steps.score_dirt --settings '{}' --truth results/fable/world/t
 import argparse
 import csv
 import io
-import math
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
 
+from steps import estimators
 from steps.common import fresh_folder, read_jsonl, run, step_parser, write_json, write_manifest, write_text
 
 DUPLICATES = ("exact_duplicate", "near_duplicate")
@@ -32,15 +32,6 @@ COLUMNS = (
 )  # fmt: skip
 
 Key = tuple[str, int]  # file, row
-
-
-def wilson(hits: int, n: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927); it has a width at 0 and at 1 too."""
-    z = 1.959964
-    share, spread = hits / n, z * z / n
-    middle = (share + spread / 2) / (1 + spread)
-    half = z * math.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def score(truth: list[dict], quarantined: dict[Key, str], kept: set[Key]) -> list[dict]:
@@ -81,7 +72,7 @@ def score(truth: list[dict], quarantined: dict[Key, str], kept: set[Key]) -> lis
 def _share(name: str, hits: int, n: int) -> dict[str, float | None]:
     if not n:
         return {name: None, f"{name}_low": None, f"{name}_high": None}
-    low, high = wilson(hits, n)
+    low, high = estimators.wilson(hits / n, n)
     return {name: round(hits / n, 4), f"{name}_low": round(low, 4), f"{name}_high": round(high, 4)}
 
 

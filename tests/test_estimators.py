@@ -5,6 +5,7 @@ from itertools import combinations, product
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from steps import estimators
 
@@ -104,3 +105,9 @@ def test_perplexity_and_its_error_against_simulation():
     repeats = [estimators.perplexity(*draw()) for _ in range(2000)]
     values, errors = [p["value"] for p in repeats], [p["stderr"] for p in repeats]
     assert np.mean(errors) == pytest.approx(np.std(values), rel=0.06)
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 10), (10, 10), (29, 30), (1, 2)])
+def test_intervals_are_wilsons(hits, n):
+    expected = binomtest(hits, n).proportion_ci(method="wilson")
+    assert estimators.wilson(hits / n, n) == pytest.approx((expected.low, expected.high), abs=1e-6)
