@@ -90,7 +90,8 @@ class Engine:
         """Token ids; a text that already begins with the BOS token, as many chat templates write it, gets no second."""
         bos = self.tokenizer.bos_token
         given = bool(texts) and bos is not None and texts[0].startswith(bos)
-        return self.tokenizer(list(texts), add_special_tokens=not given)["input_ids"]
+        # The tokenizer raises on an empty list: a data set may have no row that can be verified.
+        return self.tokenizer(list(texts), add_special_tokens=not given)["input_ids"] if texts else []
 
     def generate(
         self,

@@ -156,3 +156,7 @@ def test_score_counts_the_last_turn_with_its_end(engine):
         expected = -sum(float(logp[len(ids) - 1 + k, token]) for k, token in enumerate(answer))
         assert tokens[i] == len(answer)
         assert together[i] == pytest.approx(expected, rel=1e-4)
+
+
+def test_no_prompts_give_no_answers(engine):
+    assert engine.generate([], n=2, temperature=1.0, max_new_tokens=4) == []
