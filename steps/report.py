@@ -423,6 +423,19 @@ def unlearned_text(found: Findings) -> str:
     return text + " Why is not known: this run attributes no causes. The items are listed under Checkpoints."
 
 
+def skipped(checkpoints: list[Checkpoint], dataset: str) -> str:
+    """In words, the rows of a data set that reached a recipe and that it could not train on; "" when there are none."""
+    found: dict[str, dict[str, int]] = {}
+    for checkpoint in checkpoints:
+        counts = (checkpoint.manifest or {}).get("counts", {}).get("train", {})
+        if checkpoint.settings.get("data") == dataset and counts.get("quarantined"):
+            found[checkpoint.recipe] = counts["quarantined"]
+    return "; ".join(
+        f"{recipe} skips {sum(reasons.values()):,} of them ({', '.join(sorted(reasons))})"
+        for recipe, reasons in found.items()
+    )
+
+
 def summary(found: Findings, gathered: Gathered, flows: list[tables.Flow]) -> str:
     """Five lines for the terminal."""
     settings = gathered.settings
@@ -434,6 +447,9 @@ def summary(found: Findings, gathered: Gathered, flows: list[tables.Flow]) -> st
         f"{settings['workload']} ({size}): {trained:,} of {entered:,} raw rows trained,"
         f" {len(found.shown)} checkpoints measured."
     ]
+    notes = [note for flow in flows if (note := skipped(gathered.checkpoints, flow.dataset))]
+    if notes:
+        lines[0] += f" Of the trained rows {'; '.join(notes)}."
     if not found.ship:
         return "\n".join([*lines, "Gained: nothing measured yet.", "Lost: –", "Never learned: –", "Ship: –"]) + "\n"
     for label, answer in zip(("Gained", "Lost", "Never learned", "Ship"), answers(found), strict=True):
@@ -615,6 +631,7 @@ def render_page(gathered: Gathered, found: Findings, flows, made: dict[str, Tabl
         tables=made,
         figures={name: Markup(figures.themed(svg)) for name, svg in drawn.items()},
         flows=flows,
+        skips={flow.dataset: skipped(gathered.checkpoints, flow.dataset) for flow in flows},
         stages=figures.stages_used(gathered.checkpoints),
         grids={name: best for name, (_, best) in found.grids.items()},
         curves=[name for name in drawn if name.startswith("curves_")],

@@ -639,3 +639,13 @@ def test_palette_is_told_apart_by_everyone(palette):
         seen = [oklab(np.clip(matrix @ linear(color), 0, 1)) for color in marks]
         assert min(100 * np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) >= 9.0
     assert {token for token, _ in figures.STAGES.values()} <= palette.keys()
+
+
+def test_rows_that_a_recipe_skips_are_told():
+    def trained(recipe, quarantined):
+        manifest = {"counts": {"train": {"in": 10, "kept": 7, "quarantined": quarantined}}}
+        return tables.Checkpoint(recipe, recipe, "s", "sft", [], 0, {}, {"data": "rows"}, manifest=manifest)
+
+    made = [trained("a", {"too_long": 2, "control_token": 1}), trained("b", {})]
+    assert report.skipped(made, "rows") == "a skips 3 of them (control_token, too_long)"
+    assert report.skipped(made, "other") == ""
