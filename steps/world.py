@@ -1,8 +1,10 @@
-"""Write the embedded world: raw training rows with planted dirt, evaluation sets, and the truth about the dirt.
+"""Write the embedded world: raw training rows with planted dirt, evaluation sets, the training set `lessons` with
+rows that cannot be learned, its library, and the truth about both.
 
 Raw rows come in the four formats that people have. Every planted defect is listed in `truth/dirt.jsonl` as
 {"file", "row", "kind", "group"}; kinds are the quarantine reasons of the data steps. Solutions with a slip are listed
-in `truth/slips.jsonl`. Nothing but `steps.score_dirt` may read `truth/`.
+in `truth/slips.jsonl`, rows of `lessons` that cannot be learned, with cause and kind, in `truth/lessons.jsonl`. Nothing
+but `steps.score_dirt` and `steps.score_causes` may read `truth/`.
 
 Run as: python -m steps.world --settings '{"seed": 0, …}' --out results/fable/world
 """
@@ -14,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 from random import Random
 
-from steps import fable
+from steps import fable, lessons
 from steps.common import fresh_folder, run, step_parser, write_jsonl, write_manifest
 
 FILES = {
@@ -40,6 +42,8 @@ FOREIGN = (
 TRAINED = ((1, 99), (2, 99), (2, 99), (3, 99))
 TARGET = ((2, 99), (2, 99), (3, 99))
 HARDER = ((3, 199), (4, 99), (2, 400))
+# Fresh documents like those of pre-training: more than a treatment of every planted gap asks for.
+GENERAL_CHARACTERS = 1_500_000
 
 
 def unique(make, seen: set, key) -> dict:
@@ -277,6 +281,31 @@ def write_raw(out: Path, files: dict[str, list[dict]]) -> list[dict]:
     return truth
 
 
+def write_lessons(out: Path, settings: dict, seen: set) -> dict[str, int]:
+    """Write the training set `lessons`, its library and its truth; returns how many rows are planted by cause."""
+    seed, counts = settings["seed"], settings["lessons"]
+    domains = lessons.rows(
+        seed,
+        counts,
+        lambda rng, shape: draw_problem(rng, shape, seen),
+        lambda rng, make: unique(lambda: make(rng), seen, question_key),
+    )
+    planted = []
+    for domain, rows in domains.items():
+        pairs = ({"prompt": row["prompt"], "response": row["response"]} for row in rows)
+        write_jsonl(out / "lessons" / f"{domain}.jsonl", pairs)
+        planted += [
+            {"file": f"{domain}.jsonl", "row": i, "cause": row["cause"], "kind": row["kind"]}
+            for i, row in enumerate(rows)
+            if row["cause"]
+        ]
+    write_jsonl(out / "truth" / "lessons.jsonl", planted)
+    write_jsonl(out / "library" / "articles.jsonl", ({"text": text} for text in lessons.articles(seed, counts)))
+    general = fable.corpus(seed, GENERAL_CHARACTERS, part="general")
+    write_jsonl(out / "library" / "general.jsonl", ({"text": text} for text in general))
+    return dict(Counter(entry["cause"] for entry in planted))
+
+
 def main(args: argparse.Namespace) -> None:
     started = time.time()
     out = fresh_folder(args.out)
@@ -288,7 +317,9 @@ def main(args: argparse.Namespace) -> None:
     truth = write_raw(out / "raw", assign_files(rows))
     write_jsonl(out / "truth" / "dirt.jsonl", (entry for entry in truth if entry["kind"] != "slip"))
     write_jsonl(out / "truth" / "slips.jsonl", (entry for entry in truth if entry["kind"] == "slip"))
-    counts = {"rows": len(rows), "planted": len(truth)} | {task: len(items) for task, items in evaluation.items()}
+    planted = write_lessons(out, args.settings, seen)
+    counts = {"rows": len(rows), "planted": len(truth), "lessons": planted}
+    counts |= {task: len(items) for task, items in evaluation.items()}
     write_manifest(
         out, step="world", settings=args.settings, inputs=[], counts=counts, seed=args.settings["seed"], started=started
     )

@@ -1,6 +1,7 @@
-"""Python imports this at start when its folder is on PYTHONPATH: every way out to a network raises and is written down.
+"""Python imports this at start when its folder is on PYTHONPATH: it watches what a run reaches for.
 
-A Unix socket leads nowhere but to this machine.
+Every way out to a network raises and is written down; a Unix socket leads nowhere but to this machine. Whoever opens a
+file of the embedded world's truth is written down.
 """
 
 import os
@@ -8,6 +9,12 @@ import socket
 import sys
 
 REACHING = ("socket.connect", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo", "socket.gethostbyname")
+
+
+def note_truth(event, args):
+    if event == "open" and "/truth/" in str(args[0]):
+        with open(os.environ["TEMPER_TRUTH_LOG"], "a") as log:
+            log.write(f"{os.path.basename(sys.argv[0])}\n")
 
 
 def refuse(event, args):
@@ -22,3 +29,5 @@ def refuse(event, args):
 
 if "TEMPER_OFFLINE_LOG" in os.environ:
     sys.addaudithook(refuse)
+if "TEMPER_TRUTH_LOG" in os.environ:
+    sys.addaudithook(note_truth)
