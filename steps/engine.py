@@ -1,4 +1,4 @@
-"""Sampling and scoring behind one small interface: load a checkpoint, `generate`, `score`.
+"""Sampling and scoring behind one small interface: load a checkpoint, `sample` or `generate`, `score`, `embed`.
 
 Every step that needs text from a model goes through this module.
 
@@ -10,9 +10,10 @@ share its prefill. The tests hold its greedy answers against `model.generate`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -31,10 +32,30 @@ COMPACT_BELOW = 0.8
 STOP_EVERY = 16
 
 
-class Engine:
-    """A checkpoint that writes (`generate`) and judges text (`score`), in batches sorted by length.
+class Sample(NamedTuple):
+    """One response of the model.
 
-    Another engine is another class with `load`, `setup` and these two methods.
+    Attributes:
+        text: without special tokens, cut before a stop string.
+        logp: log-probability of its tokens under the model's own distribution (temperature 1, whole vocabulary), summed
+            over all that were written, the end token among them: what vLLM calls `cumulative_logprob`.
+        tokens: how many they are.
+    """
+
+    text: str
+    logp: float
+    tokens: int
+
+    @property
+    def confidence(self) -> float:
+        """Mean log-probability per token."""
+        return self.logp / self.tokens
+
+
+class Engine:
+    """A checkpoint that writes (`sample`), judges (`score`) and reads text (`embed`), in batches sorted by length.
+
+    Another engine is another class with `load`, `setup` and these methods.
 
     Attributes:
         truncated: prompts that had to lose their beginning to fit the model's context, over all calls.
@@ -93,7 +114,11 @@ class Engine:
         # The tokenizer raises on an empty list: a data set may have no row that can be verified.
         return self.tokenizer(list(texts), add_special_tokens=not given)["input_ids"] if texts else []
 
-    def generate(
+    def generate(self, prompts: Sequence[str | Messages], **options: Any) -> list[list[str]]:
+        """The texts of `sample`, which documents the options."""
+        return [[sample.text for sample in samples] for samples in self.sample(prompts, **options)]
+
+    def sample(
         self,
         prompts: Sequence[str | Messages],
         *,
@@ -104,7 +129,7 @@ class Engine:
         stop: Sequence[str] = (),
         seed: int = 0,
         progress: Progress | None = None,
-    ) -> list[list[str]]:
+    ) -> list[list[Sample]]:
         """Write n responses to every prompt.
 
         Sample j of prompt i draws from its own stream, seeded by (seed, i, j): what it says does not depend on
@@ -117,7 +142,7 @@ class Engine:
             stop: a response ends before the first of these strings, besides the model's end tokens.
 
         Returns:
-            [prompts][n] texts without special tokens.
+            [prompts][n] samples.
 
         Raises:
             ValueError: `max_new_tokens` leaves no room for a prompt.
@@ -133,7 +158,7 @@ class Engine:
         # Longest first: what takes most memory and time comes at once. The sort is stable, so the order is fixed.
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
         per_batch = max(1, self.batch_size // n)
-        answers: list[list[str]] = [[] for _ in ids]
+        answers: list[list[Sample]] = [[] for _ in ids]
         for begin in range(0, len(order), per_batch):
             batch = order[begin : begin + per_batch]
             chances = None
@@ -141,14 +166,14 @@ class Engine:
                 chances = np.stack(
                     [np.random.default_rng([seed, i, j]).random(max_new_tokens) for i in batch for j in range(n)]
                 )
-            texts = self._generate_batch([ids[i] for i in batch], n, temperature, top_p, max_new_tokens, stop, chances)
+            samples = self._sample_batch([ids[i] for i in batch], n, temperature, top_p, max_new_tokens, stop, chances)
             for position, i in enumerate(batch):
-                answers[i] = texts[position * n : (position + 1) * n]
+                answers[i] = samples[position * n : (position + 1) * n]
             if progress:
                 progress.update(min(begin + per_batch, len(order)) * n)
         return answers
 
-    def _generate_batch(
+    def _sample_batch(
         self,
         prompts: list[list[int]],
         n: int,
@@ -157,7 +182,7 @@ class Engine:
         max_new_tokens: int,
         stop: Sequence[str],
         chances: np.ndarray | None,
-    ) -> list[str]:
+    ) -> list[Sample]:
         """Decode one batch; rows are prompts × n, prompts left-padded so that all write at the same place.
 
         `chances` is [rows, max_new_tokens], uniform in [0, 1), or None for greedy.
@@ -185,12 +210,16 @@ class Engine:
             if chances is not None:
                 chances = torch.from_numpy(chances).to(device)
             lengths = torch.full((len(written),), max_new_tokens, device=device)
+            logp = torch.zeros(len(written), dtype=torch.float64, device=device)
+            count = torch.zeros(len(written), dtype=torch.long, device=device)
             rows = torch.arange(len(written), device=device)
             writing = torch.ones(len(written), dtype=torch.bool, device=device)
             for step in range(max_new_tokens):
                 token = _choose(logits, temperature, top_p, None if chances is None else chances[rows, step])
                 written[rows, step] = token
-                self.tokens += int(writing.sum())
+                chosen = logits.gather(-1, token[:, None]).squeeze(-1) - logits.logsumexp(-1)
+                logp[rows] += chosen.double().masked_fill(~writing, 0.0)
+                count[rows] += writing
                 ended = writing & torch.isin(token, stop_ids)
                 lengths[rows[ended]] = step
                 writing &= ~ended
@@ -207,11 +236,15 @@ class Engine:
                 position = position + 1
                 logits = self._forward(token[:, None], mask[:, : width + step + 1], position, cache)
 
+        self.tokens += int(count.sum())
         texts = self.tokenizer.batch_decode(
             [row[:length] for row, length in zip(written.tolist(), lengths.tolist(), strict=True)],
             skip_special_tokens=True,
         )
-        return [_cut(text, stop) for text in texts]
+        return [
+            Sample(_cut(text, stop), *numbers)
+            for text, *numbers in zip(texts, logp.tolist(), count.tolist(), strict=True)
+        ]
 
     def _forward(self, ids, mask, positions, cache) -> torch.Tensor:
         """Logits of the last place, [rows, vocabulary] in float32."""
@@ -238,6 +271,10 @@ class Engine:
         Raises:
             ValueError: the chat template writes the conversation so far otherwise once an answer follows.
         """
+        return self._nll(*self._encode_turns(conversations))
+
+    def _encode_turns(self, conversations: Sequence[Messages]) -> tuple[list[list[int]], list[list[bool]]]:
+        """Token ids of each conversation up to the end of its last turn, and which of them are that turn's."""
         full, begins = [], []
         for messages in conversations:
             prompt, text = self.render(messages[:-1]), self.tokenizer.apply_chat_template(messages, tokenize=False)
@@ -257,7 +294,7 @@ class Engine:
                 end -= tokens[::-1].index(self.turn_end)
             ids.append(tokens[:end])
             scored.append([offsets[place][0] >= begin for place in range(end)])
-        return self._nll(ids, scored)
+        return ids, scored
 
     def _nll(self, ids: list[list[int]], scored: list[list[bool]]) -> tuple[np.ndarray, np.ndarray]:
         """Sum over each row's scored tokens but the first token, in batches sorted by length, right-padded."""
@@ -281,6 +318,98 @@ class Engine:
             loss = loss.view(weight.shape).double().masked_fill(~weight, 0.0)
             nll[batch], count[batch] = loss.sum(-1).cpu().numpy(), weight.sum(-1).cpu().numpy()
         return nll, count
+
+    def choose(
+        self, prompts: Sequence[Messages], options: Sequence[Sequence[str]], progress: Progress | None = None
+    ) -> list[np.ndarray]:
+        """How the model divides its belief among the options of each prompt.
+
+        The same as a softmax of `score`, in half of the time for five options: what the options of a prompt begin
+        with alike is read once, and weighs nothing, because a factor that all share leaves their proportions alone.
+
+        Returns:
+            [prompts] of [options], probabilities: the softmax over its options of the summed log-likelihood of the
+            option as the response, up to and with its end token.
+        """
+        import torch
+
+        device = self.model.device
+        conversations = [
+            [*prompt, {"role": "assistant", "content": option}]
+            for prompt, own in zip(prompts, options, strict=True)
+            for option in own
+        ]
+        coded = iter(self._encode_turns(conversations)[0] if conversations else [])
+        rows = [[next(coded) for _ in own] for own in options]
+        # The last token that all share opens every option's own part: its place predicts what follows.
+        shared = [len(os.path.commonprefix([ids[:-1] for ids in row])) - 1 for row in rows]
+        assert min(shared, default=1) > 0, "a chat template begins every conversation alike"
+        order = sorted(range(len(rows)), key=lambda i: -shared[i])
+        size = max(1, self.batch_size // max(map(len, rows), default=1))
+        found: list[np.ndarray] = [np.empty(0)] * len(rows)
+        for begin in range(0, len(order), size):
+            batch = order[begin : begin + size]
+            width = shared[batch[0]]
+            tails = [ids[shared[i] :] for i in batch for ids in rows[i]]
+            length = max(map(len, tails)) - 1
+            pads = [width - shared[i] for i in batch]
+            starts = [[self.pad_id] * pad + rows[i][0][: shared[i]] for pad, i in zip(pads, batch, strict=True)]
+            mask = torch.tensor([[0] * pad + [1] * (width - pad + length) for pad in pads], device=device)
+            positions = (mask.cumsum(-1) - 1).clamp(min=0)
+            repeats = torch.tensor([len(rows[i]) for i in batch], device=device)
+            tokens = torch.tensor([t + [self.pad_id] * (length + 1 - len(t)) for t in tails], device=device)
+            weight = torch.tensor([[k < len(t) for k in range(1, length + 1)] for t in tails], device=device)
+            cache = _roomy_cache(self.model, width + length)
+            with torch.inference_mode():
+                self._forward(torch.tensor(starts, device=device), mask[:, :width], positions[:, :width], cache)
+                cache.batch_select_indices(torch.arange(len(batch), device=device).repeat_interleave(repeats))
+                logits = self.model(
+                    input_ids=tokens[:, :-1],
+                    attention_mask=mask.repeat_interleave(repeats, dim=0),
+                    position_ids=positions[:, width:].repeat_interleave(repeats, dim=0),
+                    past_key_values=cache,
+                    use_cache=True,
+                ).logits.float()
+                logp = logits.gather(-1, tokens[:, 1:, None]).squeeze(-1) - logits.logsumexp(-1)
+                total = logp.double().masked_fill(~weight, 0.0).sum(-1)
+            for i, part in zip(batch, total.split(repeats.tolist()), strict=True):
+                found[i] = part.softmax(-1).cpu().numpy()
+            if progress:
+                progress.update(min(begin + size, len(order)))
+        return found
+
+    def embed(self, prompts: Sequence[str | Messages]) -> dict[str, np.ndarray]:
+        """Hidden states by which two prompts can be compared, rendered as `sample` renders them.
+
+        Returns:
+            last: [prompts, hidden] float32, the last place of the final layer, where the answer is about to be written.
+            middle: [prompts, hidden] float32, the mean over the prompt's tokens of the middle layer.
+        """
+        import torch
+
+        device, hidden = self.model.device, self.model.config.get_text_config().hidden_size
+        ids = self.encode([self.render(prompt) for prompt in prompts])
+        self.truncated += sum(len(tokens) > self.max_length for tokens in ids)
+        ids = [tokens[-self.max_length :] for tokens in ids]
+        found = {name: np.zeros((len(ids), hidden), dtype=np.float32) for name in ("last", "middle")}
+        order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+        # The states of every layer are held at once: a quarter of the batch keeps them near the size of a cache.
+        size = max(1, self.batch_size // 4)
+        for begin in range(0, len(order), size):
+            batch = order[begin : begin + size]
+            width = max(len(ids[i]) for i in batch)
+            tokens = torch.tensor([ids[i] + [self.pad_id] * (width - len(ids[i])) for i in batch], device=device)
+            mask = torch.tensor([[1] * len(ids[i]) + [0] * (width - len(ids[i])) for i in batch], device=device)
+            with torch.inference_mode():
+                out = self.model.base_model(
+                    input_ids=tokens, attention_mask=mask, output_hidden_states=True, use_cache=False
+                )
+                lengths = mask.sum(-1)
+                last = out.last_hidden_state[torch.arange(len(batch), device=device), lengths - 1]
+                middle = out.hidden_states[len(out.hidden_states) // 2].float()
+                middle = middle.masked_fill(mask[:, :, None] == 0, 0.0).sum(1) / lengths[:, None]
+            found["last"][batch], found["middle"][batch] = last.float().cpu().numpy(), middle.cpu().numpy()
+        return found
 
 
 # --- parts ---------------------------------------------------------------------------------------

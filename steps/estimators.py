@@ -130,3 +130,43 @@ def resample_shares(n: int, resamples: int, seed: Sequence[int]) -> np.ndarray:
     `resample_shares(…) @ values` are the resampled means. The same shares for every checkpoint pair their differences.
     """
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples) / n
+
+
+# --- incomplete learning: Xue et al., ACL 2026, section 3.1 -----------------------------------------
+
+
+def pass_fraction(correct: np.ndarray) -> np.ndarray:
+    """pass@N of that paper: the *fraction* of an item's N runs that are right, [..., runs] → [...].
+
+    It is not the usual pass@k (any of k right), which is `pass_at_k`.
+    """
+    return np.mean(correct, axis=-1)
+
+
+def best_of_n(correct: np.ndarray, confidence: np.ndarray) -> np.ndarray:
+    """Whether the most confident of an item's N runs is right (BoN of that paper); the first of a tie.
+
+    Args:
+        correct: [..., runs] booleans.
+        confidence: [..., runs].
+    """
+    most = np.argmax(confidence, axis=-1)[..., None]
+    return np.take_along_axis(np.asarray(correct), most, axis=-1)[..., 0]
+
+
+def js_divergence(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Jensen-Shannon divergence in nats, from 0 (equal) to ln 2 (disjoint): ½ KL(p‖m) + ½ KL(q‖m), m = (p + q) / 2.
+
+    That paper's D_JS, between what the base and the tuned model believe of an item's options.
+
+    Args:
+        p, q: [..., options] distributions; 0 · ln 0 is 0.
+    """
+    p, q = np.asarray(p, dtype=float), np.asarray(q, dtype=float)
+    middle = (p + q) / 2
+
+    def kl(a: np.ndarray) -> np.ndarray:
+        return np.sum(a * np.log(np.divide(a, middle, out=np.ones_like(a), where=a > 0)), axis=-1)
+
+    # Rounding can leave equal distributions a little below 0.
+    return np.clip((kl(p) + kl(q)) / 2, 0.0, np.log(2))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from steps import engine as engine_module
 from steps.engine import Engine, _choose, _roomy_cache
 
 WORDS = "Mara has 12 pears and buys 30 more at the market each box holds 8 red marbles river stone"
@@ -33,21 +34,32 @@ def resized(engine: Engine, batch_size: int) -> Engine:
 # --- generation ------------------------------------------------------------------------------------
 
 
+def log_probabilities(engine, prompt: list[int], written: list[int]) -> list[float]:
+    with torch.inference_mode():
+        logp = engine.model(torch.tensor([prompt + written])).logits[0].double().log_softmax(-1)
+    return [float(logp[len(prompt) - 1 + k, token]) for k, token in enumerate(written)]
+
+
 def test_greedy_equals_generate_of_transformers(engine):
     asked = prompts(24)
-    ours = engine.generate(asked, temperature=0.0, max_new_tokens=40)
-    ends = {len(engine.tokenizer.encode(text)) for (text,) in ours}
+    ours = engine.sample(asked, temperature=0.0, max_new_tokens=40)
+    ends = {sample.tokens for (sample,) in ours}
     assert len(ends) > 3, "rows must end at different places, or dropping them is not tested"
-    for messages, (text,) in zip(asked, ours, strict=True):
+    for messages, (sample,) in zip(asked, ours, strict=True):
         ids = engine.tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
         with torch.inference_mode():
             written = engine.model.generate(**ids, max_new_tokens=40, do_sample=False)
-        tokens = written[0, ids["input_ids"].shape[1] :].tolist()
+        prompt = ids["input_ids"][0].tolist()
+        tokens = written[0, len(prompt) :].tolist()
+        # The end token counts.
+        logp = log_probabilities(engine, prompt, tokens)
+        assert (sample.logp, sample.tokens) == (pytest.approx(sum(logp), rel=1e-4), len(logp))
+        assert sample.confidence == pytest.approx(np.mean(logp), rel=1e-4)
         if tokens[-1] in engine.stop_ids:
             tokens.pop()
-        assert text == engine.tokenizer.decode(tokens, skip_special_tokens=True)
+        assert sample.text == engine.tokenizer.decode(tokens, skip_special_tokens=True)
 
 
 def test_batch_composition_does_not_matter(engine):
@@ -131,6 +143,29 @@ def test_long_prompts_lose_their_beginning_and_are_counted(engine):
         small.generate(["a"], temperature=0.0, max_new_tokens=40)
 
 
+def test_log_probability_is_that_of_temperature_one_and_the_whole_vocabulary(engine, monkeypatch):
+    written = []
+
+    def recorded(*args):
+        token = _choose(*args)
+        written.append(int(token[0]))
+        return token
+
+    monkeypatch.setattr(engine_module, "_choose", recorded)
+    for seed in range(4):
+        written.clear()
+        ((sample,),) = engine.sample(["Mara has"], temperature=0.6, top_p=0.9, max_new_tokens=12, seed=seed)
+        expected = log_probabilities(engine, engine.tokenizer.encode("Mara has"), written)
+        assert (sample.logp, sample.tokens) == (pytest.approx(sum(expected), rel=1e-4), len(expected))
+
+
+def test_generate_gives_the_texts_of_sample(engine):
+    asked, options = prompts(5), {"n": 3, "temperature": 1.0, "max_new_tokens": 12, "seed": 3}
+    drawn = engine.sample(asked, **options)
+    assert engine.generate(asked, **options) == [[sample.text for sample in samples] for samples in drawn]
+    assert engine.tokens >= 2 * sum(sample.tokens for samples in drawn for sample in samples)
+
+
 # --- likelihood --------------------------------------------------------------------------------------
 
 
@@ -160,3 +195,45 @@ def test_score_counts_the_last_turn_with_its_end(engine):
 
 def test_no_prompts_give_no_answers(engine):
     assert engine.generate([], n=2, temperature=1.0, max_new_tokens=4) == []
+
+
+def test_choose_is_the_softmax_of_the_scores(engine):
+    # Options that share their beginning, one that is the beginning of another, single ones, twice the same.
+    options = [
+        ["7 * 8 = 56\n#### 56", "7 * 8 = 51\n#### 51", "7 * 8 = 5\n#### 5"],
+        ["red", "red stone", "river", "marbles at the market"],
+        ["12"],
+        ["Tarsk", "Tarsk"],
+        ["30", "42"],
+    ]
+    asked = prompts(len(options))
+    found = resized(engine, 8).choose(asked, options)
+    for messages, own, probability in zip(asked, options, found, strict=True):
+        nll, _ = engine.score([[*messages, {"role": "assistant", "content": option}] for option in own])
+        expected = np.exp(-nll) / np.exp(-nll).sum()
+        np.testing.assert_allclose(probability, expected, atol=1e-5)
+    assert found[3].tolist() == [0.5, 0.5]
+    for together, alone in zip(engine.choose(asked, options), found, strict=True):
+        np.testing.assert_allclose(together, alone, atol=1e-5)
+    assert engine.choose([], []) == []
+
+
+# --- hidden states -----------------------------------------------------------------------------------
+
+
+def test_embed_is_that_of_each_prompt_alone(engine):
+    asked = [*prompts(9), "river stone", "Mara has 12 pears"]
+    found = resized(engine, 4).embed(asked)
+    assert found["last"].dtype == found["middle"].dtype == np.float32
+    for i, prompt in enumerate(asked):
+        ids = torch.tensor(engine.encode([engine.render(prompt)]))
+        with torch.inference_mode():
+            states = engine.model(ids, output_hidden_states=True).hidden_states
+        # Embeddings, then 4 layers: the second is in the middle. The head reads the last place of the last one.
+        assert len(states) == 5
+        np.testing.assert_allclose(found["last"][i], states[4][0, -1], atol=1e-4)
+        np.testing.assert_allclose(found["middle"][i], states[2][0].mean(0), atol=1e-4)
+        with torch.inference_mode():
+            logits = engine.model.lm_head(torch.from_numpy(found["last"][i]))
+            torch.testing.assert_close(logits, engine.model(ids).logits[0, -1], rtol=1e-3, atol=1e-3)
+    assert engine.embed([])["last"].shape == (0, 128)

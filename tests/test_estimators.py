@@ -111,3 +111,51 @@ def test_perplexity_and_its_error_against_simulation():
 def test_intervals_are_wilsons(hits, n):
     expected = binomtest(hits, n).proportion_ci(method="wilson")
     assert estimators.wilson(hits / n, n) == pytest.approx((expected.low, expected.high), abs=1e-6)
+
+
+def test_pass_fraction_is_a_share_and_not_any_of_n():
+    correct = np.array([[True, False, False, False, False], [False] * 5, [True] * 5])
+    assert estimators.pass_fraction(correct).tolist() == pytest.approx([0.2, 0.0, 1.0])
+    assert estimators.pass_fraction([True, False, True]) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("correct", "confidence", "expected"),
+    [
+        ([False, True, False], [-0.5, -0.1, -0.9], True),
+        ([True, False, True], [-0.5, -0.1, -0.9], False),
+        ([True, False], [-0.3, -0.3], True),
+        ([False, True], [-0.3, -0.3], False),
+        ([True], [-9.0], True),
+    ],
+)
+def test_best_of_n_by_hand(correct, confidence, expected):
+    assert estimators.best_of_n(correct, confidence) == expected
+
+
+def test_best_of_n_of_many_items():
+    correct = np.array([[True, False], [True, False]])
+    assert estimators.best_of_n(correct, np.array([[-1.0, -2.0], [-2.0, -1.0]])).tolist() == [True, False]
+
+
+def test_js_divergence_by_hand():
+    # Equal, disjoint. Then p = (1/2, 1/2), q = (1, 0), m = (3/4, 1/4):
+    # KL(p|m) = 1/2 ln 2/3 + 1/2 ln 2 = 1/2 ln 4/3 and KL(q|m) = ln 4/3, so half of their sum is 3/4 ln 4/3.
+    p = np.array([[0.2, 0.3, 0.5], [1, 0, 0], [0.5, 0.5, 0]])
+    q = np.array([[0.2, 0.3, 0.5], [0, 0.4, 0.6], [1, 0, 0]])
+    assert estimators.js_divergence(p, q).tolist() == pytest.approx([0.0, np.log(2), 0.75 * np.log(4 / 3)], abs=1e-12)
+    # p = (3/4, 1/4), q = (1/4, 3/4), m = (1/2, 1/2): 3/4 ln 3/2 + 1/4 ln 1/2.
+    expected = 0.75 * np.log(1.5) - 0.25 * np.log(2)
+    assert estimators.js_divergence([0.75, 0.25], [0.25, 0.75]) == pytest.approx(expected)
+
+
+def test_js_divergence_is_symmetric_bounded_and_scipys():
+    from scipy.spatial.distance import jensenshannon
+
+    rng = np.random.default_rng(0)
+    p, q = rng.dirichlet(np.full(5, 0.1), size=(2, 200))
+    found = estimators.js_divergence(p, q)
+    np.testing.assert_allclose(found, jensenshannon(p, q, axis=-1) ** 2, atol=1e-12)
+    np.testing.assert_allclose(found, estimators.js_divergence(q, p), atol=1e-12)
+    assert ((found >= 0) & (found <= np.log(2))).all()
+    assert estimators.js_divergence(p, p).max() == 0.0
