@@ -5,27 +5,42 @@ which rows share an update, so a learning rate found without packing holds with 
 function of the rows' lengths and the seed; `collate` alone needs torch.
 """
 
+from collections import Counter
+from itertools import accumulate
 from random import Random
 
 IGNORED = -100  # label of a token that is not trained on: the value that PyTorch's cross-entropy skips
 
 
-def plan_batches(rows: int, batch_size: int, epochs: float, seed: int) -> list[list[int]]:
+def plan_batches(
+    rows: int, batch_size: int, epochs: float, seed: int, domains: list[str] | None = None
+) -> list[list[int]]:
     """The row indices of every batch of a run, in order: each epoch is a shuffle of its own.
 
     Epochs follow each other without a cut, so only the last batch of the run may be smaller. The whole
     order is known before the first step, and a resumed run reads it on from where it stood.
+
+    Args:
+        domains: the source of each row, to train on the sources one after the other, in the order in which they first
+            appear: all epochs of one before the next. A batch may hold the end of one and the start of the next.
     """
+    domains = domains or [""] * rows
     order: list[int] = []
-    wanted = round(rows * epochs)
-    epoch = 0
-    while len(order) < wanted:
-        indices = list(range(rows))
-        Random(f"{seed}:{epoch}").shuffle(indices)
-        order += indices
-        epoch += 1
-    del order[wanted:]
-    return [order[start : start + batch_size] for start in range(0, wanted, batch_size)]
+    for domain, size in Counter(domains).items():
+        end, epoch = len(order) + round(size * epochs), 0
+        while len(order) < end:
+            indices = list(range(rows))
+            Random(f"{seed}:{epoch}").shuffle(indices)
+            order += [row for row in indices if domains[row] == domain]
+            epoch += 1
+        del order[end:]
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def domain_ends(epochs: float, domains: list[str], step_rows: int) -> list[int]:
+    """The step with which each source is done, where they are trained one after the other."""
+    ends = accumulate(round(size * epochs) for size in Counter(domains).values())
+    return [-(-end // step_rows) for end in ends]
 
 
 def best_fit_decreasing(lengths: list[int], capacity: int) -> list[list[int]]:

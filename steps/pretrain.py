@@ -12,15 +12,14 @@ import argparse
 import hashlib
 import shutil
 import time
-from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from steps import checkpoints, fable, packing, sft, training
+from steps import checkpoints, cpt, fable, packing, sft, training
 from steps.common import fingerprint, fresh_folder, run, step_parser
+from steps.cpt import encode_corpus
 
-SOURCES = [Path(module.__file__) for module in (checkpoints, fable, packing, sft, training)] + [Path(__file__)]
+SOURCES = [Path(module.__file__) for module in (checkpoints, cpt, fable, packing, sft, training)] + [Path(__file__)]
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 # How Qwen2 and Qwen3 cut text before merging: digits one by one, words with their leading space.
 WORDS = (
@@ -93,16 +92,6 @@ def new_model(tokenizer: Any, architecture: dict, seed: int) -> Any:
 def corpus_sample(settings: dict) -> list[str]:
     """The first documents of the corpus: what the tokenizer is trained on, and what stands for the corpus."""
     return list(fable.corpus(settings["seed"], settings["tokenizer_characters"]))
-
-
-def encode_corpus(tokenizer: Any, documents: Iterator[str]) -> list[dict]:
-    """Every document as {"input_ids", "labels"}, closed by the end-of-text token; all of it is trained on."""
-    rows = []
-    while chunk := list(islice(documents, 10_000)):
-        for encoding in tokenizer.backend_tokenizer.encode_batch(chunk):
-            ids = [*encoding.ids, tokenizer.pad_token_id]
-            rows.append({"input_ids": ids, "labels": ids})
-    return rows
 
 
 def digest(documents: list[str]) -> str:

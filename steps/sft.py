@@ -5,6 +5,9 @@ says (`completion_only_loss`) or on everything. Rows of a batch are packed; a ro
 that cannot be trained on whole are not cut: they go to `skipped.jsonl`, counted in the manifest. A killed
 run resumes from its work folder and ends with the bytes of an undisturbed one.
 
+On demand it watches each row over the training (`trajectory.parquet`), deals the coming batches again by what the
+model can do (`dealing.jsonl`), and ends when the validation loss rises.
+
 Run as: python -m steps.sft --settings '{"learning_rate": 0.001, …}' --parent data/fable/base
     --data train.jsonl --valid valid.jsonl --work work/fable/sft --out results/fable/foundation/sft
 """
@@ -15,10 +18,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from steps import checkpoints, packing, training
+from steps import checkpoints, dealing, packing, training
 from steps.common import fingerprint, fresh_folder, read_jsonl, run, step_parser, write_jsonl
 
-SOURCES = [Path(module.__file__) for module in (training, packing, checkpoints)] + [Path(__file__)]
+SOURCES = [Path(module.__file__) for module in (training, dealing, packing, checkpoints)] + [Path(__file__)]
 
 
 def training_template(tokenizer: Any) -> str:
@@ -63,6 +66,8 @@ def encode(messages: list[dict], tokenizer: Any, template: str, completion_only:
 def encode_rows(path: Path, tokenizer: Any, settings: dict) -> tuple[list[dict], list[dict]]:
     """Every row of a file, encoded or skipped with the reason.
 
+    Encoded rows keep their "id", "file" and, where they have one, "conflict_group".
+
     Raises:
         ValueError: no row is left.
     """
@@ -80,7 +85,7 @@ def encode_rows(path: Path, tokenizer: Any, settings: dict) -> tuple[list[dict],
             hint = f"longer than max_length {settings['max_length']} tokens; raise it or shorten the row"
             skipped.append(skip(row, "too_long", len(encoded["input_ids"]), hint, text))
             continue
-        kept.append(encoded)
+        kept.append({key: row[key] for key in ("id", "file", "conflict_group") if key in row} | encoded)
     if not kept:
         reasons = sorted({record["reason"] for record in skipped}) or ["the file is empty"]
         raise ValueError(f"{path}: no row is left ({', '.join(reasons)}); see max_length and the data")
@@ -113,7 +118,7 @@ def count(kept: list[dict], skipped: list[dict]) -> dict:
 
 
 def build_trainer(model: Any, tokenizer: Any, rows: list[dict], settings: dict, plan: training.Plan, work: Path) -> Any:
-    """A resumable SFTTrainer whose dataset is the plan: an item is the row indices of one batch."""
+    """A resumable SFTTrainer whose dataset is the plan: an item is the index of a batch, looked up when it is due."""
     import transformers
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
@@ -131,8 +136,10 @@ def build_trainer(model: Any, tokenizer: Any, rows: list[dict], settings: dict, 
         args=SFTConfig(
             **training.trainer_arguments(settings, plan, work), dataset_kwargs={"skip_prepare_dataset": True}
         ),
-        train_dataset=Dataset.from_dict({"batch": plan.batches}),
-        data_collator=lambda items: layout([rows[i] for i in items[0]["batch"]], settings, tokenizer.pad_token_id),
+        train_dataset=Dataset.from_dict({"batch": range(len(plan.batches))}),
+        data_collator=lambda items: layout(
+            [rows[i] for i in plan.batches[items[0]["batch"]]], settings, tokenizer.pad_token_id
+        ),
         processing_class=tokenizer,
     )
 
@@ -154,8 +161,13 @@ def main(args: argparse.Namespace) -> None:
     tokenizer = checkpoints.load_tokenizer(args.parent)
     rows, skipped = encode_rows(args.data, tokenizer, settings)
     valid_rows, valid_skipped = encode_rows(args.valid, tokenizer, settings)
+    if settings["buckets"] and not any("conflict_group" in row for row in rows):
+        raise ValueError(
+            f"buckets: no row of {args.data} has a conflict_group; the recipe needs treats: [data_conflict]"
+        )
+    domains = [row["file"] for row in rows] if settings["order"] == "sources" else None
     plan = training.Plan(
-        batches=packing.plan_batches(len(rows), settings["batch_size"], settings["epochs"], settings["seed"]),
+        batches=packing.plan_batches(len(rows), settings["batch_size"], settings["epochs"], settings["seed"], domains),
         accumulation=settings["gradient_accumulation"],
         lengths=[len(row["input_ids"]) for row in rows],
         saves=settings["saves"],
@@ -172,12 +184,39 @@ def main(args: argparse.Namespace) -> None:
         layout(valid_rows[start : start + size], settings, tokenizer.pad_token_id)
         for start in range(0, len(valid_rows), size)
     ]
-    log = training.train(trainer, plan, "sft", valid_batches)
+
+    def score(scored: list[dict]) -> list[training.Score]:
+        return training.score(trainer, scored, size, tokenizer.pad_token_id)
+
+    dealer = trajectory = progressive = None
+    if settings["buckets"] or settings["resample"]:
+        dealer = dealing.Dealer(
+            plan.batches, plan.accumulation, settings, rows, valid_rows, lambda some: [s.correct for s in score(some)]
+        )
+    if settings["trajectory"]:
+        step_rows = size * settings["gradient_accumulation"]
+        ends = packing.domain_ends(settings["epochs"], domains, step_rows) if domains else []
+        trajectory = training.Trajectory(
+            settings["trajectory"], ends, plan, rows, work / "trajectory", lambda: score(rows)
+        )
+    if settings["progressive"]:
+        delta = settings["progressive"]["delta"]
+        progressive = training.Progressive(plan, int(settings["epochs"]), delta, work / "epochs")
+    log = training.train(trainer, plan, "sft", valid_batches, dealer, trajectory, progressive)
 
     out = fresh_folder(args.out)
     if skipped or valid_skipped:
         write_jsonl(out / "skipped.jsonl", [*skipped, *valid_skipped])
-    counts = {"train": count(rows, skipped), "valid": count(valid_rows, valid_skipped), "steps": plan.steps}
+    counts = {"train": count(rows, skipped), "valid": count(valid_rows, valid_skipped), "steps": len(log)}
+    kept_steps = len(log)
+    if progressive:
+        kept_steps = progressive.ends[progressive.kept - 1]
+        counts["epochs"] = {"planned": len(progressive.ends), "kept": progressive.kept}
+        counts["kept_steps"] = kept_steps
+    if trajectory:
+        trajectory.write(out / "trajectory.parquet", kept_steps)
+    if dealer:
+        write_jsonl(out / "dealing.jsonl", dealer.log)
     training.save_checkpoint(
         out,
         trainer=trainer,

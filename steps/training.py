@@ -11,9 +11,10 @@ import math
 import os
 import random
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 # Read by huggingface_hub when it is first imported. TRL's trainers report each run to the hub otherwise.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -23,7 +24,8 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 
 from steps.checkpoints import ADAPTER_CONFIG, model_card
 from steps.common import Progress, read_json, write_json, write_manifest, write_text
-from steps.packing import IGNORED
+from steps.dealing import stop_epoch
+from steps.packing import IGNORED, collate
 
 LOG_COLUMNS = ("step", "epoch", "loss", "learning_rate", "grad_norm", "tokens", "valid_loss")
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
@@ -52,6 +54,14 @@ def check_settings(settings: dict) -> None:
         raise ValueError(f"schedule: {settings['schedule']} is none of {', '.join(SCHEDULES)}")
     if settings["precision"] not in PRECISIONS:
         raise ValueError(f"precision: {settings['precision']} is none of {', '.join(PRECISIONS)}")
+    if settings.get("progressive") and settings["epochs"] != int(settings["epochs"]):
+        raise ValueError(f"epochs: {settings['epochs']} must be whole with progressive, which looks after each epoch")
+    if settings.get("progressive") and settings["order"] != "shuffle":
+        raise ValueError("order: sources knows no epoch over all rows, after which progressive looks; write shuffle")
+    if settings.get("buckets") and settings["order"] != "shuffle":
+        raise ValueError(
+            f"order: {settings['order']} has no effect with buckets, which deal an epoch's rows; remove it"
+        )
 
 
 def uses_bf16(precision: str) -> bool:
@@ -109,6 +119,15 @@ class Plan:
     def save_steps(self) -> set[int]:
         return {self.steps * i // (self.saves + 1) for i in range(1, self.saves + 1)} - {0}
 
+    def epoch(self, step: int) -> float:
+        """Epochs seen after a step."""
+        return sum(map(len, self.batches[: step * self.accumulation])) / len(self.lengths)
+
+    def epoch_ends(self, epochs: int) -> list[int]:
+        """The step with which each of the first epochs is complete; it may hold rows of the next."""
+        step_rows = len(self.batches[0]) * self.accumulation
+        return [min(math.ceil(len(self.lengths) * e / step_rows), self.steps) for e in range(1, epochs + 1)]
+
     def progress(self) -> list[tuple[float, int]]:
         """After each step 0, 1, …: epochs and tokens (padding not counted) seen."""
         seen = [(0.0, 0)]
@@ -159,6 +178,8 @@ class Resumable:
     written beside it, synced, and renamed. They hold the trained parameters only, so an adapter's are small.
     """
 
+    dealer: Any = None  # a `dealing.Dealer` that changes the plan under way: its state is part of the run's
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         import numpy as np
         import torch
@@ -170,7 +191,7 @@ class Resumable:
         partial.mkdir(parents=True)
 
         optimizer = self.optimizer.state_dict()
-        tensors = {f"model.{n}": p.detach() for n, p in self.model.named_parameters() if p.requires_grad}
+        tensors = {f"model.{name}": tensor for name, tensor in trained_weights(self.model).items()}
         for index, state in optimizer["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
         tensors["random.torch"] = torch.random.get_rng_state()
@@ -183,6 +204,7 @@ class Resumable:
             "param_groups": optimizer["param_groups"],
             "scheduler": self.lr_scheduler.state_dict(),
             "random": {"python": random.getstate(), "numpy": [kind, keys.tolist(), *rest]},
+            "dealer": self.dealer and self.dealer.state(),
         }
         (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
         self.state.save_to_json(str(partial / "trainer_state.json"))
@@ -219,6 +241,8 @@ class Resumable:
                     states.setdefault(int(index), {})[name] = file.get_tensor(key)
         self.optimizer.load_state_dict({"state": states, "param_groups": saved["param_groups"]})
         self.lr_scheduler.load_state_dict(saved["scheduler"])
+        if self.dealer:
+            self.dealer.restore(saved["dealer"])
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         import numpy as np
@@ -242,6 +266,13 @@ def saved_states(work: Path) -> list[Path]:
     return sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
 
 
+def trained_weights(model: Any) -> dict[str, Any]:
+    return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+# --- what is measured under way ------------------------------------------------------------------
+
+
 def valid_loss(trainer: Any, batches: list[dict]) -> float:
     """Mean loss per trained token over collated batches, in evaluation mode."""
     import torch
@@ -257,19 +288,168 @@ def valid_loss(trainer: Any, batches: list[dict]) -> float:
     return total / tokens
 
 
-def train(trainer: Any, plan: Plan, name: str, valid_batches: list[dict]) -> list[dict]:
-    """Run or resume a trainer to the end of its plan; returns the log, one {column: value} per step."""
+class Score(NamedTuple):
+    """How a model does on the trained tokens of one row, each predicted from the true ones before it.
+
+    Attributes:
+        loss: mean negative log-probability.
+        correct: every token is the most probable one.
+        weakest: probability of the least probable one.
+    """
+
+    loss: float
+    correct: bool
+    weakest: float
+
+
+def score(trainer: Any, rows: list[dict], batch_size: int, pad_token_id: int) -> list[Score]:
+    """The score of every row, in evaluation mode; draws no random numbers."""
+    import torch
+
+    scores: dict[int, Score] = {}
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))
+    trainer.model.eval()
+    for start in range(0, len(rows), batch_size):
+        members = order[start : start + batch_size]
+        batch = collate([rows[i] for i in members], [[i] for i in range(len(members))], pad_token_id)
+        inputs = trainer._prepare_inputs(batch)
+        labels = inputs.pop("labels")[:, 1:]
+        with torch.no_grad(), trainer.compute_loss_context_manager():
+            logits = trainer.model(**inputs, use_cache=False).logits[:, :-1]
+        trained = labels != IGNORED
+        logits, labels = logits[trained].float(), labels[trained]
+        chosen = logits.gather(1, labels[:, None])[:, 0] - logits.logsumexp(-1)
+        right = logits.argmax(-1) == labels
+        sizes = trained.sum(1).tolist()
+        for i, values, hits in zip(members, chosen.split(sizes), right.split(sizes), strict=True):
+            scores[i] = Score(-values.mean().item(), hits.all().item(), values.min().exp().item())
+    return [scores[i] for i in range(len(rows))]
+
+
+class Trajectory:
+    """The scores of every training row at equal distances, the last at the end of training, and where a source ends.
+
+    Each point is a file of the work folder, written by rename: a resumed run finds those of the steps it need not
+    repeat, and writes the others again with the same bytes.
+
+    Args:
+        points: how many; fewer where there are fewer steps.
+        ends: steps at which to look besides.
+        rows: encoded training rows with their "id" and "file".
+        measure: gives the score of every row.
+    """
+
+    def __init__(
+        self,
+        points: int,
+        ends: list[int],
+        plan: Plan,
+        rows: list[dict],
+        folder: Path,
+        measure: Callable[[], list[Score]],
+    ):
+        self.plan, self.rows, self.folder, self.measure = plan, rows, folder, measure
+        self.steps = {plan.steps * i // points for i in range(1, points + 1)} - {0} | {*ends}
+
+    def after(self, step: int) -> None:
+        if step not in self.steps:
+            return
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        types = {"id": pa.string(), "file": pa.string(), "step": pa.int32(), "epoch": pa.float64()}
+        types |= {"loss": pa.float64(), "correct": pa.bool_(), "weakest": pa.float64()}
+        place = {"step": step, "epoch": self.plan.epoch(step)}
+        scored = zip(self.rows, self.measure(), strict=True)
+        points = [{"id": row["id"], "file": row["file"], **place, **score._asdict()} for row, score in scored]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = self.folder / "partial"
+        pq.write_table(pa.Table.from_pylist(points, schema=pa.schema(types)), partial)
+        partial.replace(self.folder / f"{step}.parquet")
+
+    def write(self, path: Path, end: int) -> None:
+        """All points up to the step whose weights are kept, that one included."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if end not in self.steps:
+            self.steps.add(end)
+            self.after(end)
+        tables = [pq.read_table(self.folder / f"{step}.parquet") for step in sorted(self.steps) if step <= end]
+        pq.write_table(pa.concat_tables(tables).combine_chunks(), path)
+
+
+class Progressive:
+    """Epochs until the validation loss rises: the weights of each epoch's end are put aside until the next one's.
+
+    Attributes:
+        ends: the step with which each epoch is complete.
+        kept: the epoch, counted from 1, whose weights the model has when training is over.
+    """
+
+    def __init__(self, plan: Plan, epochs: int, delta: float, folder: Path):
+        self.ends, self.delta, self.folder, self.kept = plan.epoch_ends(epochs), delta, folder, epochs
+
+    def after(self, trainer: Any, losses: dict[int, float]) -> bool:
+        """Whether training stops; `losses` are the validation losses so far, by step."""
+        from safetensors.torch import save_file
+
+        done = [step for step in self.ends if step in losses]
+        stopped = stop_epoch([losses[step] for step in done], self.delta)
+        if stopped is not None:
+            self.kept = stopped - 1
+            return True
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_file(trained_weights(trainer.model), self.folder / "partial")
+        (self.folder / "partial").replace(self.folder / f"{done[-1]}.safetensors")
+        for step in {*done} - {*done[-2:]}:
+            (self.folder / f"{step}.safetensors").unlink(missing_ok=True)
+        return False
+
+    def restore(self, trainer: Any) -> None:
+        """Give the model the weights of the kept epoch."""
+        import torch
+        from safetensors.torch import load_file
+
+        weights = load_file(self.folder / f"{self.ends[self.kept - 1]}.safetensors")
+        with torch.no_grad():
+            for name, parameter in trained_weights(trainer.model).items():
+                parameter.copy_(weights[name])
+
+
+def train(
+    trainer: Any,
+    plan: Plan,
+    name: str,
+    valid_batches: list[dict],
+    dealer: Any = None,
+    trajectory: Trajectory | None = None,
+    progressive: Progressive | None = None,
+) -> list[dict]:
+    """Run or resume a trainer to the end of its plan; returns the log, one {column: value} per step.
+
+    With `progressive` the run may end before its plan; the log is of all steps, the weights are of the kept epoch.
+    """
     from transformers import PrinterCallback, TrainerCallback
 
     progress = Progress(name, plan.steps, "step")
+    epoch_ends = progressive.ends if progressive else []
 
     class Watch(TrainerCallback):
         """Puts the state aside where the plan says, measures the valid loss there and at the end, shows progress."""
 
         def on_step_end(self, args, state, control, **kwargs):
-            control.should_save = state.global_step in plan.save_steps
-            if valid_batches and (control.should_save or state.global_step == plan.steps):
-                state.log_history.append({"step": state.global_step, "valid_loss": valid_loss(trainer, valid_batches)})
+            step = state.global_step
+            control.should_save = step in plan.save_steps
+            for watcher in filter(None, (dealer, trajectory)):
+                watcher.after(step)
+            if valid_batches and (control.should_save or step == plan.steps or step in epoch_ends):
+                state.log_history.append({"step": step, "valid_loss": valid_loss(trainer, valid_batches)})
+            if step in epoch_ends:
+                losses = {entry["step"]: entry["valid_loss"] for entry in state.log_history if "valid_loss" in entry}
+                if progressive.after(trainer, losses):
+                    # A state saved here would be resumed beyond the stop.
+                    control.should_training_stop, control.should_save = True, False
 
         def on_log(self, args, state, control, logs=None, **kwargs):
             if "loss" in logs:
@@ -279,13 +459,18 @@ def train(trainer: Any, plan: Plan, name: str, valid_batches: list[dict]) -> lis
 
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Watch())
+    trainer.dealer = dealer
     states = saved_states(Path(trainer.args.output_dir))
     trainer.train(resume_from_checkpoint=str(states[-1]) if states else None)
 
     done = trainer.state.global_step
-    assert done == plan.steps, f"trained {done} of {plan.steps} planned steps"
+    if progressive and progressive.kept < len(epoch_ends):
+        assert done == epoch_ends[progressive.kept], f"stopped at step {done}, not at the end of an epoch"
+        progressive.restore(trainer)
+    else:
+        assert done == plan.steps, f"trained {done} of {plan.steps} planned steps"
     seen = plan.progress()
-    rows = [{"step": s, "epoch": seen[s][0], "tokens": seen[s][1]} for s in range(plan.steps + 1)]
+    rows = [{"step": s, "epoch": seen[s][0], "tokens": seen[s][1]} for s in range(done + 1)]
     for entry in trainer.state.log_history:
         rows[entry["step"]] |= {key: entry[key] for key in entry.keys() & {*LOG_COLUMNS} - {"epoch", "tokens"}}
     return rows[1:]
@@ -351,5 +536,5 @@ def save_checkpoint(
         counts=counts,
         seed=settings["seed"],
         started=started,
-        tokens=log[-1]["tokens"],
+        tokens=log[-1]["tokens"] if log else 0,
     )

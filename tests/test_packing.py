@@ -72,6 +72,18 @@ def test_plan_follows_the_seed():
     assert first != second
 
 
+def test_every_epoch_of_a_source_comes_before_the_next_source():
+    domains = ["b", "a", "b", "c", "a", "b"]
+    order = [row for batch in packing.plan_batches(6, 4, 2, seed=0, domains=domains) for row in batch]
+    assert [domains[row] for row in order] == ["b"] * 6 + ["a"] * 4 + ["c"] * 2
+    for epoch, of in ((order[:3], "b"), (order[3:6], "b"), (order[6:8], "a"), (order[8:10], "a")):
+        assert sorted(epoch) == [row for row in range(6) if domains[row] == of]
+    # One and a half epochs are 4, 3 and 2 rows: the sources end with rows 4, 7 and 9, in steps of two rows.
+    assert packing.domain_ends(1.5, domains, 2) == [2, 4, 5]
+    wide = [packing.plan_batches(60, 60, 1, seed, ["x", "y"] * 30)[0] for seed in (0, 1)]
+    assert wide[0] != wide[1] and wide[0] != sorted(wide[0], key=lambda row: (row % 2, row))
+
+
 @pytest.fixture(scope="module")
 def model(tiny_checkpoint):
     import torch

@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from random import Random
 
 import pytest
 
-from steps import checkpoints, sft, training
+from steps import checkpoints, dealing, sft, training
 from steps.common import read_json, read_jsonl, sha256_file, write_json, write_jsonl
 
 ROOT = Path(__file__).parent.parent
@@ -33,6 +34,11 @@ SETTINGS = {
     "gradient_checkpointing": False,
     "saves": 3,
     "adapter": {"kind": "full"},
+    "order": "shuffle",
+    "trajectory": 0,
+    "buckets": None,
+    "resample": None,
+    "progressive": None,
     "seed": 0,
     "data": "problems",
 }
@@ -156,8 +162,6 @@ def undisturbed(tiny_checkpoint, data, tmp_path_factory) -> Path:
 
 def test_weights_match_a_plain_loop(undisturbed, tiny_checkpoint, data, tokenizer):
     """Packing, accumulation and the trainer against a loop over single rows, written out."""
-    import math
-
     import torch
     from safetensors.torch import load_file
 
@@ -301,6 +305,148 @@ def test_other_settings_do_not_resume(tiny_checkpoint, data):
     assert fingerprint(SETTINGS, [data["data"]]) != fingerprint(other, [data["data"]])
 
 
+# --- watched and steered -------------------------------------------------------------------------
+
+
+def test_trajectory_is_what_a_plain_loop_finds_and_changes_nothing(undisturbed, tiny_checkpoint, data, tmp_path):
+    """Every row alone, no padding: loss, correctness and weakest token of the final weights."""
+    import pyarrow.parquet as pq
+    import torch
+
+    settings = SETTINGS | {"trajectory": 4}
+    out = run(settings, tiny_checkpoint, data, tmp_path)
+    for name in ("model.safetensors", "training_log.csv"):
+        assert sha256_file(out / name) == sha256_file(undisturbed / name)
+    points = pq.read_table(out / "trajectory.parquet").to_pylist()
+    assert [point["step"] for point in points] == [step for step in (1, 3, 4, 6) for _ in range(48)]
+    assert [point["id"] for point in points] == [f"rows:{i}" for i in range(48)] * 4
+    assert {(point["step"], point["epoch"]) for point in points} == {(1, 8 / 48), (3, 0.5), (4, 32 / 48), (6, 1.0)}
+
+    model = checkpoints.load_model(out, torch.float32).eval()
+    kept, _ = sft.encode_rows(data["data"], checkpoints.load_tokenizer(out), SETTINGS)
+    for row, point in zip(kept, points[-48:], strict=True):
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([row["input_ids"]])).logits[0]
+        found = [(logits[i - 1].softmax(-1)[t].item(), logits[i - 1].argmax().item() == t)
+                 for i, t in enumerate(row["labels"]) if i and t != -100]  # fmt: skip
+        losses = [-math.log(probability) for probability, _ in found]
+        assert point["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+        assert point["weakest"] == pytest.approx(min(probability for probability, _ in found), rel=1e-3)
+        assert point["correct"] == all(right for _, right in found)
+
+
+def test_sources_are_gone_through_one_after_the_other(tiny_checkpoint, data, tmp_path, monkeypatch):
+    two = [row | {"file": f"{row['row'] % 2}.jsonl"} for row in read_jsonl(data["data"])]
+    write_jsonl(tmp_path / "train.jsonl", two)
+    plans = []
+    build = sft.build_trainer
+    monkeypatch.setattr(sft, "build_trainer", lambda *args: plans.append(args[-2]) or build(*args))
+    run(SETTINGS | {"order": "sources"}, tiny_checkpoint, data | {"data": tmp_path / "train.jsonl"}, tmp_path)
+    assert [row % 2 for batch in plans[0].batches for row in batch] == [0] * 24 + [1] * 24
+
+
+# A rate at which this model learns the rows and then falls back, so that there is something to steer.
+STEERED = {"learning_rate": 2e-2, "schedule": "constant", "warmup_ratio": 0.0, "epochs": 4, "saves": 5, "trajectory": 3}
+
+
+@pytest.fixture(scope="module")
+def steered_data(tmp_path_factory) -> dict[str, Path]:
+    """Three domains, one of them without validation rows; every fourth row pairs with the next."""
+    folder = tmp_path_factory.mktemp("steered")
+    train = [
+        row | {"file": f"{'abc'[i % 3]}.jsonl", "conflict_group": f"g{i // 4}" if i % 4 < 2 else None}
+        for i, row in enumerate(rows(48, seed=1))
+    ]
+    write_jsonl(folder / "train.jsonl", train)
+    valid = [row | {"file": f"{'ab'[i % 2]}.jsonl"} for i, row in enumerate(rows(8, seed=2))]
+    write_jsonl(folder / "valid.jsonl", valid)
+    return {"data": folder / "train.jsonl", "valid": folder / "valid.jsonl"}
+
+
+@pytest.mark.parametrize(
+    "steering",
+    [
+        {"buckets": {"every": 3}, "resample": {"every": 2, "drop": 0.05, "share": 0.5}, "adapter": LORA},
+        {"progressive": {"delta": 0.05}, "epochs": 6},
+    ],
+)
+def test_a_steered_run_that_is_killed_ends_the_same(tiny_checkpoint, steered_data, tmp_path, monkeypatch, steering):
+    """Killed as it puts away its third state, then once more right before the end."""
+    monkeypatch.setattr(dealing, "fallen", lambda before, now, drop: sorted(now))
+    settings = SETTINGS | STEERED | steering
+    expected = hashes(run(settings, tiny_checkpoint, steered_data, tmp_path / "undisturbed"))
+
+    calls = 0
+
+    def cut(self, target):
+        nonlocal calls
+        calls += self.name == "partial" and target.name.startswith("checkpoint-")
+        if calls == 3:
+            raise Killed
+        return rename(self, target)
+
+    rename = Path.rename
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", cut)
+        with pytest.raises(Killed):
+            run(settings, tiny_checkpoint, steered_data, tmp_path / "killed")
+
+    def late(*args, **kwargs):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "save_checkpoint", late)
+        with pytest.raises(Killed):
+            run(settings, tiny_checkpoint, steered_data, tmp_path / "killed")
+    assert list((tmp_path / "killed" / "work").glob("*/checkpoint-*"))
+    assert hashes(run(settings, tiny_checkpoint, steered_data, tmp_path / "killed")) == expected
+
+
+def test_dealing_is_logged_and_keeps_the_budget(undisturbed, tiny_checkpoint, steered_data, tmp_path, monkeypatch):
+    """Every domain counts as fallen: the tiny model has no row right."""
+    monkeypatch.setattr(dealing, "fallen", lambda before, now, drop: sorted(now))
+    plans = []
+    build = sft.build_trainer
+    monkeypatch.setattr(sft, "build_trainer", lambda *args: plans.append(args[-2]) or build(*args))
+    change = {"epochs": 2, "buckets": {"every": 4}, "resample": {"every": 3, "drop": 0.05, "share": 0.5}}
+    settings = SETTINGS | STEERED | change
+    out = run(settings, tiny_checkpoint, steered_data, tmp_path)
+    log = list(read_jsonl(out / "dealing.jsonl"))
+    assert [(line["step"], line["kind"]) for line in log] == [
+        (0, "buckets"), (3, "resample"), (4, "buckets"), (6, "resample"), (8, "buckets"), (9, "resample")
+    ]  # fmt: skip
+    assert log[0]["groups_open"] == 12
+    looks = [line for line in log if line["kind"] == "resample"]
+    assert all(line["left_out"] == ["c.jsonl"] and set(line["accuracies"]) == {"a.jsonl", "b.jsonl"} for line in looks)
+    # Two of the four rows of each of the batches of three steps, fewer where the run ends before.
+    assert [line["replaced"] for line in looks] == [12, 12, 2 * 2 * 2]
+    assert [len(batch) for batch in plans[0].batches] == [4] * 24
+    assert read_json(out / "manifest.json")["counts"]["steps"] == 12
+
+
+def test_progressive_keeps_the_epoch_before_the_rise(tiny_checkpoint, steered_data, tmp_path):
+    """The weights are those of a run that has the same steps and is cut at the kept epoch."""
+    settings = SETTINGS | STEERED | {"progressive": {"delta": 0.05}, "epochs": 8}
+    out = run(settings, tiny_checkpoint, steered_data, tmp_path / "progressive")
+    counts = read_json(out / "manifest.json")["counts"]
+    lines = [line.split(",") for line in (out / "training_log.csv").read_text().splitlines()[1:]]
+    losses = [float(line[-1]) for line in lines if int(line[0]) % 6 == 0]
+    kept = counts["epochs"]["kept"]
+    assert counts["epochs"]["planned"] == 8 and kept == len(losses) - 1 < 7, "the rate is to let the loss rise"
+    assert losses[kept] > losses[kept - 1] + 0.05
+    assert all(after <= before + 0.05 for before, after in zip(losses[: kept - 1], losses[1:kept], strict=True))
+    assert counts["steps"] == len(lines) == 6 * (kept + 1) and counts["kept_steps"] == 6 * kept
+
+    whole = SETTINGS | STEERED | {"epochs": kept, "trajectory": 0}
+    reference = run(whole, tiny_checkpoint, steered_data, tmp_path / "reference")
+    assert sha256_file(out / "model.safetensors") == sha256_file(reference / "model.safetensors")
+
+    import pyarrow.parquet as pq
+
+    steps = pq.read_table(out / "trajectory.parquet")["step"].to_pylist()
+    assert steps[-1] == 6 * kept and steps == sorted(steps)
+
+
 # --- adapters ------------------------------------------------------------------------------------
 
 
@@ -338,11 +484,18 @@ def test_lora_loads_on_the_untouched_parent_and_can_be_a_parent(tiny_checkpoint,
         ({"adapter": {"kind": "dora"}}, "adapter.kind: dora"),
         ({"schedule": "cosin"}, "schedule: cosin"),
         ({"precision": "fp16"}, "precision: fp16"),
+        ({"progressive": {"delta": 0.01}, "epochs": 2.5}, "epochs: 2.5 must be whole"),
+        ({"buckets": {"every": 5}, "order": "sources"}, "order: sources"),
     ],
 )
 def test_bad_settings_name_their_key(change, message):
     with pytest.raises(ValueError, match=message):
         training.check_settings(SETTINGS | change)
+
+
+def test_buckets_need_rows_that_name_their_group(tiny_checkpoint, data, tmp_path):
+    with pytest.raises(ValueError, match="no row of .*train.jsonl has a conflict_group"):
+        run(SETTINGS | {"buckets": {"every": 2}}, tiny_checkpoint, data, tmp_path)
 
 
 def test_a_missing_or_truncated_parent_is_named(tiny_checkpoint, tmp_path):
