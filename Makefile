@@ -34,9 +34,10 @@ test: lint
 
 # Needs the training rows of the demo.
 bench: setup
-	snakemake --cores all results/fable/data/problems/bucket/train.jsonl
+	snakemake --cores all results/fable/data/problems/bucket/train.jsonl results/fable/data/lessons/bucket/train.jsonl
 	python -m benches.sft_throughput
 	python -m benches.clean
+	python -m benches.detection
 
 # What another clone has pushed, checked against dvc.lock.
 pull: setup

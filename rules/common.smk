@@ -56,15 +56,36 @@ def parent_folders(wildcards):
     return [GRAPH.folder(parent) for parent in GRAPH.nodes[wildcards.node].parents]
 
 
-def rows(path):
-    """An input function: a file of the data set that a node trains on."""
-    return lambda wildcards: f"{GRAPH.results}/data/{GRAPH.nodes[wildcards.node].data}/{path}"
+def checkpoint(name):
+    """What tells that a node or model is there, with all that an adapter needs below it."""
+    return [file for ancestor in GRAPH.ancestors(name) for file in GRAPH.edges(ancestor)]
+
+
+def diagnosis(step, file):
+    """An input function: what a step found about the node that a treatment treats."""
+    return lambda wildcards: f"{GRAPH.results}/{step}/{GRAPH.nodes[wildcards.node].treatment['diagnosis']}/{file}"
+
+
+def treatment(wildcards):
+    node = GRAPH.nodes[wildcards.node]
+    told = {"causes": node.treatment["causes"], "at_random": node.treatment["at_random"], "seed": node.seed}
+    return json.dumps(told, sort_keys=True)
+
+
+def only(names):
+    """A wildcard constraint: these nodes."""
+    return "|".join(map(re.escape, names)) or "none^"
 
 
 def node_names(stage):
-    """A wildcard constraint: the nodes of a stage."""
-    return "|".join(re.escape(node.name) for node in GRAPH.nodes.values() if node.stage == stage) or "none^"
+    return [node.name for node in GRAPH.nodes.values() if node.stage == stage]
 
 
-def evaluations(study):
+def evaluations(study=None):
     return [f"{GRAPH.results}/evaluation/{name}/manifest.json" for name in GRAPH.measured(study)]
+
+
+def findings(study=None):
+    """Which rows the nodes of a study, or of all, did not learn, why, and how right that is."""
+    steps = {"detect": GRAPH.detected, "attribute": GRAPH.diagnosed, "score_causes": GRAPH.scored}
+    return [f"{GRAPH.results}/{step}/{name}/manifest.json" for step, nodes in steps.items() for name in nodes(study)]

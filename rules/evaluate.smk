@@ -3,7 +3,7 @@
 
 rule evaluate:
     input:
-        checkpoint=lambda wildcards: [f for name in GRAPH.ancestors(wildcards.name) for f in GRAPH.edges(name)],
+        checkpoint=lambda wildcards: checkpoint(wildcards.name),
         tasks=GRAPH.evaluation_edges(),
         templates=sorted(str(path) for path in Path("tasks").iterdir()),
         valid=expand("results/{{workload}}/data/{dataset}/split/valid.jsonl", dataset=GRAPH.params["evaluate"]["valid"]),

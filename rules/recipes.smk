@@ -4,8 +4,8 @@
 rule sft:
     input:
         parent=parents,
-        train=rows("bucket/train.jsonl"),
-        valid=rows("split/valid.jsonl"),
+        train=lambda wildcards: GRAPH.train_rows(wildcards.node),
+        valid=lambda wildcards: f"{GRAPH.results}/data/{GRAPH.nodes[wildcards.node].data}/split/valid.jsonl",
         code=dag.code_files("steps.sft"),
     output:
         manifest="results/{workload}/{study}/{node}/manifest.json",
@@ -14,7 +14,7 @@ rule sft:
     benchmark:
         "benchmarks/{workload}/{study}/{node}.tsv"
     wildcard_constraints:
-        node=node_names("sft"),
+        node=only(node_names("sft")),
     conda:
         "../environment.yaml"
     resources:
@@ -29,6 +29,33 @@ rule sft:
         " --valid {input.valid} --work {params.work} --out {params.out} &> {log}"
 
 
+rule cpt:
+    input:
+        parent=parents,
+        documents="results/{workload}/mixture/{node}/documents.jsonl",
+        code=dag.code_files("steps.cpt"),
+    output:
+        manifest="results/{workload}/{study}/{node}/manifest.json",
+    log:
+        "logs/{workload}/{study}/{node}.log",
+    benchmark:
+        "benchmarks/{workload}/{study}/{node}.tsv"
+    wildcard_constraints:
+        node=only(node_names("cpt")),
+    conda:
+        "../environment.yaml"
+    resources:
+        gpu=GPU,
+    params:
+        settings=node_settings,
+        parent=parent_folders,
+        work="work/{workload}/{node}",
+        out=subpath(output.manifest, parent=True),
+    shell:
+        "python -m steps.cpt --settings {params.settings:q} --parent {params.parent} --data {input.documents}"
+        " --work {params.work} --out {params.out} &> {log}"
+
+
 rule merge:
     input:
         parents=parents,
@@ -40,7 +67,7 @@ rule merge:
     benchmark:
         "benchmarks/{workload}/{study}/{node}.tsv"
     wildcard_constraints:
-        node=node_names("merge"),
+        node=only(node_names("merge")),
     conda:
         "../environment.yaml"
     params:

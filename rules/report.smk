@@ -13,10 +13,11 @@ rule report:
         dirt=expand(
             "results/{workload}/data/{dataset}/score_dirt/manifest.json",
             workload=GRAPH.params["workload"],
-            dataset=[name for name in GRAPH.used_data() if GRAPH.from_world(name)],
+            dataset=[name for name in GRAPH.used_data() if GRAPH.from_world(name, "raw/")],
         ),
         checkpoints=[edge for name in GRAPH.measured() for edge in GRAPH.edges(name)],
-        evaluations=evaluations(None),
+        evaluations=evaluations(),
+        findings=findings(),
         code=[*dag.code_files("steps.report"), *sorted(map(str, Path("steps/templates").iterdir()))],
     output:
         page=report(

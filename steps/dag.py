@@ -24,6 +24,7 @@ def code_files(module: str, root: Path = Path()) -> list[str]:
     Returns:
         Paths relative to `root`, sorted. Imports inside functions count.
     """
+    assert _source(module, root), f"{module}: there is no such step in {root.absolute()}"
     found: set[Path] = set()
     queue = [PACKAGE, module]
     while queue:
@@ -114,10 +115,68 @@ class Graph:
         models = [a for name in nodes for a in self.ancestors(name) if a not in self.nodes]
         return list(dict.fromkeys([*models, *nodes]))
 
+    def root(self, name: str) -> str:
+        """The model that a node descends from by first parents."""
+        while name in self.nodes:
+            name = self.nodes[name].parents[0]
+        return name
+
+    def detected(self, study: str | None = None) -> list[str]:
+        """The nodes of a study, or of all, whose training rows are examined one by one."""
+        studies = self.params["studies"]
+        return [
+            name
+            for name, node in self.nodes.items()
+            if node.stage == "sft" and study in (None, node.study) and "detect" in studies[node.study]
+        ]
+
+    def diagnosed(self, study: str | None = None) -> list[str]:
+        """The detected nodes whose unlearned rows are attributed to causes."""
+        return [name for name in self.detected(study) if self.nodes[name].settings["trajectory"]]
+
+    def scored(self, study: str | None = None) -> list[str]:
+        """The detected nodes of whose rows the world knows which cannot be learned, and why."""
+        return [name for name in self.detected(study) if self.from_world(self.examined(name), "lessons/")]
+
+    def examined(self, name: str) -> str:
+        """The data set whose training rows a detected node is examined on."""
+        return self.params["studies"][self.nodes[name].study]["detect"]
+
+    def all_rows(self, dataset: str) -> str:
+        """The training rows of a data set."""
+        return f"{self.results}/data/{dataset}/bucket/train.jsonl"
+
+    def input_rows(self, name: str) -> str:
+        """The training rows that an sft node has before its own treatment: its parent's where that trains on the same
+        data set, so that a removed row stays removed."""
+        node = self.nodes[name]
+        parent = self.nodes.get(node.parents[0])
+        if parent and parent.stage == "sft" and parent.data == node.data:
+            return self.train_rows(parent.name)
+        return self.all_rows(node.data)
+
+    def train_rows(self, name: str) -> str:
+        """The rows that an sft node trains on."""
+        return f"{self.results}/treat/{name}/train.jsonl" if self.nodes[name].treatment else self.input_rows(name)
+
+    def relabelled(self, name: str) -> str | None:
+        """The file of the rows that a treatment took out of a node's training, with the answers they should have."""
+        while name in self.nodes:
+            node = self.nodes[name]
+            if node.treatment and "data_conflict" in node.treatment["causes"]:
+                return f"{self.results}/treat/{name}/relabelled.jsonl"
+            name = node.parents[0]
+        return None
+
+    def edge(self, file: str) -> str:
+        """The file that stands for a file in the DAG: the manifest of the world that has it, or itself."""
+        return f"{self.world}manifest.json" if file.startswith(self.world) else file
+
     def used_data(self) -> list[str]:
-        """The data sets that a recipe trains on or that give the perplexity."""
-        names = [node.data for node in self.nodes.values() if node.data]
-        return list(dict.fromkeys([*names, self.params["evaluate"]["valid"]]))
+        """The data sets that a recipe trains on, that a study examines or that give the perplexity."""
+        trained = [node.data for node in self.nodes.values() if node.data]
+        examined = [self.examined(name) for name in self.detected()]
+        return list(dict.fromkeys([*trained, *examined, self.params["evaluate"]["valid"]]))
 
     def sources(self, dataset: str) -> list[dict]:
         """The sources of a data set, each path where its file lies once it is there."""
@@ -135,12 +194,12 @@ class Graph:
             if "revision" in source:
                 edges.append(f"{self.results}/download/data/{dataset}/manifest.json")
             else:
-                edges.append(f"{self.world}manifest.json" if source["path"].startswith(self.world) else source["path"])
+                edges.append(self.edge(source["path"]))
         return list(dict.fromkeys(edges))
 
-    def from_world(self, dataset: str) -> bool:
-        """Whether the rows come from the embedded world, whose dirt is known."""
-        return f"{self.world}manifest.json" in self.source_edges(dataset)
+    def from_world(self, dataset: str, folder: str) -> bool:
+        """Whether rows come from a folder of the world: of `raw/` the dirt is known, of `lessons/` the causes."""
+        return any(source["path"].startswith(self.world + folder) for source in self.params["data"][dataset]["sources"])
 
     def evaluation_files(self) -> list[str]:
         """The files with the questions of every task: what training rows must not repeat.
@@ -160,7 +219,7 @@ class Graph:
         tasks = self.params["evaluate"]["tasks"].values()
         shots = [path for task in tasks for path in task.get("data_files", {}).values()]
         files = [*self.evaluation_files(), *shots]
-        return list(dict.fromkeys(f"{self.world}manifest.json" if f.startswith(self.world) else f for f in files))
+        return list(dict.fromkeys(map(self.edge, files)))
 
     def describe(self) -> dict:
         """All that the report is told: every section of the settings, and the graph they resolve to."""
@@ -168,6 +227,9 @@ class Graph:
             "nodes": [{**node.to_dict(), "folder": self.folder(name)} for name, node in self.nodes.items()],
             "checkpoints": self.measured(),
             "datasets": self.used_data(),
+            "detect": {name: study["detect"] for name, study in self.params["studies"].items() if "detect" in study},
+            "detected": self.detected(),
+            "diagnosed": self.diagnosed(),
         }
         return {**self.params, "graph": graph}
 
@@ -191,7 +253,14 @@ class Graph:
             if "revision" not in source
         ]
         tasks = [("evaluate: the data of a task", file) for file in self.evaluation_edges()]
-        for where, file in [*rows, *tasks]:
+        library = [("evidence.library", file) for file in self.params["evidence"]["library"] if self.diagnosed()]
+        documents = [
+            (f"mixture.{key}", file)
+            for key in ("general", "library")
+            for file in self.params["mixture"][key]
+            if any(node.stage == "cpt" for node in self.nodes.values())
+        ]
+        for where, file in [*rows, *tasks, *library, *documents]:
             if file.startswith(self.world):
                 if "world" not in self.params:
                     raise ValueError(

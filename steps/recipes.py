@@ -16,20 +16,28 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
 # Keys of a recipe that place it in the graph; every other key is a setting of its stage.
-GRAPH_KEYS = ("stage", "from", "data", "seeds", "grid")
+GRAPH_KEYS = ("stage", "from", "data", "seeds", "grid", "diagnosis", "treats", "at_random")
 # Folders of results/<workload>/ that are not studies.
-RESERVED_STUDIES = ("world", "data", "evaluation", "download", "pretrain")
+RESERVED_STUDIES = (
+    "world", "data", "evaluation", "download", "pretrain",
+    "detect", "evidence", "attribute", "mixture", "treat", "score_causes",
+)  # fmt: skip
 # Stages that draw random numbers: their nodes are repeated by `seeds`. The others inherit the seeds of their parents.
-RANDOM_STAGES = ("sft",)
+RANDOM_STAGES = ("sft", "cpt")
 # Stages that train on rows: they need `data`.
 DATA_STAGES = ("sft",)
 # How many parents a stage takes, (least, most).
-PARENTS = {"sft": (1, 1), "merge": (2, None)}
+PARENTS = {"sft": (1, 1), "cpt": (1, 1), "merge": (2, None)}
+# The causes that a stage treats: cpt by documents, sft by a change of its rows.
+TREATS = {"sft": ("data_conflict", "insufficient_optimisation"), "cpt": ("missing_knowledge", "base_conflict")}
 
 
 @dataclass(frozen=True)
 class Node:
-    """One checkpoint to make. `parents` name nodes or entries of `models`; `settings` is all that its step is told."""
+    """One checkpoint to make. `parents` name nodes or entries of `models`; `settings` is all that its step is told.
+
+    `treatment` is {"diagnosis": the node whose unlearned rows it treats, "causes": […], "at_random": bool}, or None.
+    """
 
     name: str
     recipe: str
@@ -40,6 +48,7 @@ class Node:
     seed: int | None
     point: dict[str, Any]
     settings: dict[str, Any]
+    treatment: dict[str, Any] | None
 
     def to_dict(self) -> dict:
         return {**asdict(self), "parents": list(self.parents)}
@@ -55,10 +64,16 @@ def complete(params: dict, schema: dict) -> dict:
     if isinstance(params.get("workload"), str):
         params = json.loads(json.dumps(params).replace("{workload}", params["workload"]))
     _check(params, schema, schema, where="")
-    for key, name in (("bucket.model", params["bucket"]["model"]), ("evaluate.valid", params["evaluate"]["valid"])):
-        section = {"bucket.model": "models", "evaluate.valid": "data"}[key]
+    named = [
+        ("bucket.model", params["bucket"]["model"], "models"),
+        ("evaluate.valid", params["evaluate"]["valid"], "data"),
+    ]
+    named += [
+        (f"studies.{k}.detect", study["detect"], "data") for k, study in params["studies"].items() if "detect" in study
+    ]
+    for key, name, section in named:
         if name not in params[section]:
-            raise ValueError(f"{key}: no entry `{name}` in {section}:{_meant(name, params[section])}")
+            raise ValueError(f"{key}: no entry `{name}` in {section}{_meant(name, params[section])}")
     return params
 
 
@@ -111,25 +126,31 @@ def _collect(params: dict) -> dict[str, tuple[str, dict]]:
 
 
 def _ordered(recipes: dict[str, tuple[str, dict]], models: dict) -> Iterator[str]:
-    """Names of the recipes, parents first. A parent may be a recipe, one point of a gridded recipe, or a model."""
+    """Names of the recipes, those first that another starts from or treats.
+
+    Those may be a recipe, one point of a gridded recipe, or a model.
+    """
     done: set[str] = set()
 
     def visit(name: str, path: tuple[str, ...]) -> Iterator[str]:
         study, recipe = recipes[name]
-        where = f"studies.{study}.recipes.{name}.from"
-        if name in path:
-            cycle = " -> ".join((*path[path.index(name) :], name))
-            raise ValueError(f"{where}: the recipes form a cycle, {cycle}; start one of them from a model")
         if name in done:
             return
-        for parent in recipe["from"]:
-            if parent in models:
+        path = (*path, name)
+        diagnosis = [("diagnosis", recipe["diagnosis"])] if "diagnosis" in recipe else []
+        for key, other in [*(("from", parent) for parent in recipe["from"]), *diagnosis]:
+            where = f"studies.{study}.recipes.{name}.{key}"
+            if other in models:
                 continue
             # A grid point is spelled <recipe>-<key>=<value>…, and recipe names hold no hyphen.
-            parent_recipe = parent.split("-")[0]
-            if parent_recipe not in recipes:
-                raise ValueError(f"{where}: no recipe or model `{parent}`{_meant(parent, [*recipes, *models])}")
-            yield from visit(parent_recipe, (*path, name))
+            other_recipe = other.split("-")[0]
+            if other_recipe not in recipes:
+                raise ValueError(f"{where}: no recipe or model `{other}`{_meant(other, [*recipes, *models])}")
+            if other_recipe in path:
+                cycle = " -> ".join((*path[path.index(other_recipe) :], other_recipe))
+                fix = "start one of them from a model" if key == "from" else "name a recipe that does not need this one"
+                raise ValueError(f"{where}: the recipes form a cycle, {cycle}; {fix}")
+            yield from visit(other_recipe, path)
         done.add(name)
         yield name
 
@@ -152,9 +173,10 @@ def _expand(
     if stage not in DATA_STAGES and data is not None:
         raise ValueError(f"{where}.data: has no effect on stage {stage}; remove it")
     if data is not None and data not in params["data"]:
-        raise ValueError(f"{where}.data: no entry `{data}` in data:{_meant(data, params['data'])}")
+        raise ValueError(f"{where}.data: no entry `{data}` in data{_meant(data, params['data'])}")
 
-    families = [_family(where, parent, points, params["models"]) for parent in parents]
+    families = [_family(f"{where}.from", parent, points, params["models"]) for parent in parents]
+    diagnosed = _diagnosed(where, recipe, points, params)
     seeds = _seeds(where, recipe, families, params["seeds"])
     expanded: dict[str, list[Node]] = {}
     grid = recipe.get("grid", {})
@@ -168,11 +190,17 @@ def _expand(
                 recipe=name,
                 study=study,
                 stage=stage,
-                parents=tuple(_parent(where, family, seed) for family in families),
+                parents=tuple(_paired(where, "parent", family, seed) for family in families),
                 data=data,
                 seed=seed,
                 point=point,
                 settings=settings | ({"seed": seed} if stage in RANDOM_STAGES else {}),
+                treatment=diagnosed
+                and {
+                    "diagnosis": _paired(where, "diagnosis", diagnosed, seed),
+                    "causes": recipe["treats"],
+                    "at_random": recipe.get("at_random", False),
+                },
             )
             for seed in seeds
         ]
@@ -204,7 +232,49 @@ def _settings(where: str, recipe: dict, point: dict, params: dict, schema: dict)
     if stage == "merge" and len(settings["weights"]) != len(recipe["from"]):
         weights, parents = len(settings["weights"]), len(recipe["from"])
         raise ValueError(f"{where}.weights: {weights} weights for {parents} parents; write one weight per parent")
+    if settings.get("buckets") and "data_conflict" not in recipe.get("treats", []):
+        raise ValueError(
+            f"{where}.buckets: has no effect without `treats: [data_conflict]`, which finds the groups; add or remove"
+        )
     return settings
+
+
+def _diagnosed(where: str, recipe: dict, points: dict[str, list[Node]], params: dict) -> list[Node] | None:
+    """The nodes, one per seed, whose unlearned rows a recipe treats; None where it treats nothing."""
+    stage, treats = recipe["stage"], recipe.get("treats")
+    for key, other in (("diagnosis", "treats"), ("treats", "diagnosis"), ("at_random", "treats")):
+        if key in recipe and other not in recipe:
+            raise ValueError(f"{where}.{key}: has no effect without `{other}`; add it or remove {key}")
+    if treats is None:
+        if stage == "cpt":
+            raise ValueError(
+                f"{where}: stage cpt needs `diagnosis` and `treats`, for which its documents are made; add them"
+            )
+        return None
+    if stage not in TREATS:
+        raise ValueError(f"{where}.treats: has no effect on stage {stage}; remove it and diagnosis")
+    for cause in treats:
+        if cause not in TREATS[stage]:
+            stages = [s for s in TREATS if cause in TREATS[s]]
+            instead = (
+                f"a recipe of stage {stages[0]}" if stages else "`order: shuffle` and `resample`, on any sft recipe"
+            )
+            raise ValueError(f"{where}.treats: stage {stage} does not treat {cause}; that takes {instead}")
+
+    name = recipe["diagnosis"]
+    family = _family(f"{where}.diagnosis", name, points, params["models"])
+    if isinstance(family, str) or not family[0].settings.get("trajectory"):
+        raise ValueError(
+            f"{where}.diagnosis: `{name}` is no sft recipe with `trajectory` above 0; set that or name another"
+        )
+    study, trained = family[0].study, family[0].data
+    if params["studies"][study].get("detect") != trained:
+        raise ValueError(
+            f"{where}.diagnosis: the rows of `{name}` are not examined; write studies.{study}.detect: {trained}"
+        )
+    if stage in DATA_STAGES and recipe["data"] != trained:
+        raise ValueError(f"{where}.data: the diagnosis tells of the rows of `{trained}`; write data: {trained}")
+    return family
 
 
 def _family(where: str, parent: str, points: dict[str, list[Node]], models: dict) -> list[Node] | str:
@@ -214,7 +284,7 @@ def _family(where: str, parent: str, points: dict[str, list[Node]], models: dict
     if parent not in points:
         recipe = parent.split("-")[0]
         choices = [point for point in points if point.split("-")[0] == recipe]
-        raise ValueError(f"{where}.from: `{recipe}` is a grid; name one point, such as `{choices[0]}`")
+        raise ValueError(f"{where}: `{recipe}` is a grid; name one point, such as `{choices[0]}`")
     return points[parent]
 
 
@@ -228,8 +298,8 @@ def _seeds(where: str, recipe: dict, families: list[list[Node] | str], default: 
     return max(seeded, key=len, default=[None])
 
 
-def _parent(where: str, family: list[Node] | str, seed: int | None) -> str:
-    """The member of a parent's family that a child of this seed starts from: the same seed, or the only one."""
+def _paired(where: str, role: str, family: list[Node] | str, seed: int | None) -> str:
+    """The member of a family that belongs to a child of this seed: that of the same seed, or the only one."""
     if isinstance(family, str):
         return family
     if len(family) == 1:
@@ -238,7 +308,7 @@ def _parent(where: str, family: list[Node] | str, seed: int | None) -> str:
         if node.seed == seed:
             return node.name
     seeds = [node.seed for node in family]
-    raise ValueError(f"{where}.seeds: seed {seed} has no parent, `{family[0].recipe}` has {seeds}; use those")
+    raise ValueError(f"{where}.seeds: seed {seed} has no {role}, `{family[0].recipe}` has {seeds}; use those")
 
 
 # --- one line for each mistake --------------------------------------------------------------------

@@ -37,6 +37,11 @@ def test_code_is_the_module_and_all_it_imports_even_in_functions_and_circles(pac
     assert dag.code_files("steps.alone", package) == ["steps/__init__.py", "steps/alone.py"]
 
 
+def test_a_step_that_is_not_there_is_not_a_step_without_code(package):
+    with pytest.raises(AssertionError, match="steps.gone: there is no such step"):
+        dag.code_files("steps.gone", package)
+
+
 def test_code_of_a_real_step_is_what_python_loads(tmp_path):
     """Against the interpreter itself: import the module and see which of the package it has loaded."""
     import subprocess
@@ -162,7 +167,81 @@ def test_sources_lie_where_the_download_puts_them(graph):
         {"path": "results/fable/download/data/problems/o/n/data/x.parquet", "format": "messages"}
     ]
     assert made.source_edges("problems") == ["results/fable/download/data/problems/manifest.json"]
-    assert not made.from_world("problems")
+    assert not made.from_world("problems", "")
+
+
+LESSON = {"stage": "sft", "data": "lessons"}
+TREATED = {"diagnosis": "plain", "treats": ["data_conflict"]}
+
+
+@pytest.fixture
+def learning(graph):
+    """A study that examines rows, with every way of passing treated rows on."""
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    recipes_of_the_study = {
+        "plain": LESSON | {"from": "base", "trajectory": 4},
+        "cure": {"stage": "cpt", "from": "plain", "diagnosis": "plain", "treats": ["missing_knowledge"]},
+        "fresh": LESSON | {"from": "cure"},
+        "cleaned": LESSON | TREATED | {"from": "cure"},
+        "longer": LESSON | {"from": "cleaned"},
+        "few": LESSON | {"from": "longer", "diagnosis": "plain", "treats": ["insufficient_optimisation"]},
+        "other": {"stage": "sft", "from": "few", "data": "problems"},
+        "mixed": {"stage": "merge", "from": ["few", "plain"]},
+    }
+    foundation = {"recipes": {"sft": {"stage": "sft", "from": "base", "data": "problems"}}}
+
+    def build(change=None):
+        studies = {"foundation": foundation, "learning": {"detect": "lessons", "recipes": recipes_of_the_study}}
+        return graph({"world": params["world"], "studies": studies, **(change or {})})
+
+    return build
+
+
+def test_treated_rows_are_passed_on_to_children_on_the_same_data(learning):
+    made = learning()
+    lessons, problems = (f"results/fable/data/{name}/bucket/train.jsonl" for name in ("lessons", "problems"))
+    cleaned, few = (f"results/fable/treat/{name}/train.jsonl" for name in ("cleaned", "few"))
+    rows = {name: made.train_rows(name) for name in made.detected()}
+    assert rows == {
+        "plain": lessons, "fresh": lessons, "cleaned": cleaned, "longer": cleaned, "few": few, "other": problems,
+    }  # fmt: skip
+    assert [made.input_rows(name) for name in ("cleaned", "longer", "few")] == [lessons, cleaned, cleaned]
+    relabelled = {name for name in made.nodes if made.relabelled(name)}
+    assert relabelled == {"cleaned", "longer", "few", "other", "mixed"}
+    assert {made.relabelled(name) for name in relabelled} == {"results/fable/treat/cleaned/relabelled.jsonl"}
+
+
+def test_what_is_examined_and_why_it_was_not_learned(learning):
+    made = learning()
+    examined = ["plain", "fresh", "cleaned", "longer", "few", "other"]
+    assert (made.detected(), made.detected("foundation"), made.detected("learning")) == (examined, [], examined)
+    assert (made.diagnosed(), made.scored()) == (["plain"], examined)
+    assert {made.examined(name) for name in examined} == {"lessons"}
+    assert {made.root(name) for name in [*made.nodes, "base"]} == {"base"}
+    assert made.used_data() == ["problems", "lessons"]
+    told = made.describe()["graph"]
+    assert (told["detect"], told["detected"], told["diagnosed"]) == ({"learning": "lessons"}, examined, ["plain"])
+    own = {"lessons": {"sources": [{"path": "mine.json", "format": "alpaca"}]}}
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    assert learning({"data": params["data"] | own}).scored() == []
+
+
+def test_an_examined_data_set_is_used_even_if_nothing_trains_on_it(graph):
+    one = {"detect": "lessons", "recipes": {"a": {"stage": "sft", "from": "base", "data": "problems"}}}
+    assert graph({"studies": {"one": one}}).used_data() == ["problems", "lessons"]
+
+
+def test_documents_must_be_there_for_what_reads_them_only(learning):
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for section, key in (("mixture", "general"), ("mixture", "library"), ("evidence", "library")):
+        change = {section: params[section] | {key: ["mine.jsonl"]}}
+        with pytest.raises(ValueError, match=re.escape(f"{section}.{key}: there is no file mine.jsonl")):
+            learning(change).check_files()
+        plain = {"recipes": {"a": {"stage": "sft", "from": "base", "data": "problems"}}}
+        learning(change | {"studies": {"one": plain}}).check_files()
+        Path("mine.jsonl").touch()
+        learning(change).check_files()
+        Path("mine.jsonl").unlink()
 
 
 @pytest.mark.parametrize(

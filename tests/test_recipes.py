@@ -26,7 +26,8 @@ def resolve(change: dict | None = None, recipe_lines: dict | None = None) -> dic
     """The nodes of params.yaml with `change` laid over it, its recipes replaced where some are given."""
     params = overlaid(PARAMS, change or {})
     if recipe_lines is not None:
-        params["studies"] = {"foundation": {"recipes": recipe_lines}}
+        detect = {"detect": "problems"} if any("diagnosis" in recipe for recipe in recipe_lines.values()) else {}
+        params["studies"] = {"foundation": {"recipes": recipe_lines, **detect}}
     params = recipes.complete(params, SCHEMA)
     return {node.name: node for node in recipes.resolve(params, SCHEMA)}
 
@@ -40,6 +41,9 @@ def mistake(change: dict | None = None, recipe_lines: dict | None = None) -> str
 
 
 SFT = {"stage": "sft", "from": "base", "data": "problems"}
+PLAIN = SFT | {"trajectory": 4}
+CPT = {"stage": "cpt", "from": "base", "diagnosis": "plain", "treats": ["base_conflict"]}
+CONFLICT = SFT | {"diagnosis": "plain", "treats": ["data_conflict"]}
 
 
 # --- resolution -----------------------------------------------------------------------------------
@@ -125,6 +129,30 @@ def test_a_child_may_name_one_point_of_a_grid():
     assert resolve({"seeds": [0, 1]}, lines)["b-s1"].parents == ("g-epochs=2-s1",)
 
 
+def test_a_treatment_names_the_diagnosis_of_its_own_seed():
+    lines = {"cure": CPT | {"at_random": True}, "more": CONFLICT | {"from": "cure"}, "plain": PLAIN}
+    nodes = resolve({"seeds": [0, 7]}, lines)
+    assert list(nodes) == ["plain-s0", "plain-s7", "cure-s0", "cure-s7", "more-s0", "more-s7"]
+    assert nodes["cure-s7"].treatment == {"diagnosis": "plain-s7", "causes": ["base_conflict"], "at_random": True}
+    assert nodes["more-s0"].treatment == {"diagnosis": "plain-s0", "causes": ["data_conflict"], "at_random": False}
+    assert nodes["more-s0"].to_dict()["treatment"] == nodes["more-s0"].treatment
+    assert nodes["plain-s0"].treatment is None
+    assert (nodes["cure-s7"].parents, nodes["more-s7"].parents) == (("base",), ("cure-s7",))
+
+
+def test_a_diagnosis_of_one_seed_or_grid_point_serves_every_seed():
+    lines = {"plain": PLAIN | {"seeds": [5]}, "a": CONFLICT}
+    assert resolve({"seeds": [0, 1]}, lines)["a-s1"].treatment["diagnosis"] == "plain"
+    lines = {"plain": PLAIN | {"grid": {"epochs": [1, 2]}}, "a": CONFLICT | {"diagnosis": "plain-epochs=2"}}
+    assert resolve({"seeds": [0, 1]}, lines)["a-s1"].treatment["diagnosis"] == "plain-epochs=2-s1"
+
+
+def test_graph_keys_are_no_settings():
+    nodes = resolve(recipe_lines={"plain": PLAIN, "cure": CPT, "a": CONFLICT | {"buckets": {"every": 5}}})
+    assert nodes["cure"].settings == PARAMS["cpt"] | {"seed": 0}
+    assert nodes["a"].settings == PARAMS["sft"] | {"buckets": {"every": 5}, "seed": 0}
+
+
 # --- mistakes: (overlay, recipes, what the line must say) --------------------------------------------
 
 AT = "studies.foundation.recipes.a"
@@ -139,7 +167,7 @@ MISTAKES = {
     "its own parent": (None, {"a": SFT | {"from": "a"}}, [f"{AT}.from", "a -> a"]),
     "missing data set": (None, {"a": SFT | {"data": "problem"}}, [f"{AT}.data", "did you mean `problems`"]),
     "no data set": (None, {"a": {"stage": "sft", "from": "base"}}, [AT, "needs `data`", "problems"]),
-    "unknown stage": (None, {"a": SFT | {"stage": "sfft"}}, [f"{AT}.stage", "'sfft'", "sft, merge"]),
+    "unknown stage": (None, {"a": SFT | {"stage": "sfft"}}, [f"{AT}.stage", "'sfft'", "sft, cpt, merge"]),
     "no stage": (None, {"a": {"from": "base"}}, [AT, "`stage` is missing"]),
     "adapter.r without an adapter": (
         None,
@@ -214,6 +242,102 @@ MISTAKES = {
         ["models.base.revision", "'main'", "commit"],
     ),
     "no such model to sample": ({"bucket": {"model": "bass"}}, None, ["bucket.model", "did you mean `base`"]),
+    "no such data set to examine": (
+        {"studies": {"foundation": {"detect": "problem"}}},
+        None,
+        ["studies.foundation.detect", "did you mean `problems`"],
+    ),
+    "treats without diagnosis": (
+        None,
+        {"plain": PLAIN, "a": SFT | {"treats": ["data_conflict"]}},
+        [f"{AT}.treats", "no effect without `diagnosis`", "add"],
+    ),
+    "diagnosis without treats": (
+        None,
+        {"plain": PLAIN, "a": SFT | {"diagnosis": "plain"}},
+        [f"{AT}.diagnosis", "no effect without `treats`", "add"],
+    ),
+    "at_random without treats": (None, {"a": SFT | {"at_random": True}}, [f"{AT}.at_random", "`treats`", "remove"]),
+    "cpt without a diagnosis": (
+        None,
+        {"a": {"stage": "cpt", "from": "base"}},
+        [AT, "stage cpt needs `diagnosis` and `treats`"],
+    ),
+    "data on cpt": (None, {"plain": PLAIN, "a": CPT | {"data": "problems"}}, [f"{AT}.data", "no effect on stage cpt"]),
+    "two parents for cpt": (None, {"plain": PLAIN, "a": CPT | {"from": ["base", "large"]}}, [f"{AT}.from", "1 parent"]),
+    "an sft key on cpt": (None, {"plain": PLAIN, "a": CPT | {"order": "sources"}}, [f"{AT}.order", "no effect", "sft"]),
+    "treats on a merge": (
+        None,
+        {"plain": PLAIN, "a": CPT | {"stage": "merge", "from": ["base", "large"]}},
+        [f"{AT}.treats", "no effect on stage merge", "remove"],
+    ),
+    "no such cause": (None, {"plain": PLAIN, "a": CPT | {"treats": ["base"]}}, [f"{AT}.treats[0]", "base_conflict"]),
+    "a cause of the other stage": (
+        None,
+        {"plain": PLAIN, "a": SFT | {"diagnosis": "plain", "treats": ["base_conflict"]}},
+        [f"{AT}.treats", "does not treat base_conflict", "stage cpt"],
+    ),
+    "a cause that no treatment of rows treats": (
+        None,
+        {"plain": PLAIN, "a": CPT | {"treats": ["left_side_forgetting"]}},
+        [f"{AT}.treats", "`order: shuffle` and `resample`"],
+    ),
+    "a model as diagnosis": (
+        None,
+        {"plain": PLAIN, "a": CONFLICT | {"diagnosis": "base"}},
+        [f"{AT}.diagnosis", "`base`", "`trajectory` above 0"],
+    ),
+    "a diagnosis without trajectory": (
+        None,
+        {"plain": SFT, "a": CONFLICT},
+        [f"{AT}.diagnosis", "`plain`", "`trajectory` above 0"],
+    ),
+    "a diagnosis that is no sft": (
+        None,
+        {"plain": PLAIN, "m": {"stage": "merge", "from": ["base", "plain"]}, "a": CONFLICT | {"diagnosis": "m"}},
+        [f"{AT}.diagnosis", "`m` is no sft recipe"],
+    ),
+    "no such diagnosis": (
+        None,
+        {"plain": PLAIN, "a": CONFLICT | {"diagnosis": "plan"}},
+        [f"{AT}.diagnosis", "did you mean `plain`"],
+    ),
+    "a grid as diagnosis": (
+        None,
+        {"plain": PLAIN | {"grid": {"epochs": [1, 2]}}, "a": CONFLICT},
+        [f"{AT}.diagnosis", "grid", "`plain-epochs=1`"],
+    ),
+    "its own diagnosis": (None, {"a": CONFLICT | {"diagnosis": "a"}}, [f"{AT}.diagnosis", "a -> a", "name a recipe"]),
+    "a cycle through a diagnosis": (
+        None,
+        {"plain": PLAIN | {"from": "a"}, "a": CONFLICT},
+        [f"{AT}.diagnosis", "plain -> a -> plain"],
+    ),
+    "diagnosis seeds that do not pair": (
+        None,
+        {"plain": PLAIN | {"seeds": [0, 1]}, "a": CONFLICT | {"seeds": [2]}},
+        [f"{AT}.seeds", "seed 2 has no diagnosis", "[0, 1]"],
+    ),
+    "a diagnosis in a study that examines nothing": (
+        {"studies": {"more": {"recipes": {"plain_problems": PLAIN, "a": CONFLICT | {"diagnosis": "plain_problems"}}}}},
+        None,
+        ["studies.more.recipes.a.diagnosis", "not examined", "studies.more.detect: problems"],
+    ),
+    "other rows than those diagnosed": (
+        None,
+        {"plain": PLAIN, "a": CONFLICT | {"data": "lessons"}},
+        [f"{AT}.data", "`problems`", "write data: problems"],
+    ),
+    "buckets without conflict groups": (
+        None,
+        {"a": SFT | {"buckets": {"every": 5}}},
+        [f"{AT}.buckets", "`treats: [data_conflict]`"],
+    ),
+    "buckets without a number of steps": (
+        None,
+        {"plain": PLAIN, "a": CONFLICT | {"buckets": {}}},
+        [f"{AT}.buckets", "`every` is missing"],
+    ),
     "no such valid set": ({"evaluate": {"valid": "nothing"}}, None, ["evaluate.valid", "problems"]),
 }
 

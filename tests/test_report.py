@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from steps import figures, report, tables
+from steps import figures, findings, report, tables
+from steps.arms import Arm, Checkpoint, arms_of, difference, pareto, retention
 from steps.common import step_parser, write_json, write_jsonl, write_text
+from steps.text import visible
 
 TASKS = {
     "fable_problems": ("target", 200),
@@ -232,6 +234,9 @@ def fake_run(root: Path, *, seeds=(0,), grid=False, data=True, evaluated=True, s
             "nodes": nodes,
             "checkpoints": ["base", *(item["name"] for item in nodes)],
             "datasets": ["problems"],
+            "detect": {},
+            "detected": [],
+            "diagnosed": [],
         },
     }  # fmt: skip
 
@@ -326,7 +331,7 @@ def arm(name, target, general, parents=("base",), n=400, stage="sft"):
             for i in range(n)
         ]  # fmt: skip
 
-    return tables.Checkpoint(
+    return Checkpoint(
         name, name, None, stage, list(parents), 0, {}, {},
         results={"tasks": {"t": task("target", target), "g": task("general", general)}},
         samples=marks("t", target) + marks("g", general),
@@ -335,17 +340,17 @@ def arm(name, target, general, parents=("base",), n=400, stage="sft"):
 
 def test_shared_noise_cancels_in_a_change():
     """Two arms that differ in 20 of 400 items: the paired error is that of the 20, a third of the unpaired one."""
-    arms = tables.arms_of([arm("base", 0.45, 0.9, (), stage="model"), arm("a", 0.5, 0.9)])
-    gain = tables.difference(arms["a"], arms["base"], "target")
+    arms = arms_of([arm("base", 0.45, 0.9, (), stage="model"), arm("a", 0.5, 0.9)])
+    gain = difference(arms["a"], arms["base"], "target")
     assert gain.value == pytest.approx(0.05)
     assert gain.stderr == pytest.approx(math.sqrt(0.05 * 0.95 / 400), rel=0.08)
-    assert tables.retention(arms["a"], arms["base"]).stderr == 0  # the same general answers
+    assert retention(arms["a"], arms["base"]).stderr == 0  # the same general answers
 
 
 def test_no_change_in_few_items_is_no_certainty():
     """The Wilson interval of 0/10 is [0, 0.2775]."""
-    arms = tables.arms_of([arm("base", 0.0, 0.5, (), n=10, stage="model"), arm("a", 0.0, 0.5, n=10)])
-    gain = tables.difference(arms["a"], arms["base"], "target")
+    arms = arms_of([arm("base", 0.0, 0.5, (), n=10, stage="model"), arm("a", 0.0, 0.5, n=10)])
+    gain = difference(arms["a"], arms["base"], "target")
     assert (gain.value, gain.low, gain.high) == pytest.approx((0, -0.2775, 0.2775), abs=1e-4)
 
 
@@ -355,9 +360,9 @@ def test_tasks_of_equal_length_are_resampled_apart():
         node.samples += [sample | {"task": "g2"} for sample in node.samples if sample["task"] == "g"]
         return node
 
-    arms = tables.arms_of([twice(arm("base", 0.1, 0.9, (), stage="model")), twice(arm("a", 0.5, 0.6))])
-    one = tables.difference(arms["a"], arms["base"], task="g").stderr
-    both = tables.difference(arms["a"], arms["base"], "general").stderr
+    arms = arms_of([twice(arm("base", 0.1, 0.9, (), stage="model")), twice(arm("a", 0.5, 0.6))])
+    one = difference(arms["a"], arms["base"], task="g").stderr
+    both = difference(arms["a"], arms["base"], "general").stderr
     assert both == pytest.approx(one / math.sqrt(2), rel=0.08)
 
 
@@ -372,8 +377,8 @@ def test_tasks_of_equal_length_are_resampled_apart():
 )
 def test_ship_rule(scores, keep, shipped):
     nodes = [arm("base", 0.1, 0.95, (), stage="model"), *(arm(name, *pair) for name, pair in scores.items())]
-    arms = tables.arms_of(nodes)
-    chosen, rule = report.choose(report.Findings(arms, list(arms.values()), {}), keep)
+    arms = arms_of(nodes)
+    chosen, rule = findings.choose(findings.Findings(arms, list(arms.values()), {}), keep)
     assert chosen.name == shipped
     assert rule
 
@@ -393,7 +398,7 @@ def test_never_learned_needs_every_answer_wrong():
         }
         for i, marks in enumerate(drawn)
     ]
-    rows, tried = report.never_learned(tables.Arm("a", [node]))
+    rows, tried = findings.never_learned(Arm("a", [node]))
     assert tried == 4
     assert [row["doc_id"] for row in rows] == [3]  # 0 and 1 are right greedily, 2 in a sample
 
@@ -412,7 +417,7 @@ def test_grid_point_is_chosen_on_dev_and_others_are_hidden(tmp_path):
 def test_pareto_front_by_definition():
     draw = random.Random(3)
     points = {f"p{i}": (draw.random(), draw.random()) for i in range(60)}
-    front = tables.pareto(points)
+    front = pareto(points)
     assert [points[a][0] for a in front] == sorted(points[a][0] for a in front)
     assert [points[a][1] for a in front] == sorted((points[a][1] for a in front), reverse=True)
     for name, (x, y) in points.items():
@@ -510,8 +515,8 @@ def test_hostile_text_is_shown_and_does_nothing(made):
 
 
 def test_visible_keeps_what_prints():
-    assert report.visible("a\nb\tc é 你好 🙂 שלום") == "a\nb\tc é 你好 🙂 שלום"
-    assert report.visible("\r\x7f\ufeff\ud800") == "⟨U+000D⟩⟨U+007F⟩⟨U+FEFF⟩⟨U+D800⟩"
+    assert visible("a\nb\tc é 你好 🙂 שלום") == "a\nb\tc é 你好 🙂 שלום"
+    assert visible("\r\x7f\ufeff\ud800") == "⟨U+000D⟩⟨U+007F⟩⟨U+FEFF⟩⟨U+D800⟩"
 
 
 def test_markdown_cells_stay_in_their_cells():
@@ -644,8 +649,8 @@ def test_palette_is_told_apart_by_everyone(palette):
 def test_rows_that_a_recipe_skips_are_told():
     def trained(recipe, quarantined):
         manifest = {"counts": {"train": {"in": 10, "kept": 7, "quarantined": quarantined}}}
-        return tables.Checkpoint(recipe, recipe, "s", "sft", [], 0, {}, {"data": "rows"}, manifest=manifest)
+        return Checkpoint(recipe, recipe, "s", "sft", [], 0, {}, {"data": "rows"}, manifest=manifest)
 
     made = [trained("a", {"too_long": 2, "control_token": 1}), trained("b", {})]
-    assert report.skipped(made, "rows") == "a skips 3 of them (control_token, too_long)"
-    assert report.skipped(made, "other") == ""
+    assert findings.skipped(made, "rows") == "a cannot train on 3 (control_token, too_long)"
+    assert findings.skipped(made, "other") == ""

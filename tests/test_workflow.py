@@ -138,11 +138,24 @@ def test_snakemakes_own_report(finished, tmp_path):
 # --- what reruns ----------------------------------------------------------------------------------
 
 RECIPES = ("sft", "sft_lora", "blend", "child")
+LEARNERS = ("plain", "together")
 
 
 def with_evaluation(*nodes: str) -> set[str]:
-    stages = {"blend": "merge"}
+    stages = {"blend": "merge", "knowledge": "cpt"}
     return {job for node in nodes for job in (f"{stages.get(node, 'sft')} {node}", f"evaluate {node}")} | {"report"}
+
+
+def with_findings(*nodes: str) -> set[str]:
+    return with_evaluation(*nodes) | {f"{rule} {node}" for node in nodes for rule in ("detect", "score_causes")}
+
+
+# What runs again in the study of what is not learned: from the treatment of rows on, from the attribution, from the
+# detection, from the training that is diagnosed.
+TREATING = {"treat together"} | with_findings("together")
+ATTRIBUTING = TREATING | {"attribute plain", "score_causes plain", "mixture knowledge"} | with_evaluation("knowledge")
+DETECTING = ATTRIBUTING | {"detect plain", "evidence plain"}
+LEARNING = DETECTING | with_findings("plain")
 
 
 @pytest.mark.parametrize(
@@ -158,8 +171,29 @@ def with_evaluation(*nodes: str) -> set[str]:
         ),
         ({"merge": {"weights": [0.25, 0.75]}}, with_evaluation("blend")),
         ({"report": {"keep_general": 0.7}}, {"report"}),
+        (
+            {"studies": {"incomplete_learning": {"recipes": {"together": {"epochs": 3}}}}},
+            with_findings("together"),
+        ),
+        (
+            {"studies": {"incomplete_learning": {"recipes": {"together": {"at_random": True}}}}},
+            {"treat together"} | with_findings("together"),
+        ),
+        ({"treat": {"repeats": 2}}, TREATING),
+        ({"detect": {"options": 4}}, DETECTING),
+        ({"studies": {"incomplete_learning": {"recipes": {"plain": {"trajectory": 3}}}}}, LEARNING),
     ],
-    ids=["a leaf recipe", "a parent recipe", "a stage default", "the report"],
+    ids=[
+        "a leaf recipe",
+        "a parent recipe",
+        "a stage default",
+        "the report",
+        "a treated recipe",
+        "a control",
+        "the treatment of rows",
+        "detection",
+        "the diagnosed recipe",
+    ],
 )
 def test_a_changed_setting_reruns_its_recipe_and_what_descends_from_it(untouched, change, expected):
     write_params(untouched, change)
@@ -176,9 +210,13 @@ def test_a_new_recipe_runs_alone(untouched):
     "module, expected",
     [
         ("merge", with_evaluation("blend")),
-        ("sft", with_evaluation(*RECIPES)),
-        ("evaluate", {f"evaluate {name}" for name in ("base", *RECIPES)} | {"report"}),
+        ("sft", with_evaluation(*RECIPES) | LEARNING),
+        ("cpt", with_evaluation("knowledge") | with_findings("together")),
+        ("evaluate", {f"evaluate {name}" for name in ("base", "knowledge", *RECIPES, *LEARNERS)} | {"report"}),
         ("score_dirt", {"score_dirt problems", "report"}),
+        ("attribute", ATTRIBUTING),
+        ("treat", TREATING),
+        ("score_causes", {f"score_causes {name}" for name in LEARNERS} | {"report"}),
         ("report", {"report"}),
         ("templates/report.html.j2", {"report"}),
         ("download", set()),
@@ -224,6 +262,7 @@ def test_every_workload_dry_runs(tmp_path, overlay):
     (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     jobs = planned(folder, "--configfile", f"workloads/{overlay.name}")
     assert {"report", "evaluate base"} <= jobs and any(job.startswith("sft") for job in jobs)
+    assert any(job.startswith("attribute plain") for job in jobs)
     assert ("download base" in jobs) == (
         "revision" in yaml.safe_load(overlay.read_text()).get("models", {}).get("base", {})
     )
@@ -274,12 +313,12 @@ def test_ten_kills_change_no_byte(finished, tmp_path):
 
 
 def test_pushed_results_come_back_in_a_clone(finished, tmp_path):
-    """repro, push, clone, pull: nothing to be done; then a changed setting is still seen."""
+    """repro of a study and of all, push, clone, pull: nothing to be done; then a changed setting is still seen."""
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
     folder = tmp_path / "origin/temper"
     shutil.copytree(finished, folder, symlinks=True)
     run(folder, *git, "init", "--quiet")
-    output = run(folder, "dvc", "repro")
+    output = run(folder, "dvc", "repro", "incomplete_learning") + run(folder, "dvc", "repro")
     assert "rules to run" not in output, "DVC made Snakemake run what was there"
     run(folder, *git, "add", "--all")
     run(folder, *git, "commit", "--quiet", "--message", "results")

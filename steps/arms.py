@@ -1,0 +1,236 @@
+"""Checkpoints as the report compares them: an arm is a recipe over its seeds, with scores and paired differences."""
+
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from functools import cache
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from steps import estimators
+from steps.tables import Estimate, Link, setting_text
+
+RESAMPLES = 2000
+BOOTSTRAP_SEED = 0
+
+
+@dataclass
+class Checkpoint:
+    """One node of the recipe graph and what was measured of it; what does not exist yet is None or empty."""
+
+    node: str
+    recipe: str
+    study: str | None
+    stage: str
+    parents: list[str]
+    seed: int | None
+    grid: dict[str, Any]
+    settings: dict[str, Any]
+    manifest: dict | None = None
+    manifest_link: Link | None = None
+    provenance: dict | None = None
+    log: list[dict[str, float]] = field(default_factory=list)
+    results: dict | None = None
+    samples: list[dict] = field(default_factory=list)
+
+
+@dataclass
+class Score:
+    """One task of one arm: the estimate over seeds and, per item, the mean over seeds of being right."""
+
+    task: str
+    axis: str
+    metric: str
+    estimate: Estimate
+    items: dict[Any, float]
+
+
+class Arm:
+    """A recipe at one grid point (or a model), over its seeds: the unit that tables compare."""
+
+    def __init__(self, name: str, members: list[Checkpoint]):
+        self.name, self.members = name, members
+        self.stage, self.recipe, self.grid = members[0].stage, members[0].recipe, members[0].grid
+        self.seeds = [m.seed for m in members if m.seed is not None]
+        self.links = [m.manifest_link for m in members if m.manifest_link]
+        evaluated = [m for m in members if m.results]
+        tasks = evaluated[0].results["tasks"] if evaluated else {}
+        self.scores = {task: _score(task, evaluated) for task in tasks}
+
+    def on(self, axis: str) -> list[Score]:
+        return [score for score in self.scores.values() if score.axis == axis]
+
+    def axis(self, axis: str) -> Estimate | None:
+        """Plain mean of the axis' tasks: Wilson intervals per task, combined, widened by the seeds."""
+        scores = self.on(axis)
+        if not scores:
+            return None
+        values = [s.estimate.value for s in scores]
+        seeds = tuple(float(np.mean(v)) for v in zip(*(s.estimate.seed_values for s in scores), strict=True))
+        within = estimators.combine(values, [estimators.wilson(s.estimate.value, s.estimate.n) for s in scores])
+        low, high = estimators.widen(float(np.mean(values)), within, seeds)
+        stderr = float(np.sqrt(sum(s.estimate.stderr**2 for s in scores))) / len(scores)
+        total = sum(s.estimate.n for s in scores)
+        return Estimate(float(np.mean(values)), max(0.0, low), min(1.0, high), stderr, total, seeds)
+
+    def sampling(self) -> dict[str, dict[str, Estimate]]:
+        """{task: {"pass@1": Estimate, …}} over seeds; empty when nothing was sampled."""
+        runs = [m.results["sampling"] for m in self.members if m.results and m.results.get("sampling")]
+        if not runs:
+            return {}
+        return {
+            task: {name: _pooled([run[task][name] for run in runs], first["n"]) for name in first if "@" in name}
+            for task, first in runs[0].items()
+        }
+
+    def perplexity(self) -> dict[str, Estimate]:
+        runs = [m.results["perplexity"] for m in self.members if m.results and m.results.get("perplexity")]
+        return {
+            name: _pooled([run[name] for run in runs], first["n"], None) for name, first in (runs or [{}])[0].items()
+        }
+
+
+def _score(task: str, members: list[Checkpoint]) -> Score:
+    rows = [m.results["tasks"][task] for m in members]
+    values = tuple(float(row["value"]) for row in rows)
+    value, n = float(np.mean(values)), rows[0]["n"]
+    low, high = estimators.widen(value, estimators.wilson(value, n), values)
+    # lm-eval gives no standard error for some metrics: then that of a share.
+    stderr = rows[0]["stderr"] if len(rows) == 1 else None
+    stderr = float(np.sqrt(value * (1 - value) / n)) if stderr is None else stderr
+    per_seed = [
+        {s["doc_id"]: float(s["correct"][0]) for s in m.samples if s["task"] == task and s["kind"] == "greedy"}
+        for m in members
+    ]
+    items = {doc: float(np.mean([seed[doc] for seed in per_seed])) for doc in per_seed[0]}
+    if items and abs(np.mean(list(items.values())) - value) > 1e-6:
+        items = {}  # a graded metric: being right or wrong does not make it up, so nothing is paired
+    estimate = Estimate(value, max(0.0, low), min(1.0, high), stderr, n, values)
+    return Score(task, rows[0]["axis"], rows[0]["metric"], estimate, items)
+
+
+def _pooled(rows: list[dict], n: int, ceiling: float | None = 1.0) -> Estimate:
+    """One estimate from that of each seed, all over the same items."""
+    values = tuple(float(row["value"]) for row in rows)
+    value, stderr = float(np.mean(values)), float(np.mean([row["stderr"] for row in rows]))
+    if all("interval" in row for row in rows):
+        within = tuple(float(np.mean(edge)) for edge in zip(*(row["interval"] for row in rows), strict=True))
+    else:
+        within = (value - estimators.Z * stderr, value + estimators.Z * stderr)
+    low, high = estimators.widen(value, within, values)
+    return Estimate(value, max(0.0, low), high if ceiling is None else min(ceiling, high), stderr, n, values)
+
+
+def arms_of(checkpoints: Iterable[Checkpoint]) -> dict[str, Arm]:
+    """Checkpoints by recipe and grid point, in the order of the recipes."""
+    groups: dict[tuple, list[Checkpoint]] = {}
+    for checkpoint in checkpoints:
+        groups.setdefault((checkpoint.recipe, setting_text(checkpoint.grid)), []).append(checkpoint)
+    arms = [Arm(_arm_name(members), members) for members in groups.values()]
+    return {arm.name: arm for arm in arms}
+
+
+def _arm_name(members: list[Checkpoint]) -> str:
+    return members[0].node.removesuffix(f"-s{members[0].seed}") if len(members) > 1 else members[0].node
+
+
+def root_of(arm: Arm, arms: dict[str, Arm]) -> Arm:
+    """The model at the start of an arm's chain of first parents: what its gain and loss are measured from."""
+    by_node = {m.node: a for a in arms.values() for m in a.members}
+    while arm.members[0].parents:
+        arm = by_node[arm.members[0].parents[0]]
+    return arm
+
+
+def seeds_text(arm: Arm) -> str:
+    return " ".join(map(str, arm.seeds)) or "–"
+
+
+# --- paired differences --------------------------------------------------------------------------
+
+
+@cache
+def _shares(task: str, n: int) -> np.ndarray:
+    # Tasks of equal length need draws of their own, or their errors would be correlated.
+    return estimators.resample_shares(n, RESAMPLES, [BOOTSTRAP_SEED, zlib.crc32(task.encode())])
+
+
+def _resampled(scores: list[Score]) -> np.ndarray:
+    """[RESAMPLES] means over tasks, items resampled within each task."""
+    means = [
+        _shares(s.task, len(s.items)) @ np.array([s.items[doc] for doc in sorted(s.items, key=str)]) for s in scores
+    ]
+    return np.mean(means, axis=0)
+
+
+def _comparable(ours: list[Score], theirs: list[Score]) -> bool:
+    if [s.task for s in ours] != [s.task for s in theirs]:
+        return False
+    return bool(ours) and all(a.items and a.items.keys() == b.items.keys() for a, b in zip(ours, theirs, strict=True))
+
+
+def difference(arm: Arm, root: Arm, axis: str | None = None, task: str | None = None) -> Estimate | None:
+    """Arm minus root on an axis or a task, paired by item; None when they did not answer the same items."""
+    ours = arm.on(axis) if axis else [s for s in arm.scores.values() if s.task == task]
+    theirs = root.on(axis) if axis else [s for s in root.scores.values() if s.task == task]
+    if not _comparable(ours, theirs):
+        return None
+    found = _contrast(ours, theirs, lambda a, b: a - b)
+    if found.stderr:
+        return found
+    # Not one item changed: resampling shows no chance at all. Newcombe 1998, method 10, from the levels instead.
+    (a_low, a_high), (b_low, b_high) = (
+        estimators.combine([s.estimate.value for s in side], [(s.estimate.low, s.estimate.high) for s in side])
+        for side in (ours, theirs)
+    )
+    a, b = (float(np.mean([s.estimate.value for s in side])) for side in (ours, theirs))
+    low, high = float(np.hypot(a - a_low, b_high - b)), float(np.hypot(a_high - a, b - b_low))
+    return replace(found, low=found.value - low, high=found.value + high)
+
+
+def retention(arm: Arm, root: Arm) -> Estimate | None:
+    """Share of the root's general score that the arm keeps, paired by item; None when the root has none."""
+    ours, theirs = arm.on("general"), root.on("general")
+    if not _comparable(ours, theirs) or root.axis("general").value == 0:
+        return None
+    return _contrast(ours, theirs, lambda a, b: a / b)
+
+
+def _contrast(ours: list[Score], theirs: list[Score], contrast) -> Estimate:
+    a, b = (float(np.mean([s.estimate.value for s in side])) for side in (ours, theirs))
+    drawn = contrast(_resampled(ours), _resampled(theirs))
+    per_seed = np.mean([s.estimate.seed_values for s in ours], axis=0)
+    seeds = tuple(float(contrast(value, b)) for value in per_seed)
+    tail = (1 - estimators.INTERVAL) / 2
+    within = tuple(float(edge) for edge in np.quantile(drawn, [tail, 1 - tail]))
+    value = float(contrast(a, b))
+    low, high = estimators.widen(value, within, seeds)
+    return Estimate(value, low, high, float(drawn.std(ddof=1)), sum(s.estimate.n for s in ours), seeds)
+
+
+# --- choices -------------------------------------------------------------------------------------
+
+
+def best_points(arms: dict[str, Arm]) -> dict[str, tuple[list[Arm], Arm | None]]:
+    """{recipe: (its grid points, the one with the highest dev score)}; None where dev was not measured."""
+    gridded = sorted((arm for arm in arms.values() if arm.grid), key=lambda arm: arm.recipe)
+    found = {}
+    for recipe, group in groupby(gridded, key=lambda arm: arm.recipe):
+        points = list(group)
+        measured = [arm for arm in points if arm.axis("dev")]
+        # The first in order wins a tie, so that two equal runs choose alike.
+        best = max(measured, key=lambda arm: arm.axis("dev").value) if measured else None
+        found[recipe] = (points, best)
+    return found
+
+
+def pareto(points: dict[str, tuple[float, float]]) -> list[str]:
+    """Names of the points that no other point beats on both coordinates (higher is better), by the first."""
+    front = [
+        name
+        for name, (x, y) in points.items()
+        if not any(a >= x and b >= y and (a, b) != (x, y) for a, b in points.values())
+    ]
+    return sorted(front, key=lambda name: points[name])
