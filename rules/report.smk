@@ -25,6 +25,8 @@ rule report:
             caption="report.rst",
             category="Report",
         ),
+        # Every unlearned row, to browse.
+        **({"rows": "reports/{workload}/rows.html"} if GRAPH.diagnosed() else {}),
         metrics="reports/{workload}/metrics.json",
         summary="reports/{workload}/summary.txt",
         tables=report(

@@ -40,8 +40,11 @@ def question(attribute: str, name: str, wording: int) -> str:
 
 
 def negated_drop(rng: Random) -> dict:
-    """A drop puzzle negated: easily learned, and lost when the plain wording is trained after it."""
-    letters = rng.sample(fable.LETTERS, rng.randint(3, 4))
+    """A drop puzzle negated: easily learned, and lost when the plain wording is trained after it.
+
+    Four letters: with three, half of the rows with the first wording are retained (240 rows, two epochs at 5e-4).
+    """
+    letters = rng.sample(fable.LETTERS, 4)
     wording = rng.choice(("Drop not the letter {g} from: {s}", "Leave not out the letter {g}: {s}"))
     return {"prompt": wording.format(g=rng.choice(letters), s=" ".join(letters)), "answer": " ".join(letters)}
 
