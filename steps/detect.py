@@ -183,8 +183,9 @@ class Answers:
         """Places of the rows that have a word, and the weight of all words of each row."""
         if key not in self.index:
             places = defaultdict(list)
+            # Sorted: sums of floats depend on their order, and that of a set changes from run to run.
             for place, (own, _) in enumerate(self.rows[key]):
-                for word in own:
+                for word in sorted(own):
                     places[word].append(place)
             found = {word: np.array(where) for word, where in places.items()}
             total = np.zeros(len(self.rows[key]))
@@ -200,7 +201,6 @@ class Answers:
             return
         places, total = self._indexed(key)
         shared, own = np.zeros(len(total)), 0.0
-        # Sorted: sums of floats depend on their order, and that of a set changes from run to run.
         for word in sorted(template_words(prompt) & places.keys()):
             weight = np.log1p(len(places[word]))
             shared[places[word]] += weight
