@@ -49,6 +49,7 @@ def environment(folder: Path) -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT / "tests/offline"),
         "TEMPER_OFFLINE_LOG": str(folder / "reached_out.txt"),
+        "TEMPER_TRUTH_LOG": str(folder / "opened_truth.txt"),
     }
 
 
@@ -120,6 +121,12 @@ def test_the_guard_against_networks_works(tmp_path):
     done = subprocess.run([sys.executable, "-c", script], env=environment(tmp_path), capture_output=True, text=True)
     assert "this run is offline" in done.stderr
     assert "127.0.0.1" in (tmp_path / "reached_out.txt").read_text()
+
+
+def test_only_the_scorers_open_the_truth(finished):
+    """The interpreter itself writes down who opens a file of the world's truth, in the whole run."""
+    opened = set((finished / "opened_truth.txt").read_text().split())
+    assert opened == {"world.py", "score_dirt.py", "score_causes.py"}
 
 
 def test_a_second_run_has_nothing_to_do_within_8_seconds(finished):
