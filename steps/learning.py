@@ -22,6 +22,8 @@ GROUP_LABELS = LABELS | {LEARNABLE: "learnable", LEARNED: "learned before", ALL:
 # What a row was given by the attribution, or is by the truth.
 ATTRIBUTED, TRUE = (*CAUSES, UNASSIGNED), (*CAUSES, LEARNABLE)
 NEITHER = -1
+# What treats this cause changes the order of the rows, whichever they are.
+UNDIAGNOSED = "left_side_forgetting"
 
 
 @dataclass
@@ -50,13 +52,15 @@ class StudyArm:
         return self.arm.name
 
     def controls(self, cause: str) -> bool:
-        """Whether this arm is a control for the treatment of a cause: it treats nothing, or that cause at random.
+        """Whether this arm is a control for the treatment of a cause: it treats that cause at random, or nothing by a
+        diagnosis (another order of the rows is none) and that cause not at all.
 
-        For that of all rows, it is no treatment.
+        For the treatment of all rows, it is no treatment.
         """
         if cause == ALL:
             return not self.treatment
-        return not (self.treats or self.at_random) or (cause in self.at_random and cause not in self.treats)
+        by_diagnosis = {*self.treats, *self.at_random} - {UNDIAGNOSED}
+        return cause not in self.treats and (cause in self.at_random or not by_diagnosis)
 
     @property
     def treatment(self) -> bool:
@@ -232,7 +236,7 @@ def treated(node: dict, diagnosis: dict, nodes: dict[str, dict]) -> tuple[tuple[
     settings, before = [*of_all_rows, node][0]["settings"], diagnosis["settings"]
     ordered = before.get("order") == "sources" and settings.get("order") == "shuffle"
     if ordered or (settings.get("resample") and not before.get("resample")):
-        causes.add("left_side_forgetting")
+        causes.add(UNDIAGNOSED)
     return tuple(c for c in CAUSES if c in causes), tuple(c for c in CAUSES if c in at_random)
 
 

@@ -305,12 +305,12 @@ def test_claims_rest_on_own_causes_and_controls(made):
     controls = {r["control"] for r in differences if r["checkpoint"] == "shuffled"}
     assert controls == {"plain", "longer"}
     controls = {r["control"] for r in differences if r["checkpoint"] == "knowing"}
-    assert controls == {"plain", "longer", "knowing_random"}
+    assert controls == {"plain", "longer", "shuffled", "knowing_random"}
 
 
 def test_who_treats_what_follows_from_the_graph_not_from_names():
     def made_node(name, parent, settings, treatment=None):
-        return {"name": name, "parents": [parent], "settings": settings, "treatment": treatment}
+        return {"name": name, "stage": "sft", "parents": [parent], "settings": settings, "treatment": treatment}
 
     def treat(*causes, at_random=False):
         return {"diagnosis": "x", "causes": list(causes), "at_random": at_random}
@@ -323,12 +323,14 @@ def test_who_treats_what_follows_from_the_graph_not_from_names():
         made_node("u", "base", {}, treat("base_conflict", "missing_knowledge")),
         made_node("v", "u", ordered),
         made_node("w", "v", shuffled, treat("data_conflict", at_random=True)),
+        made_node("t", "x", shuffled, treat("insufficient_optimisation")),
     ]
     nodes = {n["name"]: n for n in nodes}
     found = {name: learning.treated(n, nodes["x"], nodes) for name, n in nodes.items()}
     assert found["x"] == ((), ())
     assert learning.treated(nodes["y"], nodes["y"], nodes) == ((), ())  # a shuffle is no change to a shuffle
     assert found["y"] == found["z"] == (("left_side_forgetting",), ())
+    assert found["t"] == (("insufficient_optimisation",), ())  # passes over some rows only, after an ordered run
     assert found["v"] == (("missing_knowledge", "base_conflict"), ())
     assert found["w"] == (("missing_knowledge", "base_conflict", "left_side_forgetting"), ("data_conflict",))
 
