@@ -20,13 +20,13 @@ rule report:
         findings=findings(),
         code=[*dag.code_files("steps.report"), *sorted(map(str, Path("steps/templates").iterdir()))],
     output:
+        **({"rows": "reports/{workload}/rows.html"} if GRAPH.diagnosed() else {}),
         page=report(
             "reports/{workload}/index.html",
             caption="report.rst",
             category="Report",
         ),
         # Every unlearned row, to browse.
-        **({"rows": "reports/{workload}/rows.html"} if GRAPH.diagnosed() else {}),
         metrics="reports/{workload}/metrics.json",
         summary="reports/{workload}/summary.txt",
         tables=report(
