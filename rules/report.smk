@@ -26,7 +26,6 @@ rule report:
             caption="report.rst",
             category="Report",
         ),
-        # Every unlearned row, to browse.
         metrics="reports/{workload}/metrics.json",
         summary="reports/{workload}/summary.txt",
         tables=report(
