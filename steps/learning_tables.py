@@ -24,6 +24,9 @@ PAPER_SHARES = dict(zip(CAUSES, (0.187, 0.132, 0.141, 0.174, 0.146), strict=True
 PAPER_PREVALENCE, PAPER_SPREAD = 0.153, 0.021
 # What a treatment must do to its own cause, and all of them together to all rows.
 OWN_BAR, TOGETHER_BAR = 0.5, 0.6
+# A control of the same budget was trained on at most so many times the treatment's tokens: the rows drawn at random are
+# of other lengths.
+SAME_BUDGET = 1.05
 # Lower than a control: by more than nothing.
 MORE = 1e-9
 BASES = {False: "attribution", True: "truth"}
@@ -175,7 +178,7 @@ def claims_table(study: Study, differences: Table | None) -> Table | None:
     ]
     columns += [Column("bar", "bar"), Column("reached", "reached")]
     columns += [Column("control", "closest control", "code"), Column("margin", "lower than it by, points", "points")]
-    columns += [Column("beats", "lower than every control")]
+    columns += [Column("beats", "lower than every control of no larger budget")]
     columns += [Column("pure", "rows planted for it %", "percent"), *ORIGIN]
     rows = []
     for by_truth in bases(study):
@@ -195,6 +198,7 @@ def claims_table(study: Study, differences: Table | None) -> Table | None:
     caption = (
         "Relative reduction of the unlearned rate against the diagnosed arm, paired by row and seed. Held: the whole"
         " 95 % interval is at or beyond the bar; not held: all of it is short; undecided: it straddles the bar."
+        f" Controls count that were trained on at most {SAME_BUDGET:g} times the treatment's tokens."
     )
     return Table(f"{study.name}_claims", caption, columns, rows) if rows else None
 
@@ -208,9 +212,14 @@ def purity(study: Study, cause: str) -> Estimate | None:
 
 
 def _beaten(differences: Table | None, claim: dict) -> dict:
-    """The control that comes closest to a treatment, and the verdict over all of its controls."""
+    """The control that comes closest to a treatment, and the verdict over all controls of no larger budget."""
     keys = ("checkpoint", "cause", "by")
-    found = [r for r in (differences.rows if differences else ()) if all(r[k] == claim[k] for k in keys)]
+    found = [
+        r
+        for r in (differences.rows if differences else ())
+        if all(r[k] == claim[k] for k in keys)
+        and (r["tokens"] is None or r["control_tokens"] is None or r["control_tokens"] <= SAME_BUDGET * r["tokens"])
+    ]
     if not found:
         return {}
     closest = min(found, key=lambda row: row["lower"].low)

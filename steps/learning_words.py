@@ -50,7 +50,9 @@ def claim_sentences(claims: Table | None) -> list[dict]:
         held, beaten = (sum(row[key] == "held" for row in rows if row.get(key)) for key in ("reached", "beats"))
         text = f"{named}, {held} of {len(rows)} treatments lower the rate by at least {rows[0]['bar']}"
         text += (
-            f" and {beaten} of {len(controlled)} stay below every control." if controlled else "; no control was run."
+            f" and {beaten} of {len(controlled)} stay below every control of no larger budget."
+            if controlled
+            else "; no control was run."
         )
         sentences.append({"text": text, "short": [text for row in rows for text in _short(row)]})
     return sentences
@@ -67,7 +69,9 @@ def _short(row: dict) -> list[str]:
         found.append(f"{text}.")
     if row.get("beats", "held") != "held":
         margin = f"{number_text('points', row['margin'].value)} points {interval_text('points', row['margin'])}"
-        found.append(f"{name}: below {row['control']} by {margin}, below every control is {row['beats']}.")
+        found.append(
+            f"{name}: below {row['control']} by {margin}, below every control of no larger budget is {row['beats']}."
+        )
     return found
 
 
