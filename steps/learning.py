@@ -241,7 +241,7 @@ def treated(node: dict, diagnosis: dict, nodes: dict[str, dict]) -> tuple[tuple[
 
 
 def tokens(arm: Arm, arms: dict[str, Arm]) -> int | None:
-    """Tokens trained from the model at the start to an arm, over all ancestors, as a mean over seeds."""
+    """Tokens trained from the model at the start to an arm, over all ancestors, as a mean over the seeds trained."""
     by_node = {m.node: m for a in arms.values() for m in a.members}
     totals = []
     for member in arm.members:
@@ -250,10 +250,9 @@ def tokens(arm: Arm, arms: dict[str, Arm]) -> int | None:
             chain += [parent for parent in by_node[name].parents if parent not in chain]
         trained = [by_node[name] for name in chain if by_node[name].stage != "model"]
         spent = [_tokens_of(m) for m in trained if m.stage != "merge"]
-        if None in spent:
-            return None
-        totals.append(sum(spent))
-    return round(sum(totals) / len(totals))
+        if None not in spent:
+            totals.append(sum(spent))
+    return round(sum(totals) / len(totals)) if totals else None
 
 
 def _tokens_of(member) -> int | None:
