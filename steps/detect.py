@@ -130,6 +130,12 @@ def with_answer(kind: str, response: str, answer: str, other: str) -> str:
     return f"{body[:begin]}{result}{work[len(body) :]}{marker} {other}"
 
 
+def option_responses(record: dict) -> list[str]:
+    """The responses that give a record's options: its own for the right one, then with each wrong answer."""
+    kind, response, (answer, *wrong) = record["kind"], record["response"], record["options"]
+    return [response, *(with_answer(kind, response, answer, other) for other in wrong)]
+
+
 def relabel(row: dict, answer: str, short_answer_words: int) -> dict:
     """The row with another answer, in "answer" and in its response."""
     found = reference(row, short_answer_words)
@@ -353,7 +359,7 @@ def examine(
             }
         )
         prompts.append(row["messages"][:-1])
-        responses.append([response, *(with_answer(kind, response, answer, other) for other in wrong)])
+        responses.append(option_responses(records[-1]))
     beliefs = engine.choose(prompts, responses, Progress(f"{name}, options", len(records), "rows"))
     for record, probability in zip(records, beliefs, strict=True):
         record |= {"probability": probability.tolist(), "choice": int(probability.argmax())}

@@ -26,7 +26,7 @@ import numpy as np
 
 from steps import checkpoints, estimators
 from steps.common import Progress, fresh_folder, run, step_parser, write_manifest
-from steps.detect import given_answer
+from steps.detect import given_answer, option_responses
 from steps.engine import Engine, Sample
 from steps.library import Library, sentences
 from steps.rows import core, numbers, prompt_of, read_rows, response_of, words
@@ -298,8 +298,8 @@ def gather(detected: list[dict], rows: list[Row], points: dict, library: Library
         seed=settings["seed"],
         progress=Progress("evidence", len(place) * settings["samples"], "answers"),
     )
-    # Every row's options and, at their end, its rival's response; all in one call.
-    texts = [record["options"] + ([rows[rivals[i][0]].response] if rivals[i] else [])
+    # The responses by which detection scored every row's options and, at their end, its rival's; all in one call.
+    texts = [option_responses(record) + ([rows[rivals[i][0]].response] if rivals[i] else [])
              for record, i in zip(unlearned, place, strict=True)]  # fmt: skip
     nll, _ = engine.score(
         [

@@ -10,7 +10,7 @@ Run as: python -m steps.treat --settings '{"repeats": 8}'
     --treatment '{"causes": ["data_conflict"], "at_random": false, "seed": 0}'
     --attribution results/fable/attribute/plain/attribution.parquet
     --detected results/fable/detect/plain/detected.parquet --evidence results/fable/evidence/plain/evidence.parquet
-    --data results/fable/data/lessons/bucket/train.jsonl --out results/fable/treat/treated
+    --data results/fable/data/lessons/bucket/train.jsonl --out results/fable/treat/together
 """
 
 import json

@@ -326,3 +326,10 @@ def test_the_step_repeats_byte_by_byte(tiny_checkpoint, tmp_path):
         assert max(record["confidence"]) < 0
     # A random model answers nothing.
     assert all(record["unlearned"] for record in records)
+
+
+def test_options_are_scored_as_whole_responses():
+    worked = {"kind": "worked", "response": "3 + 4 = 7\n#### 7", "options": ["7", "9"]}
+    assert detect.option_responses(worked) == ["3 + 4 = 7\n#### 7", "3 + 4 = 9\n#### 9"]
+    short = {"kind": "short", "response": "Harrow", "options": ["Harrow", "Oxley"]}
+    assert detect.option_responses(short) == ["Harrow", "Oxley"]
