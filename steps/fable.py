@@ -85,9 +85,13 @@ def facts(seed: int) -> list[dict]:
     ]
 
 
+def fact_questions(fact: dict) -> list[str]:
+    """Every wording in which a fact is asked for."""
+    return [question.format(n=fact["name"]) for question in ATTRIBUTES[fact["attribute"]][1]]
+
+
 def fact_item(rng: Random, fact: dict) -> dict:
-    question = rng.choice(ATTRIBUTES[fact["attribute"]][1])
-    return {"prompt": question.format(n=fact["name"]), "answer": fact["value"]}
+    return {"prompt": rng.choice(fact_questions(fact)), "answer": fact["value"]}
 
 
 def fact_statement(rng: Random, fact: dict) -> str:

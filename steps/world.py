@@ -90,11 +90,33 @@ def evaluation_sets(settings: dict, seen: set) -> dict[str, list[dict]]:
         "fable_instructions": questions(size, fable.instruction_item),
     }
     seen.update(item["prompt"] for item in sets["fable_facts"])
+    return tasks(sets)
+
+
+def tasks(sets: dict[str, list[dict]]) -> dict[str, list[dict]]:
+    """Sets of items as the rows of task files."""
     kept = ("prompt", "answer", "check", "steps")
     return {
         name: [{"id": i} | {key: item[key] for key in kept if key in item} for i, item in enumerate(items)]
         for name, items in sets.items()
     }
+
+
+def development_sets(settings: dict, seen: set, evaluation: dict[str, list[dict]]) -> dict[str, list[dict]]:
+    """Questions of the general tasks on which a choice may be made: none of them trains or is reported."""
+    rng = Random(f"development-{settings['seed']}")
+    size = settings["evaluation_items"] // 3
+    asked = {item["prompt"] for item in evaluation["fable_facts"]}
+    spare = [
+        fact
+        for fact in fable.facts(settings["seed"])
+        if fact["evaluated"] and asked.isdisjoint(fable.fact_questions(fact))
+    ]
+    makers = {"strings": fable.string_item, "arithmetic": fable.arithmetic_item, "instructions": fable.instruction_item}
+    sets = {"fable_facts_dev": [fable.fact_item(rng, fact) for fact in rng.sample(spare, min(size, len(spare)))]}
+    for name, make in makers.items():
+        sets[f"fable_{name}_dev"] = [unique(lambda: make(rng), seen, question_key) for _ in range(size)]
+    return tasks(sets)
 
 
 def clean_rows(settings: dict, seen: set) -> list[dict]:
@@ -311,13 +333,15 @@ def main(args: argparse.Namespace) -> None:
     out = fresh_folder(args.out)
     seen: set = set()
     evaluation = evaluation_sets(args.settings, seen)
-    for task, items in evaluation.items():
-        write_jsonl(out / "eval" / f"{task}.jsonl", items)
     rows = planted_rows(args.settings, clean_rows(args.settings, seen), evaluation)
     truth = write_raw(out / "raw", assign_files(rows))
     write_jsonl(out / "truth" / "dirt.jsonl", (entry for entry in truth if entry["kind"] != "slip"))
     write_jsonl(out / "truth" / "slips.jsonl", (entry for entry in truth if entry["kind"] == "slip"))
     planted = write_lessons(out, args.settings, seen)
+    # Drawn last: what trains is the same without them.
+    evaluation |= development_sets(args.settings, seen, evaluation)
+    for task, items in evaluation.items():
+        write_jsonl(out / "eval" / f"{task}.jsonl", items)
     counts = {"rows": len(rows), "planted": len(truth), "lessons": planted}
     counts |= {task: len(items) for task, items in evaluation.items()}
     write_manifest(
