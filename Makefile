@@ -38,6 +38,8 @@ bench: setup
 	python -m benches.sft_throughput
 	python -m benches.clean
 	python -m benches.detection
+	python -m benches.merge
+	python -m benches.geometry
 
 # What another clone has pushed, checked against dvc.lock.
 pull: setup
@@ -48,4 +50,4 @@ pull: setup
 # Everything made but the environment, the committed reports and what DVC has stored.
 clean:
 	rm -rf results work logs benchmarks slurm_logs dvc_plots .snakemake
-	find reports -mindepth 1 -maxdepth 1 ! -name fable_full -exec rm -rf {} + 2>/dev/null || true
+	find reports -mindepth 1 -maxdepth 1 ! -name 'fable_*' -exec rm -rf {} + 2>/dev/null || true

@@ -16,6 +16,7 @@ include: "rules/world.smk"
 include: "rules/data.smk"
 include: "rules/recipes.smk"
 include: "rules/evaluate.smk"
+include: "rules/geometry.smk"
 include: "rules/learning.smk"
 include: "rules/report.smk"
 
@@ -31,7 +32,7 @@ rule all:
         expand("reports/{workload}/index.html", workload=GRAPH.params["workload"]),
 
 
-# One target per study: its checkpoints, measured, and what they did not learn. `snakemake foundation`
+# One target per study: its checkpoints, measured, and what else the study asks. `snakemake foundation`
 for study in GRAPH.params["studies"]:
 
     rule:

@@ -47,6 +47,26 @@ def node_settings(wildcards):
     return json.dumps(GRAPH.nodes[wildcards.node].settings, sort_keys=True)
 
 
+def evaluate_settings(wildcards):
+    """The section, without the descriptions of tasks that only a path is chosen on."""
+    evaluate = GRAPH.params["evaluate"]
+    named = {task for axis in recipes.AXES for task in evaluate[axis]}
+    tasks = {task: described for task, described in evaluate["tasks"].items() if task in named}
+    return json.dumps(evaluate | {"tasks": tasks}, sort_keys=True)
+
+
+def path_settings(wildcards):
+    """What an interpolation is told: its own settings, and how its points are evaluated."""
+    shared = {key: GRAPH.params["evaluate"][key] for key in ("tasks", "limit", "batch_size", "seed")}
+    return json.dumps(shared | GRAPH.nodes[wildcards.node].settings, sort_keys=True)
+
+
+def merge_base(wildcards):
+    """The model under the changes that some methods merge, as an option of the step."""
+    node = GRAPH.nodes[wildcards.node]
+    return f"--base {GRAPH.folder(GRAPH.root(wildcards.node))}" if node.settings["method"] in recipes.ON_A_BASE else ""
+
+
 def parents(wildcards):
     """What tells that a node's parents are there: see Graph.edges."""
     return [file for parent in GRAPH.nodes[wildcards.node].parents for file in GRAPH.edges(parent)]
@@ -86,6 +106,11 @@ def evaluations(study=None):
 
 
 def findings(study=None):
-    """Which rows the nodes of a study, or of all, did not learn, why, and how right that is."""
-    steps = {"detect": GRAPH.detected, "attribute": GRAPH.diagnosed, "score_causes": GRAPH.scored}
+    """What else was found about the nodes of a study, or of all: which rows they did not learn, how far they moved."""
+    steps = {
+        "detect": GRAPH.detected,
+        "attribute": GRAPH.diagnosed,
+        "score_causes": GRAPH.scored,
+        "geometry": GRAPH.moved,
+    }
     return [f"{GRAPH.results}/{step}/{name}/manifest.json" for step, nodes in steps.items() for name in nodes(study)]

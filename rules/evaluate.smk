@@ -21,7 +21,7 @@ rule evaluate:
     resources:
         gpu=GPU,
     params:
-        settings=settings("evaluate"),
+        settings=evaluate_settings,
         checkpoint=lambda wildcards: GRAPH.folder(wildcards.name),
         tasks="results/{workload}/world/eval",
         out=subpath(output.manifest, parent=True),

@@ -59,6 +59,7 @@ rule cpt:
 rule merge:
     input:
         parents=parents,
+        base=lambda wildcards: GRAPH.edges(GRAPH.root(wildcards.node)),
         code=dag.code_files("steps.merge"),
     output:
         manifest="results/{workload}/{study}/{node}/manifest.json",
@@ -73,6 +74,37 @@ rule merge:
     params:
         settings=node_settings,
         parents=parent_folders,
+        base=merge_base,
         out=subpath(output.manifest, parent=True),
     shell:
-        "python -m steps.merge --settings {params.settings:q} --parents {params.parents} --out {params.out} &> {log}"
+        "python -m steps.merge --settings {params.settings:q} --parents {params.parents} {params.base} --out {params.out}"
+        " &> {log}"
+
+
+rule interpolate:
+    input:
+        parents=parents,
+        tasks=GRAPH.evaluation_edges(),
+        templates=sorted(str(path) for path in Path("tasks").iterdir()),
+        code=dag.code_files("steps.interpolate"),
+    output:
+        manifest="results/{workload}/{study}/{node}/manifest.json",
+    log:
+        "logs/{workload}/{study}/{node}.log",
+    benchmark:
+        "benchmarks/{workload}/{study}/{node}.tsv"
+    wildcard_constraints:
+        node=only(node_names("interpolate")),
+    conda:
+        "../environment.yaml"
+    resources:
+        gpu=GPU,
+    params:
+        settings=path_settings,
+        parents=parent_folders,
+        tasks="results/{workload}/world/eval",
+        work="work/{workload}/{node}",
+        out=subpath(output.manifest, parent=True),
+    shell:
+        "python -m steps.interpolate --settings {params.settings:q} --parents {params.parents}"
+        " --tasks-dir {params.tasks} --work {params.work} --out {params.out} &> {log}"

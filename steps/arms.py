@@ -190,6 +190,17 @@ def difference(arm: Arm, root: Arm, axis: str | None = None, task: str | None = 
     return replace(found, low=found.value - low, high=found.value + high)
 
 
+def forgetting(arm: Arm, root: Arm, task: str | None = None) -> Estimate | None:
+    """Root minus arm on the general axis or on one task, paired by item: what was lost of what was there."""
+    change = difference(arm, root, task=task) if task else difference(arm, root, "general")
+    return negated(change) if change else None
+
+
+def negated(found: Estimate) -> Estimate:
+    seeds = tuple(-value for value in found.seed_values)
+    return replace(found, value=-found.value, low=-found.high, high=-found.low, seed_values=seeds)
+
+
 def retention(arm: Arm, root: Arm) -> Estimate | None:
     """Share of the root's general score that the arm keeps, paired by item; None when the root has none."""
     ours, theirs = arm.on("general"), root.on("general")
@@ -201,13 +212,19 @@ def retention(arm: Arm, root: Arm) -> Estimate | None:
 def _contrast(ours: list[Score], theirs: list[Score], contrast) -> Estimate:
     a, b = (float(np.mean([s.estimate.value for s in side])) for side in (ours, theirs))
     drawn = contrast(_resampled(ours), _resampled(theirs))
-    per_seed = np.mean([s.estimate.seed_values for s in ours], axis=0)
-    seeds = tuple(float(contrast(value, b)) for value in per_seed)
+    per_seed, others = (np.mean([s.estimate.seed_values for s in side], axis=0) for side in (ours, theirs))
+    if len(per_seed) == len(others) or 1 in (len(per_seed), len(others)):
+        # Seeds in pairs, or all against the one that there is.
+        spreads = [tuple(map(float, contrast(per_seed, others)))]
+    else:
+        spreads = [tuple(map(float, contrast(per_seed, b))), tuple(map(float, contrast(a, others)))]
     tail = (1 - estimators.INTERVAL) / 2
     within = tuple(float(edge) for edge in np.quantile(drawn, [tail, 1 - tail]))
     value = float(contrast(a, b))
-    low, high = estimators.widen(value, within, seeds)
-    return Estimate(value, low, high, float(drawn.std(ddof=1)), sum(s.estimate.n for s in ours), seeds)
+    low, high = within
+    for seeds in spreads:
+        low, high = estimators.widen(value, (low, high), seeds)
+    return Estimate(value, low, high, float(drawn.std(ddof=1)), sum(s.estimate.n for s in ours), spreads[0])
 
 
 # --- choices -------------------------------------------------------------------------------------

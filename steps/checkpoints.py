@@ -5,13 +5,15 @@ relative to the project root. That base may be an adapter itself.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+from steps import adapters
 from steps.common import MANIFEST, read_json, verify_manifest
 
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_CONFIG = adapters.CONFIG
+ADAPTER_WEIGHTS = adapters.WEIGHTS
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 
@@ -64,6 +66,25 @@ def check(folder: Path) -> list[Path]:
     return [*own, *check(adapter_base(folder))] if is_adapter(folder) else own
 
 
+def linear_shapes(folder: Path) -> dict[str, tuple[int, int]]:
+    """(out, in) of every linear layer of a checkpoint's blocks, by module, in order of names; an adapter's base's.
+
+    Read from the headers of the safetensors files: every matrix that is no embedding and not the output layer.
+    """
+    while is_adapter(folder):
+        folder = adapter_base(folder)
+    shapes = {}
+    for path in weight_files(folder):
+        with open(path, "rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        for name, entry in header.items():
+            module, _, last = name.rpartition(".")
+            kind = module.rpartition(".")[2]
+            if last == "weight" and len(entry["shape"]) == 2 and not re.search(r"emb|lm_head|^wte$|^wpe$", kind):
+                shapes[module] = tuple(entry["shape"])
+    return dict(sorted(shapes.items()))
+
+
 def load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
@@ -79,6 +100,7 @@ def load_model(folder: Path, dtype: Any) -> Any:
     if is_adapter(folder):
         from peft import PeftModel
 
+        adapters.enable_butterfly()
         model = load_model(adapter_base(folder), dtype)
         # PEFT freezes the base when it loads an adapter: a full fine-tune of the result would train nothing.
         return PeftModel.from_pretrained(model, str(folder)).merge_and_unload().requires_grad_(True)

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from steps import checkpoints, packing, sft, training
+from steps import adapters, checkpoints, packing, sft, training
 from steps.common import fingerprint, fresh_folder, read_jsonl, run, step_parser
 
 SOURCES = [*sft.SOURCES, Path(__file__)]
@@ -64,7 +64,8 @@ def main(args: argparse.Namespace) -> None:
     import torch
 
     model = checkpoints.load_model(args.parent, dtype=torch.float32)
-    model = training.attach_adapter(model, settings["adapter"], settings["seed"])
+    model = adapters.attach(model, settings["adapter"], settings["seed"], plan.steps)
+    parameters = adapters.trained(model)
     if rows:
         trainer = sft.build_trainer(model, tokenizer, rows, settings, plan, work)
         log = training.train(trainer, plan, "cpt", valid_batches=[])
@@ -82,7 +83,7 @@ def main(args: argparse.Namespace) -> None:
         step="cpt",
         settings=settings,
         inputs=inputs,
-        counts={"train": sft.count(rows, too_long), "steps": plan.steps},
+        counts={"train": sft.count(rows, too_long), "steps": plan.steps, "parameters": parameters},
         log=log,
         started=started,
     )

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import IO
 
-from steps import recipes
+from steps import adapters, checkpoints, recipes
 
 PACKAGE = "steps"
 
@@ -138,6 +138,12 @@ class Graph:
         """The detected nodes of whose rows the world knows which cannot be learned, and why."""
         return [name for name in self.detected(study) if self.from_world(self.examined(name), "lessons/")]
 
+    def moved(self, study: str | None = None) -> list[str]:
+        """The nodes of a study, or of all, whose distance from their root is measured."""
+        studies = self.params["studies"]
+        nodes = self.nodes.items()
+        return [name for name, node in nodes if study in (None, node.study) and studies[node.study].get("geometry")]
+
     def examined(self, name: str) -> str:
         """The data set whose training rows a detected node is examined on."""
         return self.params["studies"][self.nodes[name].study]["detect"]
@@ -208,7 +214,10 @@ class Graph:
         """
         evaluate = self.params["evaluate"]
         files: list[str] = []
-        for task in dict.fromkeys(task for axis in ("target", "harder", "general", "dev") for task in evaluate[axis]):
+        paths = [node.settings for node in self.nodes.values() if node.stage == "interpolate"]
+        named = [evaluate[axis] for axis in recipes.AXES]
+        named += [settings[axis] for settings in paths for axis in ("target", "general")]
+        for task in dict.fromkeys(task for tasks in named for task in tasks):
             own = evaluate["tasks"].get(task, {}).get("data_files")
             splits = own or {"test": f"{self.world}eval/{task}.jsonl"}
             files += [path for split, path in splits.items() if split != "train"]
@@ -230,8 +239,18 @@ class Graph:
             "detect": {name: study["detect"] for name, study in self.params["studies"].items() if "detect" in study},
             "detected": self.detected(),
             "diagnosed": self.diagnosed(),
+            "geometry": self.moved(),
         }
         return {**self.params, "graph": graph}
+
+    def check_adapters(self) -> None:
+        """Raise a ValueError for an adapter setting that would be ignored on its model, where that model is here."""
+        for name, node in self.nodes.items():
+            root = Path(self.folder(self.root(name)))
+            adapter = node.settings.get("adapter", {"kind": "full"})
+            if adapter["kind"] != "full" and root.is_dir():
+                where = f"studies.{node.study}.recipes.{node.recipe}.adapter"
+                adapters.check(adapter, checkpoints.linear_shapes(root), where)
 
     def check_files(self) -> None:
         """Raise a ValueError for a file that is named, that no rule makes, and that is not there."""
@@ -246,6 +265,7 @@ class Graph:
                 )
             if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
                 raise ValueError(f"{where}: {folder} lacks config.json or *.safetensors; it is not a whole checkpoint")
+        self.check_adapters()
         rows = [
             (f"data.{name}.sources[{i}].path", source["path"])
             for name in self.used_data()

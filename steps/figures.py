@@ -7,6 +7,8 @@ stays text.
 
 import io
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 from statistics import fmean
 from typing import Any
@@ -49,6 +51,7 @@ STAGES = {
     "distill": ("magenta", "P"),
     "opd": ("magenta", "*"),
     "merge": ("orange", "D"),
+    "interpolate": ("orange", "d"),
 }
 # Width of a character and height of a line of label, in pixels, for labels that must not collide.
 CHAR, LABEL_HEIGHT = 6.4, 11
@@ -115,13 +118,39 @@ def to_svg(figure, name: str, title: str) -> str:
     return svg.replace("<svg", head, 1).replace('pt" height=', 'px" height=').replace('pt" viewBox', 'px" viewBox')
 
 
-def scatter(arms: list[Arm], roots: set[str]) -> str:
-    """Target against general in percent, with 95 % intervals, the Pareto front and lines of equal sum."""
-    figure, axes = new_axes(440, 380)
+@dataclass(frozen=True)
+class Line:
+    """A path through the scatter, in percent, from its start to its end."""
+
+    points: list[tuple[float, float]]
+    color: str
+
+
+# From so many checkpoints on, a scatter needs more room for their names.
+CROWD = 10
+
+
+def scatter(
+    arms: list[Arm],
+    roots: set[str],
+    name: str = "scatter",
+    title: str = "Target against general capability of every checkpoint",
+    looks: dict[str, tuple[str, str]] | None = None,
+    lines: Sequence[Line] = (),
+) -> str:
+    """Target against general in percent, with 95 % intervals, the Pareto front and lines of equal sum.
+
+    Args:
+        looks: arm → (color token, marker); the others have those of their stage.
+        lines: paths between checkpoints, drawn under them.
+    """
+    looks = {arm.name: STAGES[arm.stage] for arm in arms} | (looks or {})
+    figure, axes = new_axes(440, 380) if len(arms) <= CROWD else new_axes(600, 520)
     spots = {a.name: (a.axis("target"), a.axis("general")) for a in arms if a.axis("target") and a.axis("general")}
-    points = {name: (100 * t.value, 100 * g.value) for name, (t, g) in spots.items()}
+    points = {arm: (100 * t.value, 100 * g.value) for arm, (t, g) in spots.items()}
     edges = [(100 * e.low, 100 * e.high) for pair in spots.values() for e in pair]
     xs, ys = edges[0::2], edges[1::2]
+    xs, ys = xs + [(x, x) for line in lines for x, _ in line.points], ys + [(y, y) for line in lines for _, y in line.points]
     pad = 6.0
     left, right = min(low for low, _ in xs) - pad, min(102, max(high for _, high in xs) + pad)
     bottom, top = min(low for low, _ in ys) - pad, min(102, max(high for _, high in ys) + pad)
@@ -145,19 +174,20 @@ def scatter(arms: list[Arm], roots: set[str]) -> str:
     if len(front) > 1:
         # Between two points of the front nothing better was seen than the worse of each coordinate.
         corners = [points[front[0]]]
-        for name in front[1:]:
-            corners += [(corners[-1][0], points[name][1]), points[name]]
+        for arm in front[1:]:
+            corners += [(corners[-1][0], points[arm][1]), points[arm]]
         axes.plot(*zip(*corners, strict=True), color=LIGHT["muted"], lw=1.1, ls=(0, (5, 3)), zorder=2)
 
-    stages = {arm.name: arm.stage for arm in arms}
-    for name, (target, general) in spots.items():
-        x, y = points[name]
-        color, marker = stage_color(stages[name]), STAGES[stages[name]][1]
+    for line in lines:
+        axes.plot(*zip(*line.points, strict=True), color=LIGHT[line.color], lw=1.2, marker=".", ms=5, alpha=0.8, zorder=2)
+    for arm, (target, general) in spots.items():
+        x, y = points[arm]
+        color, marker = LIGHT[looks[arm][0]], looks[arm][1]
         bars = {
             "xerr": [[x - 100 * target.low], [100 * target.high - x]],
             "yerr": [[y - 100 * general.low], [100 * general.high - y]],
         }
-        fill = LIGHT["surface"] if name in roots else color
+        fill = LIGHT["surface"] if arm in roots else color
         axes.errorbar(
             x,
             y,
@@ -174,7 +204,7 @@ def scatter(arms: list[Arm], roots: set[str]) -> str:
         )
     figure.draw_without_rendering()  # lays the axes out, which places the labels
     _label_points(axes, points, spots, corners)
-    return to_svg(figure, "scatter", "Target against general capability of every checkpoint")
+    return to_svg(figure, name, title)
 
 
 def _label_points(axes, points: dict[str, tuple[float, float]], spots, corners: list[tuple[float, float]]) -> None:
@@ -254,9 +284,9 @@ def _running_mean(values: list[float], window: int) -> list[float]:
 def heat_map(recipe: str, points: list[Arm], axis: str, best: Arm | None) -> str:
     """An axis over a grid of two keys, or a line with intervals over one; the chosen point framed."""
     keys = sorted({key for arm in points for key in arm.grid})
-    measured = {tuple(arm.grid[key] for key in keys): arm.axis(axis) for arm in points}
+    measured = {tuple(_place(arm.grid[key]) for key in keys): arm.axis(axis) for arm in points}
     title = f"{axis} over the grid of {recipe}"
-    chosen = tuple(best.grid[key] for key in keys) if best else None
+    chosen = tuple(_place(best.grid[key]) for key in keys) if best else None
     if len(keys) == 1:
         return _grid_line(recipe, keys[0], {k[0]: v for k, v in measured.items()}, axis, chosen, title)
     from matplotlib.patches import Rectangle
@@ -284,6 +314,11 @@ def heat_map(recipe: str, points: list[Arm], axis: str, best: Arm | None) -> str
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     return to_svg(figure, f"grid_{recipe}", title)
+
+
+def _place(value: Any) -> Any:
+    """A grid's value on an axis: a list as the word that names it."""
+    return "+".join(map(str, value)) if isinstance(value, list) else value
 
 
 def _sort_key(value: Any) -> tuple:

@@ -8,6 +8,8 @@ from steps.gather import Gathered
 from steps.learning import Study
 from steps.learning_words import first_screen
 from steps.row_tables import Flow
+from steps.stability import Stability
+from steps.stability_words import kept_most
 from steps.tables import Estimate
 from steps.text import plain_prompt, shorten
 
@@ -30,6 +32,7 @@ class Findings:
     unlearned: list[dict] = field(default_factory=list)
     tried: int = 0
     learning: list[Study] = field(default_factory=list)
+    stability: Stability | None = None
 
     def root(self, arm: Arm) -> Arm:
         return root_of(arm, self.arms)
@@ -40,7 +43,9 @@ class Findings:
 
     @property
     def trained(self) -> list[Arm]:
-        return [arm for arm in self.shown if self.root(arm) is not arm and self.root(arm).scores]
+        """What can be said to have gained: checkpoints measured on the target, as the model they started from."""
+        measured = [arm for arm in self.shown if self.root(arm) is not arm and arm.axis("target")]
+        return [arm for arm in measured if self.root(arm).axis("target")]
 
 
 def findings(gathered: Gathered) -> Findings:
@@ -48,7 +53,7 @@ def findings(gathered: Gathered) -> Findings:
     grids = best_points(arms)
     hidden = {arm.name for points, best in grids.values() if best for arm in points if arm is not best}
     shown = [arm for arm in arms.values() if arm.scores and arm.name not in hidden]
-    found = Findings(arms, shown, grids, learning=gathered.learning)
+    found = Findings(arms, shown, grids, learning=gathered.learning, stability=gathered.stability)
     if not found.trained:
         return found
     found.ship, found.rule = choose(found, gathered.settings["report"]["keep_general"])
@@ -200,6 +205,8 @@ def answers(found: Findings) -> list[dict]:
         text = f"General score {percent(root.axis('general'))} → {percent(general)}{share} ({n_text(general)})."
     else:
         text = "No general task was measured."
+    if found.stability:
+        text += f" {kept_most(found.stability)}"
     result.append(
         {
             "question": "What did it lose?",

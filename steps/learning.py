@@ -241,7 +241,10 @@ def treated(node: dict, diagnosis: dict, nodes: dict[str, dict]) -> tuple[tuple[
 
 
 def tokens(arm: Arm, arms: dict[str, Arm]) -> int | None:
-    """Tokens trained from the model at the start to an arm, over all ancestors, as a mean over the seeds trained."""
+    """Tokens trained from the model at the start to an arm, over all ancestors, as a mean over the seeds trained.
+
+    A merge or a point of a path trains on nothing of its own.
+    """
     by_node = {m.node: m for a in arms.values() for m in a.members}
     totals = []
     for member in arm.members:
@@ -249,7 +252,7 @@ def tokens(arm: Arm, arms: dict[str, Arm]) -> int | None:
         for name in chain:
             chain += [parent for parent in by_node[name].parents if parent not in chain]
         trained = [by_node[name] for name in chain if by_node[name].stage != "model"]
-        spent = [_tokens_of(m) for m in trained if m.stage != "merge"]
+        spent = [_tokens_of(m) for m in trained if m.stage not in ("merge", "interpolate")]
         if None not in spent:
             totals.append(sum(spent))
     return round(sum(totals) / len(totals)) if totals else None

@@ -26,16 +26,18 @@ def share_map(
     columns: list[str],
     cells: dict[tuple[int, int], tuple[float, str]],
     framed: set[tuple[int, int]],
+    width: float = 80,
 ) -> str:
     """A table of shares as tints of blue from 0 to 1, each with its text; framed cells carry the point.
 
     Args:
         cells: (row, column) → (share, text).
+        width: of a column, in pixels.
     """
     from matplotlib.patches import Rectangle
 
     longest = max(map(len, rows))
-    figure, axes = new_axes(40 + 6.5 * longest + 80 * len(columns), 90 + 34 * len(rows))
+    figure, axes = new_axes(40 + 6.5 * longest + width * len(columns), 90 + 34 * len(rows))
     for (i, j), (share, text) in sorted(cells.items()):
         alpha = 0.04 + 0.96 * share
         box = (j - 0.47, i - 0.45), 0.94, 0.9

@@ -1,84 +1,223 @@
-"""Merge checkpoints of one architecture into one, tensor by tensor.
+"""Merge checkpoints of one architecture into one, a piece of a tensor at a time.
 
-`linear` is the weighted sum of the parents' weights (model soups, https://arxiv.org/abs/2203.05482). Adapters
-are merged into their bases first. Config and tokenizer are those of the first parent.
+linear            sum of w_i p_i over the parents p_i (model soups, arXiv:2203.05482); the weights sum to 1
+slerp             the arc from the first parent to the second, each tensor taken as one vector; where their cosine is
+                  above 0.9995, as between most fine-tunes of one model, mergekit's slerp is linear, and so is this one
+task_arithmetic   base + scale * sum of w_i (p_i - base) (arXiv:2212.04089)
+ties              the same of trimmed changes: the `density` largest of each tensor; only parents that agree with the
+                  sign of the sum count, and their weights are scaled to sum to 1 (arXiv:2306.01708)
+dare_linear       task_arithmetic of changes of which a random share `density` is kept, scaled up to the L1 norm of
+                  the whole change (arXiv:2311.03099 scales by 1/density, which this is on average)
+dare_ties         dare_linear with the vote on signs of ties, without its scaling of the weights
+
+Definitions are those of mergekit 0.1.5 at each method's defaults, computed in float32 and rounded once. The last four
+are about changes of `--base`. No more than a few MiB of each model are in memory, whatever the size of its tensors. An
+adapter is the exception: it is merged into its base in memory, one parent after the other, and streamed from a
+temporary file. Shards are laid out as those of the first parent; config and tokenizer are its own.
 
 Run as: python -m steps.merge --settings '{"method": "linear", "weights": [0.5, 0.5]}'
     --parents data/fable/base results/fable/foundation/sft --out results/fable/foundation/blend
 """
 
 import argparse
+import hashlib
+import json
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from steps import checkpoints
-from steps.common import fresh_folder, read_json, run, step_parser, write_json, write_manifest, write_text
+from steps.common import Progress, fresh_folder, read_json, run, step_parser, write_json, write_manifest, write_text
 
-SHARD_BYTES = 2 * 2**30  # at most this much of the merged model is in memory, and one tensor of each parent
+METHODS = {  # the settings that act
+    "linear": {"weights"},
+    "slerp": {"t"},
+    "task_arithmetic": {"weights", "scale"},
+    "ties": {"weights", "density", "scale"},
+    "dare_linear": {"weights", "density", "scale", "seed"},
+    "dare_ties": {"weights", "density", "scale", "seed"},
+}
+OVER_BASE = ("task_arithmetic", "ties", "dare_linear", "dare_ties")
+# Elements at a time. 1 MiB in float32 stays in the cache of a core: 2**20 takes 1.4 times as long. Even, because
+# `kept_at_random` draws pairs.
+CHUNK = 2**18
+SLERP_COSINE = 0.9995
+DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+# What changes a model's function without changing a shape.
+SAME_CONFIG = (
+    "model_type",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "hidden_act",
+    "rms_norm_eps",
+    "rope_theta",
+    "rope_parameters",
+    "tie_word_embeddings",
+)
 COPIED = ("config.json", "generation_config.json")
 COPIED_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
+Read = Callable[[int, int], Any]  # start, stop -> these elements of a flattened tensor
+
+
+class Stored(NamedTuple):
+    """Where a tensor lies: its first byte counts from the start of the file."""
+
+    path: Path
+    dtype: str
+    shape: list[int]
+    first: int
+
+
+def full_checkpoint(folder: Path) -> Path:
+    """The folder itself, or what an adapter's base ends in."""
+    while checkpoints.is_adapter(folder):
+        folder = checkpoints.adapter_base(folder)
+    return folder
+
+
+def stored_tensors(path: Path) -> dict[str, Stored]:
+    """What a safetensors file holds, in the order of its bytes (format: 8 bytes of length, a JSON header, the data).
+
+    The file is not mapped: mapped pages would count as memory of the process.
+    """
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    found = {
+        name: Stored(path, entry["dtype"], entry["shape"], 8 + length + entry["data_offsets"][0])
+        for name, entry in header.items()
+    }
+    return dict(sorted(found.items(), key=lambda item: item[1].first))
+
 
 class Weights:
-    """The named tensors of one checkpoint, read one at a time; an adapter's are in memory, merged."""
+    """The named tensors of one checkpoint, read in pieces; an adapter's only after `merge_adapter`."""
 
     def __init__(self, folder: Path):
-        from safetensors import safe_open
+        self.folder, root = folder, full_checkpoint(folder)
+        self.label = str(folder) if root == folder else f"{folder} (an adapter on {root})"
+        self.indexed = (root / checkpoints.WEIGHTS_INDEX).is_file()
+        self.tensors: dict[str, Stored] = {}
+        for path in checkpoints.weight_files(root):
+            self.tensors |= stored_tensors(path)
+        # A tied model may store its head all the same. Merged on its own it could come out unlike the embeddings: the
+        # random draws of dare go by names.
+        if read_json(root / "config.json").get("tie_word_embeddings"):
+            self.tensors.pop("lm_head.weight", None)
+        self.layout: dict[str, list[str]] = {}  # file -> its tensors in the order of their bytes
+        for name, stored in self.tensors.items():
+            self.layout.setdefault(stored.path.name, []).append(name)
+        self.files: dict[Path, Any] = {}
 
-        self.folder = folder
-        self.source: dict[str, Any] = {}
-        base = folder
-        while checkpoints.is_adapter(base):
-            base = checkpoints.adapter_base(base)
-        for path in checkpoints.weight_files(base):
-            file = safe_open(path, framework="pt")
-            self.source |= dict.fromkeys(file.keys(), file)
-        if checkpoints.is_adapter(folder):
-            import torch
+    def merge_adapter(self, path: Path) -> None:
+        """Write the model that an adapter makes to a file, in float32, and read from there."""
+        import torch
 
-            merged = checkpoints.load_model(folder, torch.float32).state_dict()
-            self.source = {name: merged[name] for name in self.source}
+        merged = checkpoints.load_model(self.folder, torch.float32).state_dict()
+        layout = {name: ("F32", stored.shape) for name, stored in self.tensors.items()}
+        write_safetensors(path, layout, lambda name: [merged[name].flatten()])
+        self.tensors = stored_tensors(path)
 
-    def shape(self, name: str) -> list[int]:
-        source = self.source[name]
-        return source.get_slice(name).get_shape() if hasattr(source, "get_slice") else list(source.shape)
+    def size(self, name: str) -> int:
+        return math.prod(self.tensors[name].shape)
+
+    def read(self, name: str, start: int, stop: int) -> Any:
+        """Elements of a flattened tensor, in its own dtype."""
+        import torch
+
+        stored = self.tensors[name]
+        if stored.path not in self.files:
+            self.files[stored.path] = open(stored.path, "rb", buffering=0)
+        file = self.files[stored.path]
+        out = torch.empty(stop - start, dtype=getattr(torch, DTYPES[stored.dtype]))
+        file.seek(stored.first + start * out.itemsize)
+        left = memoryview(out.view(torch.uint8).numpy())
+        while len(left):
+            read = file.readinto(left)
+            if not read:
+                raise ValueError(f"{stored.path} ends inside {name}; make or download it again")
+            left = left[read:]
+        return out
 
     def tensor(self, name: str) -> Any:
-        source = self.source[name]
-        return source.get_tensor(name) if hasattr(source, "get_tensor") else source
+        return self.read(name, 0, self.size(name)).reshape(self.tensors[name].shape)
 
 
-def check_weights(settings: dict, parents: list[Path]) -> None:
+# --- what can be merged ---------------------------------------------------------------------------
+
+
+def check_settings(settings: dict, parents: list[Path], base: Path | None) -> None:
     """Raises:
-    ValueError: the weights do not fit the parents.
+    ValueError: the settings do not fit the method or the parents.
     """
-    weights = settings["weights"]
-    if len(weights) != len(parents):
+    method, given = settings.get("method"), settings.keys() - {"method"}
+    if method not in METHODS:
+        raise ValueError(f"method: {method} is none of {', '.join(METHODS)}")
+    for key in sorted(METHODS[method] ^ given):
+        raise ValueError(f"{key}: {method} has no such setting" if key in given else f"{key}: {method} needs it")
+    if method in OVER_BASE and base is None:
+        raise ValueError(f"--base: {method} merges the changes of a base model; name its folder")
+    if method not in OVER_BASE and base is not None:
+        raise ValueError(f"--base: {method} has no base; leave it out")
+    if method == "slerp" and len(parents) != 2:
+        raise ValueError(f"method: slerp is between two parents, not {len(parents)}")
+    if "t" in given and not 0 <= settings["t"] <= 1:
+        raise ValueError(f"t: {settings['t']:g} is not from 0 (the first parent) to 1 (the second)")
+    if "density" in given and not 0 < settings["density"] <= 1:
+        raise ValueError(f"density: {settings['density']:g} is no share above 0 and up to 1")
+    weights = settings.get("weights", [])
+    if "weights" in given and len(weights) != len(parents):
         raise ValueError(
             f"weights: {len(weights)} numbers for {len(parents)} parents; give one for each entry of from:"
         )
-    if not math.isclose(sum(weights), 1.0, abs_tol=1e-6):
+    if method == "linear" and not math.isclose(sum(weights), 1.0, abs_tol=1e-6):
         raise ValueError(f"weights: they sum to {sum(weights):g}, not 1; the merge would scale the model")
 
 
 def check_compatible(parents: list[Weights]) -> None:
     """Raises:
-    ValueError: naming the first tensor, in order of names, that is missing somewhere or differs in shape.
+    ValueError: naming the first tensor, in order of names, that is missing somewhere, differs in shape or is no
+        floating point number.
     """
     first = parents[0]
-    for other in parents[1:]:
-        for name in sorted(first.source.keys() | other.source.keys()):
+    for other in parents:
+        for name in sorted(first.tensors.keys() | other.tensors.keys()):
             for here, there in ((first, other), (other, first)):
-                if name not in here.source:
-                    raise ValueError(f"{name} is in {there.folder} but not in {here.folder}: different architectures")
-            if first.shape(name) != other.shape(name):
+                if name not in here.tensors:
+                    raise ValueError(f"{name} is in {there.label} but not in {here.label}: different architectures")
+            if first.tensors[name].shape != other.tensors[name].shape:
                 raise ValueError(
-                    f"{name} is {first.shape(name)} in {first.folder} but {other.shape(name)} in {other.folder}:"
-                    " parents of a merge need the same architecture and vocabulary"
+                    f"{name} is {first.tensors[name].shape} in {first.label} but {other.tensors[name].shape} in"
+                    f" {other.label}: parents of a merge need the same architecture and vocabulary"
+                )
+            if other.tensors[name].dtype not in DTYPES:
+                raise ValueError(
+                    f"{name} is {other.tensors[name].dtype} in {other.label}: only {', '.join(DTYPES)} can be merged;"
+                    " convert the checkpoint first"
+                )
+
+
+def check_config(folders: list[Path]) -> None:
+    """Raises:
+    ValueError: naming the first setting of config.json that makes equal weights compute something else.
+    """
+    paths = [full_checkpoint(folder) / "config.json" for folder in folders]
+    first = read_json(paths[0])
+    for path in paths[1:]:
+        other = read_json(path)
+        for key in SAME_CONFIG:
+            # A key that one lacks is a default, or another version's name for it.
+            if key in first and key in other and first[key] != other[key]:
+                raise ValueError(
+                    f"{key} is {json.dumps(first[key])} in {paths[0]} but {json.dumps(other[key])} in {path}:"
+                    " different architectures"
                 )
 
 
@@ -87,14 +226,26 @@ def check_vocabulary(folders: list[Path]) -> None:
     ValueError: tokenizers disagree; tensors of equal shape would then be averaged over different tokens.
     """
 
-    def vocabulary(folder: Path) -> tuple:
+    def vocabulary(folder: Path) -> dict[str, int]:
         tokenizer = read_json(folder / "tokenizer.json")
-        return tokenizer["model"]["vocab"], {t["content"]: t["id"] for t in tokenizer["added_tokens"]}
+        tokens = tokenizer["model"]["vocab"]
+        if isinstance(tokens, list):  # Unigram: pieces with their scores
+            tokens = {piece: index for index, (piece, _) in enumerate(tokens)}
+        return tokens | {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
 
     first = vocabulary(folders[0])
     for folder in folders[1:]:
-        if vocabulary(folder) != first:
-            raise ValueError(f"{folder / 'tokenizer.json'} has another vocabulary than that of {folders[0]}")
+        other = vocabulary(folder)
+        if other != first:
+            token = min(token for token in first.keys() | other.keys() if first.get(token) != other.get(token))
+            here, there = (tokens.get(token, "missing") for tokens in (first, other))
+            raise ValueError(
+                f"{folder / 'tokenizer.json'} has another vocabulary than that of {folders[0]}: the id of"
+                f" {json.dumps(token)} is {there} there and {here} here"
+            )
+
+
+# --- methods --------------------------------------------------------------------------------------
 
 
 def linear(tensors: list[Any], weights: list[float]) -> Any:
@@ -111,75 +262,294 @@ def linear(tensors: list[Any], weights: list[float]) -> Any:
     dtype = chosen[0][0].dtype
     for tensor, _ in chosen:
         dtype = torch.promote_types(dtype, tensor.dtype)
-    total = sum(tensor.to(torch.promote_types(dtype, torch.float32)) * weight for tensor, weight in chosen)
+    wide = torch.promote_types(dtype, torch.float32)
+    total = chosen[0][0].to(wide) * chosen[0][1]
+    for tensor, weight in chosen[1:]:
+        total += tensor.to(wide) * weight
     return total.to(dtype)
 
 
-def merged_tensors(parents: list[Weights], settings: dict) -> Iterator[tuple[str, Any]]:
-    for name in sorted(parents[0].source):
-        yield name, linear([parent.tensor(name) for parent in parents], settings["weights"])
+def spans(size: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, size, CHUNK):
+        yield start, min(start + CHUNK, size)
 
 
-def write_weights(out: Path, tensors: Iterator[tuple[str, Any]], shard_bytes: int = SHARD_BYTES) -> None:
-    """Stream named tensors into `model.safetensors`, or into numbered shards with their index."""
-    from safetensors.torch import save_file
+def slerp_weights(size: int, first: Read, second: Read, t: float) -> list[float]:
+    """Weights of two tensors such that their sum lies on the arc between them: sin((1 - t) angle) / sin(angle) and
+    sin(t angle) / sin(angle) (Shoemake 1985)."""
+    import torch
 
-    shards: list[list[str]] = []
-    shard: dict[str, Any] = {}
-    size = total = 0
+    a = b = ab = 0.0
+    for span in spans(size):
+        x, y = first(*span).double(), second(*span).double()
+        a, b, ab = a + torch.dot(x, x).item(), b + torch.dot(y, y).item(), ab + torch.dot(x, y).item()
+    # A tensor of zeros has no direction: mergekit takes a right angle.
+    norms = [norm if norm > 1e-8 else 1.0 for norm in (math.sqrt(a), math.sqrt(b))]
+    cosine = max(-1.0, min(1.0, ab / norms[0] / norms[1]))
+    if abs(cosine) > SLERP_COSINE:
+        return [1 - t, t]
+    angle = math.acos(cosine)
+    return [math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)]
 
-    def flush() -> None:
-        nonlocal shard, size
-        save_file(shard, out / f"shard-{len(shards)}", metadata={"format": "pt"})
-        shards.append(list(shard))
-        shard, size = {}, 0
 
-    for name, tensor in tensors:
-        if shard and size + tensor.nbytes > shard_bytes:
-            flush()
-        shard[name] = tensor.contiguous()
-        size += tensor.nbytes
-        total += tensor.nbytes
-    flush()
+Changes = Callable[[], Iterator[Any]]  # a pass over one tensor: chunks [parents, elements] of parent - base
+Keep = Callable[[Any], Any]  # what is kept of such a chunk; called with the chunks in order
 
-    if len(shards) == 1:
-        (out / "shard-0").rename(out / checkpoints.WEIGHTS)
+
+def bits(values: Any) -> Any:
+    """Integers in the order of the magnitudes of float32 values, which is that of their bits without the sign."""
+    import torch
+
+    return values.float().view(torch.int32) & 0x7FFFFFFF
+
+
+def kept_by_magnitude(changes: Changes, parents: int, size: int, density: float) -> Keep:
+    """Keeps exactly max(1, int(density * size)) elements of each row, those of the largest magnitude in float32.
+
+    Of equal magnitudes the first are kept; mergekit leaves it to its sort. The smallest magnitude that stays is found
+    in two passes, by counting the upper 16 bits and then the lower 16 of those that share its upper ones: exact, and
+    without a sorted copy of the tensor.
+    """
+    import torch
+
+    def find(counts: Any, rank: int) -> tuple[int, int]:
+        """The bin with the element of a rank, counted from the largest, and its rank within that bin."""
+        above = counts.flip(0).cumsum(0)
+        index = int(torch.searchsorted(above, rank))
+        return len(counts) - 1 - index, rank - (int(above[index - 1]) if index else 0)
+
+    rows = range(parents)
+    counts = torch.zeros(parents, 2**15, dtype=torch.int64)
+    for chunk in changes():
+        for row, values in enumerate(bits(chunk) >> 16):
+            counts[row] += torch.bincount(values, minlength=2**15)
+    upper = [find(counts[row], max(1, int(density * size))) for row in rows]
+    counts = torch.zeros(parents, 2**16, dtype=torch.int64)
+    for chunk in changes():
+        for row, values in enumerate(bits(chunk)):
+            counts[row] += torch.bincount(values[values >> 16 == upper[row][0]] & 0xFFFF, minlength=2**16)
+    lower = [find(counts[row], upper[row][1]) for row in rows]
+    smallest = [upper[row][0] << 16 | lower[row][0] for row in rows]
+    ties = [lower[row][1] for row in rows]  # how many of the magnitude `smallest` stay
+
+    def keep(chunk: Any) -> Any:
+        for row, values in enumerate(bits(chunk)):
+            stays = values >= smallest[row]
+            equal = values == smallest[row]
+            found = int(equal.sum())
+            if found > ties[row]:
+                stays &= ~equal | (equal.cumsum(0) <= ties[row])
+            ties[row] = max(0, ties[row] - found)
+            chunk[row] *= stays
+        return chunk
+
+    return keep
+
+
+def kept_at_random(seed: int, name: str, parent: int, density: float) -> Callable[[int], Any]:
+    """A stream of mask elements, True with the probability `density`, that the arguments alone decide.
+
+    32 bits each, of NumPy's SFC64, whose streams do not change between versions.
+    """
+    import numpy as np
+    import torch
+
+    digest = hashlib.sha256(f"{seed}\0{parent}\0{name}".encode()).digest()
+    stream = np.random.SFC64(int.from_bytes(digest, "big"))
+
+    def draw(count: int) -> Any:
+        values = stream.random_raw((count + 1) // 2).view(np.uint32)[:count]
+        return torch.from_numpy(values < round(density * 2**32))
+
+    return draw
+
+
+def kept_by_dare(changes: Changes, parents: int, name: str, density: float, seed: int) -> Keep:
+    """Keeps a random share of each row, scaled to the L1 norm that the whole row had."""
+
+    def streams() -> list[Callable[[int], Any]]:
+        return [kept_at_random(seed, name, parent, density) for parent in range(parents)]
+
+    before, after = [0.0] * parents, [0.0] * parents
+    draws = streams()
+    for chunk in changes():
+        for row, values in enumerate(chunk.abs_()):
+            before[row] += values.double().sum().item()
+            after[row] += values.mul_(draws[row](len(values))).double().sum().item()
+    # 1e-7 is mergekit's: a change as good as zero is not scaled.
+    factors = [old / new if min(old, new) >= 1e-7 else 1.0 for old, new in zip(before, after, strict=True)]
+    draws = streams()
+
+    def keep(chunk: Any) -> Any:
+        for row, values in enumerate(chunk):
+            values.mul_(draws[row](len(values))).mul_(factors[row])
+        return chunk
+
+    return keep
+
+
+def sum_of_changes(deltas: Any, weights: Any, vote: bool, normalize: bool) -> Any:
+    """Changes [parents, elements] times weights [parents, 1], summed over the parents.
+
+    vote: only those count that have the sign of the sum (of zero: plus). normalize: their weights are divided by
+    their sum.
+    """
+    import torch
+
+    deltas *= weights
+    total = deltas.sum(0)
+    if not vote:
+        return total
+    agree = torch.where(total >= 0, deltas > 0, deltas < 0)
+    total = deltas.mul_(agree).sum(0)
+    if normalize:
+        divisor = (weights * agree).sum(0)
+        divisor[divisor == 0] = 1
+        total /= divisor
+    return total
+
+
+def merged_changes(name: str, size: int, parents: list[Read], base: Read, settings: dict) -> Iterator[Any]:
+    import torch
+
+    def rows() -> Iterator[tuple[Any, Any]]:
+        for span in spans(size):
+            origin, tensors = base(*span), [read(*span) for read in parents]
+            dtype = torch.float32
+            for tensor in (origin, *tensors):
+                dtype = torch.promote_types(dtype, tensor.dtype)
+            origin = origin.to(dtype)
+            deltas = torch.empty(len(tensors), len(origin), dtype=dtype)
+            for row, tensor in zip(deltas, tensors, strict=True):
+                torch.sub(tensor.to(dtype), origin, out=row)
+            yield origin, deltas
+
+    def changes() -> Iterator[Any]:
+        return (deltas for _, deltas in rows())
+
+    method, density = settings["method"], settings.get("density", 1)
+    keep: Keep = lambda chunk: chunk  # noqa: E731
+    if density < 1 and method == "ties":
+        keep = kept_by_magnitude(changes, len(parents), size, density)
+    elif density < 1:
+        keep = kept_by_dare(changes, len(parents), name, density, settings["seed"])
+    for origin, deltas in rows():
+        weights = torch.tensor(settings["weights"], dtype=deltas.dtype)[:, None]
+        total = sum_of_changes(keep(deltas), weights, vote=method.endswith("ties"), normalize=method == "ties")
+        yield total.mul_(settings["scale"]).add_(origin)
+
+
+def merged(name: str, size: int, parents: list[Read], base: Read | None, settings: dict) -> Iterator[Any]:
+    """One merged tensor, flat, in consecutive chunks, in float32 or a dtype of its parents.
+
+    name: decides the random draws of dare; size: elements of the tensor.
+    """
+    if settings["method"] in OVER_BASE:
+        yield from merged_changes(name, size, parents, base, settings)
         return
-    weight_map = {}
-    for index, names in enumerate(shards):
-        file = f"model-{index + 1:05d}-of-{len(shards):05d}.safetensors"
-        (out / f"shard-{index}").rename(out / file)
-        weight_map |= dict.fromkeys(names, file)
-    write_json(out / checkpoints.WEIGHTS_INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    weights = slerp_weights(size, *parents, settings["t"]) if settings["method"] == "slerp" else settings["weights"]
+    for span in spans(size):
+        yield linear([read(*span) for read in parents], weights)
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def write_safetensors(path: Path, layout: dict, chunks: Callable[[str], Iterable[Any]]) -> int:
+    """Stream tensors into a file of the format that `stored_tensors` reads; returns their bytes.
+
+    layout: name -> (dtype, shape); chunks: what gives the flat pieces of a named tensor in order.
+    """
+    import torch
+
+    dtypes = {name: getattr(torch, DTYPES[dtype]) for name, (dtype, _) in layout.items()}
+    # As safetensors does it: wide numbers first, so that none lies across its alignment.
+    names = sorted(layout, key=lambda name: -dtypes[name].itemsize)
+    header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in names:
+        dtype, shape = layout[name]
+        begin, end = end, end + math.prod(shape) * dtypes[name].itemsize
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            for chunk in chunks(name):
+                file.write(memoryview(chunk.to(dtypes[name]).view(torch.uint8).numpy()))
+        assert file.tell() == 8 + len(text) + end, f"{path} is not of the size that its header says"
+    return end
+
+
+def merged_dtype(name: str, parents: list[Weights], base: Weights | None, settings: dict) -> str:
+    """The widest dtype of those that act: a parent of weight 0 in a linear merge does not."""
+    import torch
+
+    weights = settings["weights"] if settings["method"] == "linear" else [1] * len(parents)
+    acting = [parent for parent, weight in zip(parents, weights, strict=True) if weight != 0]
+    found = [model.tensors[name].dtype for model in ([base] if base else []) + acting]
+    widest = getattr(torch, DTYPES[found[0]])
+    for dtype in found[1:]:
+        widest = torch.promote_types(widest, getattr(torch, DTYPES[dtype]))
+    return next(stored for stored, dtype in DTYPES.items() if getattr(torch, dtype) == widest)
+
+
+def write_weights(out: Path, parents: list[Weights], base: Weights | None, settings: dict) -> None:
+    """Merge tensor after tensor into files laid out as those of the first parent."""
+    first = parents[0]
+    progress = Progress("merge", sum(map(first.size, first.tensors)), "parameters")
+    done = total = 0
+
+    def chunks(name: str) -> Iterator[Any]:
+        nonlocal done
+        reads = [partial(model.read, name) for model in parents]
+        for chunk in merged(name, first.size(name), reads, base and partial(base.read, name), settings):
+            yield chunk
+            done += len(chunk)
+            progress.update(done)
+
+    for file, names in first.layout.items():
+        layout = {name: (merged_dtype(name, parents, base, settings), first.tensors[name].shape) for name in names}
+        total += write_safetensors(out / file, layout, chunks)
+    if first.indexed:
+        weight_map = {name: file for file, names in first.layout.items() for name in names}
+        write_json(out / checkpoints.WEIGHTS_INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
 def main(args: argparse.Namespace) -> None:
     started = time.time()
     settings = args.settings
-    check_weights(settings, args.parents)
-    inputs = [path for parent in args.parents for path in checkpoints.check(parent)]
-    check_vocabulary(args.parents)
-    parents = [Weights(folder) for folder in args.parents]
-    check_compatible(parents)
+    check_settings(settings, args.parents, args.base)
+    folders = [*args.parents, *([args.base] if args.base else [])]
+    inputs = [path for folder in dict.fromkeys(folders) for path in checkpoints.check(folder)]
+    check_vocabulary(folders)
+    check_config(folders)
+    models = [Weights(folder) for folder in folders]
+    check_compatible(models)
 
     out = fresh_folder(args.out)
-    write_weights(out, merged_tensors(parents, settings))
-    base = args.parents[0]
-    for name in COPIED_TOKENIZER:
-        if (base / name).is_file():
-            shutil.copyfile(base / name, out / name)
-    while checkpoints.is_adapter(base):
-        base = checkpoints.adapter_base(base)
-    for name in COPIED:
-        if (base / name).is_file():
-            shutil.copyfile(base / name, out / name)
-    counts = {"parents": len(parents), "tensors": len(parents[0].source)}
-    card = checkpoints.model_card(out.name, "merge", args.parents, settings, counts, "transformers")
-    write_text(out / "README.md", card)
+    merged_adapters = [out / f".adapter-{index}.safetensors" for index in range(len(models))]
+    for model, path in zip(models, merged_adapters, strict=True):
+        if checkpoints.is_adapter(model.folder):
+            model.merge_adapter(path)
+    parents, base = models[: len(args.parents)], models[-1] if args.base else None
+    write_weights(out, parents, base, settings)
+    for path in merged_adapters:
+        path.unlink(missing_ok=True)
+
+    first = args.parents[0]
+    for folder, names in ((first, COPIED_TOKENIZER), (full_checkpoint(first), COPIED)):
+        for name in names:
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, out / name)
+    counts = {"parents": len(parents), "tensors": len(parents[0].tensors)}
+    write_text(out / "README.md", checkpoints.model_card(out.name, "merge", folders, settings, counts, "transformers"))
     write_manifest(out, step="merge", settings=settings, inputs=inputs, counts=counts, started=started)
 
 
 if __name__ == "__main__":
     parser = step_parser(__doc__)
     parser.add_argument("--parents", type=Path, nargs="+", required=True, help="checkpoint folders")
+    parser.add_argument("--base", type=Path, help="checkpoint whose changes are merged, where the method has one")
     run(main, parser)

@@ -20,14 +20,33 @@ GRAPH_KEYS = ("stage", "from", "data", "seeds", "grid", "diagnosis", "treats", "
 # Folders of results/<workload>/ that are not studies.
 RESERVED_STUDIES = (
     "world", "data", "evaluation", "download", "pretrain",
-    "detect", "evidence", "attribute", "mixture", "treat", "score_causes",
+    "detect", "evidence", "attribute", "mixture", "treat", "score_causes", "geometry",
 )  # fmt: skip
 # Stages that draw random numbers: their nodes are repeated by `seeds`. The others inherit the seeds of their parents.
 RANDOM_STAGES = ("sft", "cpt")
 # Stages that train on rows: they need `data`.
 DATA_STAGES = ("sft",)
 # How many parents a stage takes, (least, most).
-PARENTS = {"sft": (1, 1), "cpt": (1, 1), "merge": (2, None)}
+PARENTS = {"sft": (1, 1), "cpt": (1, 1), "merge": (2, None), "interpolate": (2, 2)}
+# What a task of evaluate may measure.
+AXES = ("target", "harder", "general", "dev")
+# Settings that act under some values of another setting only: stage -> that setting, {value: the keys that act}.
+CHOICES = {
+    "merge": (
+        "method",
+        {
+            "linear": ("weights",),
+            "slerp": ("t",),
+            "task_arithmetic": ("weights", "scale"),
+            "ties": ("weights", "density", "scale"),
+            "dare_linear": ("weights", "density", "scale", "seed"),
+            "dare_ties": ("weights", "density", "scale", "seed"),
+        },
+    ),
+    "interpolate": ("path", {"additive": (), "cayley": ("generator",)}),
+}
+# Methods that merge what was learned on top of a model: their parents need that model in common.
+ON_A_BASE = ("task_arithmetic", "ties", "dare_linear", "dare_ties")
 # The causes that a stage treats: cpt by documents, sft by a change of its rows.
 TREATS = {"sft": ("data_conflict", "insufficient_optimisation"), "cpt": ("missing_knowledge", "base_conflict")}
 
@@ -88,7 +107,25 @@ def resolve(params: dict, schema: dict) -> list[Node]:
     for name in _ordered(recipes, params["models"]):
         study, recipe = recipes[name]
         points |= _expand(name, study, recipe, points, params, schema)
-    return [node for nodes in points.values() for node in nodes]
+    nodes = [node for family in points.values() for node in family]
+    _check_tasks(params["evaluate"], nodes)
+    return nodes
+
+
+def _check_tasks(evaluate: dict, nodes: list[Node]) -> None:
+    """Each task stands on one axis; what is sampled is measured, what is described is used."""
+    axis_of: dict[str, str] = {}
+    for axis in AXES:
+        for task in evaluate[axis]:
+            if task in axis_of:
+                raise ValueError(f"evaluate.{axis}: {task} already stands under {axis_of[task]}; name it once")
+            axis_of[task] = axis
+    chosen_on = {t for n in nodes if n.stage == "interpolate" for t in (*n.settings["target"], *n.settings["general"])}
+    used = {"sampling.tasks": axis_of.keys(), "tasks": axis_of.keys() | chosen_on}
+    for key, names in (("sampling.tasks", evaluate["sampling"]["tasks"]), ("tasks", evaluate["tasks"])):
+        for task in names:
+            if task not in used[key]:
+                raise ValueError(f"evaluate.{key}: {task} stands on no axis; add it to one of {', '.join(AXES)}")
 
 
 def _without_nulls(params: dict) -> dict:
@@ -183,7 +220,11 @@ def _expand(
     for values in itertools.product(*grid.values()):
         point = dict(zip(grid, values, strict=True))
         settings = _settings(where, recipe, point, params, schema)
-        point_name = "-".join([name, *(f"{key}={value}" for key, value in point.items())])
+        if stage == "merge":
+            _check_merge(where, recipe, settings, points, params)
+        if stage == "interpolate":
+            _check_path(where, recipe, settings, families, params)
+        point_name = "-".join([name, *(f"{key}={_in_a_name(value)}" for key, value in point.items())])
         expanded[point_name] = [
             Node(
                 name=point_name + (f"-s{seed}" if len(seeds) > 1 else ""),
@@ -229,14 +270,86 @@ def _settings(where: str, recipe: dict, point: dict, params: dict, schema: dict)
                 raise ValueError(f"{where}.grid.{key}: {folder} has no keys of its own; write the grid over {folder}")
         target[last] = value
     _check(settings, schema["properties"][stage], schema, where)
-    if stage == "merge" and len(settings["weights"]) != len(recipe["from"]):
-        weights, parents = len(settings["weights"]), len(recipe["from"])
-        raise ValueError(f"{where}.weights: {weights} weights for {parents} parents; write one weight per parent")
+    if stage in CHOICES:
+        settings = _acting(where, stage, settings, [*own, *point])
     if settings.get("buckets") and "data_conflict" not in recipe.get("treats", []):
         raise ValueError(
             f"{where}.buckets: has no effect without `treats: [data_conflict]`, which finds the groups; add or remove"
         )
     return settings
+
+
+def _acting(where: str, stage: str, settings: dict, written: list[str]) -> dict:
+    """The settings that act under the choice made, of which the recipe may write no other."""
+    key, choices = CHOICES[stage]
+    choice = settings[key]
+    optional = {name for names in choices.values() for name in names}
+    for name in written:
+        if name in optional - {*choices[choice]}:
+            takes = [value for value, names in choices.items() if name in names]
+            raise ValueError(
+                f"{where}.{name}: has no effect with {key} {choice}; remove it (it acts with {', '.join(takes)})"
+            )
+    return {name: value for name, value in settings.items() if name not in optional - {*choices[choice]}}
+
+
+def _check_merge(where: str, recipe: dict, settings: dict, points: dict[str, list[Node]], params: dict) -> None:
+    """One weight per parent, equal ones where none are given; one model below parents whose changes are merged."""
+    parents, method = recipe["from"], settings["method"]
+    if method == "slerp" and len(parents) != 2:
+        raise ValueError(f"{where}.from: method slerp takes 2 parents, not {len(parents)}")
+    if "weights" in settings:
+        settings["weights"] = settings["weights"] or [1 / len(parents)] * len(parents)
+        if len(settings["weights"]) != len(parents):
+            raise ValueError(
+                f"{where}.weights: {len(settings['weights'])} weights for {len(parents)} parents;"
+                " write one weight per parent"
+            )
+    if method in ON_A_BASE:
+        roots = [_root(parent, points, params["models"]) for parent in parents]
+        for parent, root in zip(parents, roots, strict=True):
+            if root != roots[0]:
+                raise ValueError(
+                    f"{where}.from: `{parents[0]}` descends from {roots[0]}, `{parent}` from {root}; method {method}"
+                    " merges the changes of one model"
+                )
+            if parent == root:
+                raise ValueError(
+                    f"{where}.from: `{parent}` is the model whose changes method {method} merges; take it out"
+                )
+
+
+def _root(name: str, points: dict[str, list[Node]], models: dict) -> str:
+    """The model that a point, or a node of it, descends from by first parents."""
+    nodes = {node.name: node for family in points.values() for node in family}
+    while name not in models:
+        name = (points[name][0] if name in points else nodes[name]).parents[0]
+    return name
+
+
+def _check_path(where: str, recipe: dict, settings: dict, families: list[list[Node] | str], params: dict) -> None:
+    """Questions that no result is reported on, and for a path of rotations an end that rotates the start."""
+    for axis in ("target", "general"):
+        for reported in ("target", "harder", "general"):
+            for task in settings[axis]:
+                if task in params["evaluate"][reported]:
+                    raise ValueError(
+                        f"{where}.{axis}: {task} stands under evaluate.{reported}: choose by other questions"
+                    )
+    if settings["path"] != "cayley":
+        return
+    (start, end), last = recipe["from"], families[1]
+    kind = None if isinstance(last, str) else last[0].settings.get("adapter", {}).get("kind")
+    starts = [start] if isinstance(families[0], str) else [node.name for node in families[0]]
+    if kind != "oft" or last[0].parents[0] not in starts:
+        raise ValueError(
+            f"{where}.path: cayley needs an oft adapter that was trained on `{start}`, which `{end}` is not"
+        )
+
+
+def _in_a_name(value: Any) -> str:
+    """A grid's value in the name of its point: lists without brackets and spaces."""
+    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _diagnosed(where: str, recipe: dict, points: dict[str, list[Node]], params: dict) -> list[Node] | None:

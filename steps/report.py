@@ -13,7 +13,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from steps import diagrams, figures, learning_words, row_tables, score_tables, tables
+from steps import diagrams, figures, learning_words, row_tables, score_tables, stability_words, tables
 from steps.common import fresh_folder, run, step_parser, write_json, write_text
 from steps.findings import Findings, answers, findings, headline, side_by_side, size_text, skipped, summary
 from steps.gather import Gathered, gather
@@ -22,6 +22,8 @@ from steps.learning_figures import learning_figures
 from steps.learning_stats import rate
 from steps.learning_tables import learning_tables
 from steps.row_tables import Flow
+from steps.stability_figures import stability_figures
+from steps.stability_tables import stability_tables
 from steps.tables import Estimate, Table
 from steps.text import shorten, visible
 
@@ -56,6 +58,8 @@ def make_tables(gathered: Gathered, found: Findings, flows: list[Flow]) -> dict[
         made.append(score_tables.timing_table(gathered.benchmarks))
     for study in found.learning:
         made += learning_tables(study, found.arms)
+    if found.stability:
+        made += stability_tables(found.stability)
     return {table.name: table for table in made if table}
 
 
@@ -86,6 +90,8 @@ def make_figures(gathered: Gathered, found: Findings, flows: list[Flow]) -> dict
         made[f"curves_{name}"] = figures.curves(name, logs, found.arms[name].stage, 1.05 * max(losses))
     for study in found.learning:
         made |= learning_figures(study)
+    if found.stability:
+        made |= stability_figures(found.stability)
     return made
 
 
@@ -170,6 +176,7 @@ def render_page(
         skips={flow.dataset: skipped(gathered.checkpoints, flow.dataset) for flow in flows},
         stages=diagrams.stages_used(gathered.checkpoints),
         learning=learning,
+        stability=stability_words.section(found.stability, made, drawn) if found.stability else None,
         grids={name: best for name, (_, best) in found.grids.items()},
         curves=[name for name in drawn if name.startswith("curves_")],
         samples=side_by_side(found) if found.ship else [],

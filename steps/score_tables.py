@@ -1,8 +1,9 @@
 """The tables of checkpoints: scores on both axes, tasks, sampling, perplexity, grids, and what was run."""
 
 from collections.abc import Iterable
+from typing import Any
 
-from steps.arms import RESAMPLES, Arm, Checkpoint, difference, retention, root_of, seeds_text
+from steps.arms import RESAMPLES, Arm, Checkpoint, difference, forgetting, retention, root_of, seeds_text
 from steps.tables import Column, Table, setting_text
 
 AXES = ("target", "harder", "general", "dev")
@@ -23,7 +24,7 @@ def checkpoints_table(arms: list[Arm], every: dict[str, Arm]) -> Table:
         Column("target", "target %", "percent"),
         Column("gain", "gain, points", "points"),
         Column("general", "general %", "percent"),
-        Column("loss", "change, points", "points"),
+        Column("forgetting", "forgetting, points", "points"),
         Column("retention", "kept %", "percent"),
         Column("harder", "harder %", "percent"),
         Column("n", "n"),
@@ -41,7 +42,7 @@ def checkpoints_table(arms: list[Arm], every: dict[str, Arm]) -> Table:
                 "target": target,
                 "gain": difference(arm, root, "target") if trained else None,
                 "general": general,
-                "loss": difference(arm, root, "general") if trained else None,
+                "forgetting": forgetting(arm, root) if trained else None,
                 "retention": retention(arm, root) if trained else None,
                 "harder": arm.axis("harder"),
                 "n": " / ".join(str(e.n) if e else "–" for e in (target, general)),
@@ -50,9 +51,10 @@ def checkpoints_table(arms: list[Arm], every: dict[str, Arm]) -> Table:
         )
     caption = (
         "95 % intervals; n and seed SD (in points) are of target / general. An axis is the plain mean of its tasks."
-        " Levels: Wilson intervals per task, combined. Gain, change and share kept of the base's score"
-        f": paired bootstrap over items ({RESAMPLES:,} resamples). With several seeds the mean over seeds;"
-        " the interval covers items and seeds."
+        " Levels: Wilson intervals per task, combined. Gain: checkpoint minus base on the target; forgetting: base"
+        " minus checkpoint on the general tasks; kept: the share of the base's general score. All three: paired"
+        f" bootstrap over items ({RESAMPLES:,} resamples). With several seeds the mean over seeds; the interval covers"
+        " items and seeds."
     )
     return Table("checkpoints", caption, columns, rows)
 
@@ -65,6 +67,7 @@ def tasks_table(arms: list[Arm], every: dict[str, Arm]) -> Table:
         Column("score", "score %", "percent"),
         Column("stderr", "SE, points", "percent"),
         Column("change", "against base, points", "points"),
+        Column("forgetting", "forgetting, points", "points"),
         Column("n", "n", "integer"),
         Column("metric", "metric"),
         Column("seed_sd", "seed SD, points", "percent"),
@@ -82,6 +85,7 @@ def tasks_table(arms: list[Arm], every: dict[str, Arm]) -> Table:
                     "score": score.estimate,
                     "stderr": score.estimate.stderr,
                     "change": difference(arm, root, task=task) if arm is not root else None,
+                    "forgetting": forgetting(arm, root, task) if arm is not root and score.axis == "general" else None,
                     "n": score.estimate.n,
                     "metric": score.metric,
                     "seed_sd": score.estimate.seed_sd,
@@ -89,7 +93,10 @@ def tasks_table(arms: list[Arm], every: dict[str, Arm]) -> Table:
             )
     order = {arm.name: index for index, arm in enumerate(arms)}
     rows.sort(key=lambda row: (AXES.index(row["axis"]), row["task"], order[row["checkpoint"]]))
-    caption = "95 % Wilson intervals; change against the base by paired bootstrap over items. Greedy decoding."
+    caption = (
+        "95 % Wilson intervals; change against the base by paired bootstrap over items. Forgetting: base minus"
+        " checkpoint, of general tasks. Greedy decoding."
+    )
     return Table("tasks", caption, columns, rows)
 
 
@@ -181,16 +188,22 @@ def nodes_table(checkpoints: list[Checkpoint], stage_defaults_shown: Iterable[st
 
 def grid_table(name: str, points: list[Arm], best: Arm | None) -> Table:
     keys = sorted({key for arm in points for key in arm.grid})
-    columns = [Column(key, key, "number") for key in keys]
+    plain = [all(_is_number(arm.grid[key]) for arm in points) for key in keys]
+    columns = [Column(key, key, "number" if number else "text") for key, number in zip(keys, plain, strict=True)]
     columns += [Column(axis, f"{axis} %", "percent") for axis in ("dev", "target", "general")]
     columns += [Column("n", "n dev / target / general"), Column("best", "chosen"), *ORIGIN]
     rows = []
     for arm in points:
         scores = {axis: arm.axis(axis) for axis in ("dev", "target", "general")}
         n = " / ".join(str(e.n) if e else "–" for e in scores.values())
-        rows.append({**identity(arm), **arm.grid, **scores, "n": n, "best": "best on dev" if arm is best else None})
+        grid = {key: value if _is_number(value) else setting_text(value) for key, value in arm.grid.items()}
+        rows.append({**identity(arm), **grid, **scores, "n": n, "best": "best on dev" if arm is best else None})
     caption = "The point is chosen on dev, which is disjoint from the target; target and general are reported for it."
     return Table(f"grid_{name}", caption, columns, rows)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def unlearned_table(arm: Arm, items: list[dict]) -> Table:

@@ -18,10 +18,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from steps import checkpoints, dealing, packing, training
+from steps import adapters, checkpoints, dealing, packing, training
 from steps.common import fingerprint, fresh_folder, read_jsonl, run, step_parser, write_jsonl
 
-SOURCES = [Path(module.__file__) for module in (training, dealing, packing, checkpoints)] + [Path(__file__)]
+SOURCES = [Path(module.__file__) for module in (training, adapters, dealing, packing, checkpoints)] + [Path(__file__)]
 
 
 def training_template(tokenizer: Any) -> str:
@@ -127,9 +127,11 @@ def build_trainer(model: Any, tokenizer: Any, rows: list[dict], settings: dict, 
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             # TRL's fused head saves the memory of the logits where Triton runs. On a CPU it scores every position
             # for its entropy and makes a step of the tiny model 17 % slower than the model's own loss.
-            if self.accelerator.device.type == "cuda":
-                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-            return transformers.Trainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
+            of_base = SFTTrainer if self.accelerator.device.type == "cuda" else transformers.Trainer
+            loss = of_base.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
+            if not model.training:
+                return loss
+            return adapters.penalised(loss, self.model, self.current_gradient_accumulation_steps)
 
     return Trainer(
         model=model,
@@ -176,9 +178,9 @@ def main(args: argparse.Namespace) -> None:
     import torch
 
     model = checkpoints.load_model(args.parent, dtype=torch.float32)
-    trainer = build_trainer(
-        training.attach_adapter(model, settings["adapter"], settings["seed"]), tokenizer, rows, settings, plan, work
-    )
+    model = adapters.attach(model, settings["adapter"], settings["seed"], plan.steps)
+    parameters = adapters.trained(model)
+    trainer = build_trainer(model, tokenizer, rows, settings, plan, work)
     size = settings["batch_size"]
     valid_batches = [
         layout(valid_rows[start : start + size], settings, tokenizer.pad_token_id)
@@ -208,6 +210,7 @@ def main(args: argparse.Namespace) -> None:
     if skipped or valid_skipped:
         write_jsonl(out / "skipped.jsonl", [*skipped, *valid_skipped])
     counts = {"train": count(rows, skipped), "valid": count(valid_rows, valid_skipped), "steps": len(log)}
+    counts["parameters"] = parameters
     kept_steps = len(log)
     if progressive:
         kept_steps = progressive.ends[progressive.kept - 1]

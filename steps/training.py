@@ -22,7 +22,8 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
-from steps.checkpoints import ADAPTER_CONFIG, model_card
+from steps import adapters
+from steps.checkpoints import model_card
 from steps.common import Progress, read_json, write_json, write_manifest, write_text
 from steps.dealing import stop_epoch
 from steps.packing import IGNORED, collate
@@ -30,7 +31,6 @@ from steps.packing import IGNORED, collate
 LOG_COLUMNS = ("step", "epoch", "loss", "learning_rate", "grad_norm", "tokens", "valid_loss")
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
 PRECISIONS = ("auto", "fp32", "bf16")
-ADAPTER_KEYS = {"full": {"kind"}, "lora": {"kind", "r", "alpha", "dropout", "target_modules"}}
 
 
 # --- settings ------------------------------------------------------------------------------------
@@ -42,14 +42,6 @@ def check_settings(settings: dict) -> None:
     Raises:
         ValueError: naming the setting, its value and the fix.
     """
-    adapter = settings["adapter"]
-    kind = adapter["kind"]
-    if kind not in ADAPTER_KEYS:
-        raise ValueError(f"adapter.kind: {kind} is none of {', '.join(ADAPTER_KEYS)}")
-    for key in sorted(adapter.keys() - ADAPTER_KEYS[kind]):
-        raise ValueError(f"adapter.{key}: has no effect with adapter.kind {kind}; remove it or choose another kind")
-    for key in sorted({"r", "alpha"} - adapter.keys() if kind == "lora" else ()):
-        raise ValueError(f"adapter.{key}: missing; a LoRA adapter needs its rank r and its scale alpha")
     if settings["schedule"] not in SCHEDULES:
         raise ValueError(f"schedule: {settings['schedule']} is none of {', '.join(SCHEDULES)}")
     if settings["precision"] not in PRECISIONS:
@@ -58,6 +50,8 @@ def check_settings(settings: dict) -> None:
         raise ValueError(f"epochs: {settings['epochs']} must be whole with progressive, which looks after each epoch")
     if settings.get("progressive") and settings["order"] != "shuffle":
         raise ValueError("order: sources knows no epoch over all rows, after which progressive looks; write shuffle")
+    if settings.get("progressive") and settings["adapter"]["kind"] == "adalora":
+        raise ValueError("progressive: may end a run before adalora has pruned to target_r; remove it")
     if settings.get("buckets") and settings["order"] != "shuffle":
         raise ValueError(
             f"order: {settings['order']} has no effect with buckets, which deal an epoch's rows; remove it"
@@ -69,27 +63,6 @@ def uses_bf16(precision: str) -> bool:
     import torch
 
     return precision == "bf16" or (precision == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported())
-
-
-# --- adapters -------------------------------------------------------------------------------------
-
-
-def attach_adapter(model: Any, adapter: dict, seed: int) -> Any:
-    """The model as it will be trained: itself (`full`), or wrapped by PEFT with its weights frozen."""
-    if adapter["kind"] == "full":
-        return model
-    from peft import LoraConfig, get_peft_model
-    from transformers import set_seed
-
-    config = LoraConfig(
-        r=adapter["r"],
-        lora_alpha=adapter["alpha"],
-        lora_dropout=adapter.get("dropout", 0.0),
-        target_modules=adapter.get("target_modules", "all-linear"),
-        task_type="CAUSAL_LM",
-    )
-    set_seed(seed)
-    return get_peft_model(model, config)
 
 
 # --- the plan ------------------------------------------------------------------------------------
@@ -194,6 +167,8 @@ class Resumable:
         tensors = {f"model.{name}": tensor for name, tensor in trained_weights(self.model).items()}
         for index, state in optimizer["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+        of_adapter, rest_of_adapter = adapters.state(self.model)
+        tensors |= {f"adapter.{name}": tensor for name, tensor in of_adapter.items()}
         tensors["random.torch"] = torch.random.get_rng_state()
         if torch.cuda.is_available():
             tensors["random.cuda"] = torch.cuda.random.get_rng_state()
@@ -205,6 +180,7 @@ class Resumable:
             "scheduler": self.lr_scheduler.state_dict(),
             "random": {"python": random.getstate(), "numpy": [kind, keys.tolist(), *rest]},
             "dealer": self.dealer and self.dealer.state(),
+            "adapter": rest_of_adapter,
         }
         (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
         self.state.save_to_json(str(partial / "trainer_state.json"))
@@ -226,6 +202,9 @@ class Resumable:
             for name, parameter in self.model.named_parameters():
                 if parameter.requires_grad:
                     parameter.copy_(file.get_tensor(f"model.{name}"))
+            names = [name for name in file.keys() if name.startswith("adapter.")]
+            tensors = {name.removeprefix("adapter."): file.get_tensor(name) for name in names}
+        adapters.restore(self.model, tensors, read_json(Path(resume_from_checkpoint) / "state.json")["adapter"])
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         from safetensors import safe_open
@@ -438,6 +417,9 @@ def train(
     class Watch(TrainerCallback):
         """Puts the state aside where the plan says, measures the valid loss there and at the end, shows progress."""
 
+        def on_optimizer_step(self, args, state, control, **kwargs):
+            adapters.after_step(trainer.model, state.global_step + 1)
+
         def on_step_end(self, args, state, control, **kwargs):
             step = state.global_step
             control.should_save = step in plan.save_steps
@@ -515,11 +497,7 @@ def save_checkpoint(
     model = trainer.model
     is_adapter = hasattr(model, "peft_config")
     if is_adapter:
-        model.peft_config["default"].base_model_name_or_path = str(parent)
-        model.save_pretrained(out)
-        # PEFT keeps the module names as a set, whose order changes from process to process.
-        config = read_json(out / ADAPTER_CONFIG)
-        write_json(out / ADAPTER_CONFIG, {k: sorted(v) if isinstance(v, list) else v for k, v in config.items()})
+        adapters.save(model, out, parent)
     else:
         model.to(dtype).save_pretrained(out)
         write_json(out / "config.json", read_json(out / "config.json") | (config or {}))

@@ -13,6 +13,7 @@ import argparse
 import json
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -114,8 +115,10 @@ def development_sets(settings: dict, seen: set, evaluation: dict[str, list[dict]
     ]
     makers = {"strings": fable.string_item, "arithmetic": fable.arithmetic_item, "instructions": fable.instruction_item}
     sets = {"fable_facts_dev": [fable.fact_item(rng, fact) for fact in rng.sample(spare, min(size, len(spare)))]}
-    for name, make in makers.items():
-        sets[f"fable_{name}_dev"] = [unique(lambda: make(rng), seen, question_key) for _ in range(size)]
+    sets |= {
+        f"fable_{name}_dev": [unique(partial(make, rng), seen, question_key) for _ in range(size)]
+        for name, make in makers.items()
+    }
     return tasks(sets)
 
 

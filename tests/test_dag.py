@@ -157,6 +157,37 @@ def test_questions_exclude_the_few_shot_examples_but_depend_on_them(graph):
     made.check_files()
 
 
+def test_what_a_path_is_chosen_on_is_kept_out_of_the_training_rows(graph):
+    paths = {
+        "p": {"stage": "interpolate", "from": ["base", "hub"], "target": ["mine_dev"], "general": ["fable_facts_dev"]}
+    }
+    before, made = graph(), graph({"studies": {"two": {"recipes": paths}}})
+    new = ["results/fable/world/eval/mine_dev.jsonl", "results/fable/world/eval/fable_facts_dev.jsonl"]
+    assert made.evaluation_files() == before.evaluation_files() + new
+
+
+def test_geometry_is_of_the_studies_that_ask_for_it(graph):
+    recipe = {"stage": "sft", "from": "base", "data": "problems"}
+    studies = {"one": {"geometry": True, "recipes": {"a": recipe}}, "two": {"recipes": {"b": recipe}}}
+    made = graph({"studies": studies})
+    assert (made.moved(), made.moved("one"), made.moved("two")) == (["a"], ["a"], [])
+    assert made.describe()["graph"]["geometry"] == ["a"]
+
+
+def test_an_adapter_setting_that_the_model_has_no_use_for_is_one_line_before_any_job(graph):
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"model.layers.0.self_attn.q_proj.weight": torch.zeros(24, 16)}, "base/model.safetensors")
+    adapter = {"kind": "lora", "r": 4, "alpha": 8, "target_modules": ["q_proj", "qproj"]}
+    recipe = {"stage": "sft", "from": "base", "data": "problems", "adapter": adapter}
+    with pytest.raises(ValueError, match=r"^studies\.one\.recipes\.a\.adapter\.target_modules.*qproj") as caught:
+        graph({"studies": {"one": {"recipes": {"a": recipe}}}}).check_files()
+    assert "\n" not in str(caught.value)
+    recipe["adapter"] = adapter | {"target_modules": ["q_proj"]}
+    graph({"studies": {"one": {"recipes": {"a": recipe}}}}).check_adapters()
+
+
 def test_sources_lie_where_the_download_puts_them(graph):
     made = graph({
         "data": {

@@ -159,7 +159,7 @@ def test_answers_are_those_of_stock_hflm(engine, world, tmp_path):
 
     settings = gsm8k(world, num_fewshot=2, generation_kwargs={"until": ["Question:"], "max_gen_toks": 20})
     tasks = loaded(settings, world, tmp_path)
-    results, samples = evaluate.greedy(engine, tasks, settings)
+    results, samples = evaluate.greedy(engine, tasks, evaluate.task_axes(settings), limit=None)
     stock = simple_evaluate(
         model=HFLM(pretrained=engine.model, tokenizer=engine.tokenizer, backend="causal", batch_size=1),
         tasks=list(loaded(settings, world, tmp_path).values()),
@@ -194,7 +194,7 @@ class Scripted:
 def test_sampling_counts_what_the_task_counts(engine, world, tmp_path):
     settings = gsm8k(world, num_fewshot=0)
     tasks = loaded(settings, world, tmp_path)
-    evaluate.greedy(engine, tasks, settings | {"limit": 4})
+    evaluate.greedy(engine, tasks, evaluate.task_axes(settings), limit=4)
 
     def script(prompt):
         # Items 0 to 3 ask for 2, 3, 4, 5: item 0 is always right, item 1 three times, item 2 ties, item 3 never.
@@ -232,7 +232,8 @@ def test_right_answers_are_counted_right(engine, world, tmp_path, monkeypatch):
             return [[says(answers[question])] for question in asked]
 
         monkeypatch.setattr(Engine, "generate", generate)
-        results, _ = evaluate.greedy(engine, loaded(SETTINGS, world, tmp_path), SETTINGS)
+        tasks = loaded(SETTINGS, world, tmp_path)
+        results, _ = evaluate.greedy(engine, tasks, evaluate.task_axes(SETTINGS), limit=None)
         assert {results[task]["value"] for task in ("fable_problems", "fable_facts")} == {expected}
         assert (results["fable_instructions"]["value"] == 1.0) is (expected == 1.0)
 
@@ -259,7 +260,7 @@ def test_choices_go_through_lm_evals_likelihoods(engine, tmp_path):
         "sampling": SETTINGS["sampling"] | {"tasks": ["choice"]},
     }
     tasks = loaded(settings, tmp_path, tmp_path / "scratch")
-    results, samples = evaluate.greedy(engine, tasks, settings)
+    results, samples = evaluate.greedy(engine, tasks, evaluate.task_axes(settings), limit=None)
     assert results["choice"]["metric"] == "acc"
     assert results["choice"]["n"] == 6
     assert results["choice"]["value"] == pytest.approx(sum(s["correct"][0] for s in samples) / 6)

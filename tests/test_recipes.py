@@ -43,6 +43,9 @@ def mistake(change: dict | None = None, recipe_lines: dict | None = None) -> str
 SFT = {"stage": "sft", "from": "base", "data": "problems"}
 PLAIN = SFT | {"trajectory": 4}
 CPT = {"stage": "cpt", "from": "base", "diagnosis": "plain", "treats": ["base_conflict"]}
+MERGE = {"stage": "merge", "from": ["base", "large"]}
+PATH = {"stage": "interpolate", "from": ["base", "large"]}
+OFT = {"kind": "oft", "block_size": 32}
 CONFLICT = SFT | {"diagnosis": "plain", "treats": ["data_conflict"]}
 
 
@@ -119,6 +122,35 @@ def test_a_parent_with_one_seed_serves_every_seed_of_its_child():
     assert nodes["b-s0"].parents == nodes["b-s1"].parents == ("a",)
 
 
+def test_settings_that_do_not_act_are_not_told():
+    lines = {"a": SFT, "b": SFT, "m": MERGE, "s": MERGE | {"method": "slerp"}}
+    lines |= {"t": MERGE | {"from": ["a", "b"], "method": "ties", "density": 0.2}, "p": PATH}
+    lines |= {"o": SFT | {"adapter": OFT}, "c": PATH | {"from": ["base", "o"], "path": "cayley", "generator": "linear"}}
+    nodes = resolve(recipe_lines=lines)
+    assert nodes["m"].settings == {"method": "linear", "weights": [0.5, 0.5]}
+    assert nodes["s"].settings == {"method": "slerp", "t": 0.5}
+    assert nodes["t"].settings == {"method": "ties", "weights": [0.5, 0.5], "density": 0.2, "scale": 1.0}
+    assert "generator" not in nodes["p"].settings and nodes["c"].settings["generator"] == "linear"
+
+
+def test_a_grid_over_lists_has_names_without_brackets():
+    lines = {"m": MERGE | {"grid": {"weights": [[0.25, 0.75], [0.5, 0.5]]}}}
+    nodes = resolve(recipe_lines=lines)
+    assert list(nodes) == ["m-weights=0.25+0.75", "m-weights=0.5+0.5"]
+    assert nodes["m-weights=0.25+0.75"].settings["weights"] == [0.25, 0.75]
+
+
+def test_a_path_of_rotations_pairs_by_seed():
+    lines = {"o": SFT | {"adapter": OFT}, "c": PATH | {"from": ["base", "o"], "path": "cayley"}}
+    nodes = resolve({"seeds": [0, 1]}, lines)
+    assert nodes["c-s1"].parents == ("base", "o-s1")
+
+
+def test_a_described_task_may_serve_a_path_alone():
+    change = {"evaluate": {"tasks": {"mine": {"data_files": {"test": "mine.jsonl"}}}}}
+    assert resolve(change, {"p": PATH | {"target": ["mine"]}})["p"].settings["target"] == ["mine"]
+
+
 def test_a_merge_of_models_has_no_seed():
     nodes = resolve({"seeds": [0, 1]}, {"m": {"stage": "merge", "from": ["base", "large"]}})
     assert list(nodes) == ["m"] and nodes["m"].seed is None
@@ -177,7 +209,7 @@ MISTAKES = {
     "unknown adapter": (
         None,
         {"a": SFT | {"adapter": {"kind": "lorra", "r": 8}}},
-        [f"{AT}.adapter.kind", "lorra", "full, lora"],
+        [f"{AT}.adapter.kind", "lorra", "full, ia3, lora"],
     ),
     "adapter without rank": (
         None,
@@ -205,6 +237,76 @@ MISTAKES = {
         None,
         {"a": {"stage": "merge", "from": ["base", "large"], "weights": [0.2, 0.3, 0.5]}},
         [f"{AT}.weights", "3 weights for 2 parents"],
+    ),
+    "density without trimming": (
+        None,
+        {"a": MERGE | {"density": 0.2}},
+        [f"{AT}.density", "no effect with method linear", "remove", "ties, dare_linear, dare_ties"],
+    ),
+    "a grid over a key that does not act": (
+        None,
+        {"a": MERGE | {"method": "slerp", "grid": {"scale": [0.5, 1.0]}}},
+        [f"{AT}.scale", "no effect with method slerp"],
+    ),
+    "slerp of three": (
+        None,
+        {"a": SFT, "m": MERGE | {"from": ["base", "large", "a"], "method": "slerp"}},
+        ["recipes.m.from", "slerp takes 2 parents, not 3"],
+    ),
+    "changes of two models": (
+        None,
+        {"a": SFT, "b": SFT | {"from": "large"}, "m": MERGE | {"from": ["a", "b"], "method": "ties"}},
+        ["recipes.m.from", "`a` descends from base, `b` from large", "ties"],
+    ),
+    "the changes of a model itself": (
+        None,
+        {"a": SFT, "m": MERGE | {"from": ["a", "base"], "method": "task_arithmetic"}},
+        ["recipes.m.from", "`base`", "take it out"],
+    ),
+    "a path over three": (None, {"a": PATH | {"from": ["base"]}}, [f"{AT}.from", "2 parents"]),
+    "an alpha beyond the end": (None, {"a": PATH | {"alphas": [0.0, 1.5]}}, [f"{AT}.alphas[1]", "1.5"]),
+    "a generator on a line": (
+        None,
+        {"a": PATH | {"generator": "sqrt"}},
+        [f"{AT}.generator", "no effect with path additive"],
+    ),
+    "choosing on what is reported": (
+        None,
+        {"a": PATH | {"target": ["fable_problems"]}},
+        [f"{AT}.target", "fable_problems", "evaluate.target", "other questions"],
+    ),
+    "rotating a LoRA": (
+        None,
+        {
+            "l": SFT | {"adapter": {"kind": "lora", "r": 8, "alpha": 8}},
+            "p": PATH | {"from": ["base", "l"], "path": "cayley"},
+        },
+        ["recipes.p.path", "oft adapter", "`l` is not"],
+    ),
+    "rotating from another start": (
+        None,
+        {"o": SFT | {"adapter": OFT}, "b": SFT, "p": PATH | {"from": ["b", "o"], "path": "cayley"}},
+        ["recipes.p.path", "trained on `b`", "`o` is not"],
+    ),
+    "an option of another adapter": (
+        None,
+        {"a": SFT | {"adapter": OFT | {"alpha": 16}}},
+        [f"{AT}.adapter.alpha", "no effect with kind oft"],
+    ),
+    "a task on two axes": (
+        {"evaluate": {"harder": ["fable_problems"]}},
+        None,
+        ["evaluate.harder", "fable_problems", "already stands under target"],
+    ),
+    "a sampled task that is not measured": (
+        {"evaluate": {"sampling": {"tasks": ["gsm8k"]}}},
+        None,
+        ["evaluate.sampling.tasks", "gsm8k", "stands on no axis"],
+    ),
+    "a described task that nothing uses": (
+        {"evaluate": {"tasks": {"mine": {"data_files": {"test": "mine.jsonl"}}}}},
+        None,
+        ["evaluate.tasks", "mine", "stands on no axis"],
     ),
     "a model's name": (None, {"base": SFT}, ["recipes.base", "models", "rename"]),
     "a reserved study": ({"studies": {"data": {"recipes": {"b": SFT}}}}, None, ["studies.data", "rename"]),

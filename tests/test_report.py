@@ -237,6 +237,7 @@ def fake_run(root: Path, *, seeds=(0,), grid=False, data=True, evaluated=True, s
             "detect": {},
             "detected": [],
             "diagnosed": [],
+            "geometry": [],
         },
     }  # fmt: skip
 
@@ -297,11 +298,11 @@ def test_changes_are_paired_by_item(made):
     pairs = [greedy_marks(root, "sft_lora", task) - greedy_marks(root, "base", task) for task in GENERAL]
     change = np.mean([d.mean() for d in pairs])
     stderr = math.sqrt(sum(d.var(ddof=1) / len(d) for d in pairs)) / len(pairs)
-    assert float(row["loss"]) == pytest.approx(change, abs=1e-5)
-    assert float(row["loss_stderr"]) == pytest.approx(stderr, rel=0.08)
-    assert float(row["loss_low"]) == pytest.approx(change - 1.96 * stderr, abs=0.2 * stderr)
-    assert float(row["loss_high"]) == pytest.approx(change + 1.96 * stderr, abs=0.2 * stderr)
-    assert int(row["loss_n"]) == sum(TASKS[task][1] for task in GENERAL)
+    assert float(row["forgetting"]) == pytest.approx(-change, abs=1e-5)
+    assert float(row["forgetting_stderr"]) == pytest.approx(stderr, rel=0.08)
+    assert float(row["forgetting_low"]) == pytest.approx(-change - 1.96 * stderr, abs=0.2 * stderr)
+    assert float(row["forgetting_high"]) == pytest.approx(-change + 1.96 * stderr, abs=0.2 * stderr)
+    assert int(row["forgetting_n"]) == sum(TASKS[task][1] for task in GENERAL)
 
 
 def test_seeds_widen_the_interval(tmp_path):

@@ -81,7 +81,7 @@ def hashes(folder: Path) -> dict[str, str]:
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for top in ("results", "reports")
         for path in sorted((folder / top).rglob("*"))
-        if path.is_file() and path.name not in varying and path.stem != "timing" and not path.name.startswith(".")
+        if path.is_file() and path.name not in varying and not path.name.startswith(("timing", "."))
     }
 
 

@@ -89,6 +89,23 @@ def test_training_rows_share_nothing_with_the_evaluation(made):
     assert len(people) == fable.EVALUATED_PEOPLE and not people & set(re.findall(r"\w+", chat))
 
 
+def test_development_questions_are_neither_reported_nor_trained_on():
+    seen = set()
+    evaluation = world.evaluation_sets(SETTINGS, seen)
+    rows = world.clean_rows(SETTINGS, seen)
+    development = world.development_sets(SETTINGS, seen, evaluation)
+    assert list(development) == [f"fable_{name}_dev" for name in ("facts", "strings", "arithmetic", "instructions")]
+    used = {item["prompt"] for items in evaluation.values() for item in items} | {row["prompt"] for row in rows}
+    # A fact in another wording is the same fact.
+    facts = {
+        fact["name"] + fact["attribute"]: set(fable.fact_questions(fact)) for fact in fable.facts(SETTINGS["seed"])
+    }
+    used |= {q for questions in facts.values() if questions & used for q in questions}
+    for items in development.values():
+        prompts = [item["prompt"] for item in items]
+        assert prompts and len({*prompts}) == len(prompts) and used.isdisjoint(prompts)
+
+
 def test_every_planted_defect_is_where_the_truth_says(made):
     _, raw, truth = made
     counts: dict[str, int] = {}

@@ -1,0 +1,95 @@
+"""Seconds and peak memory of geometry for one pair of models, and what the token cap adds to its memory.
+
+Each run is a process of its own, as the rule starts it, so that its seconds are those one waits (imports too) and its
+peak memory is its own. The time is that of the default settings. Memory is measured at growing caps: what one token
+more costs, beside the outputs of both models at the compared layers, which the step says it holds. A cap beyond the
+tokens that the prompts have changes nothing.
+
+Run as: python -m benches.geometry --checkpoint results/fable/foundation/sft
+    --evaluation results/fable/evaluation/base --out reports/bench/geometry.json
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import yaml
+
+from steps.common import PROVENANCE, read_json, run, write_json
+
+BAR_SECONDS = 20
+CAPS = (2048, 4096, 8192, 16384)
+
+
+def measure(args: argparse.Namespace, settings: dict) -> dict:
+    """Seconds, peak memory in MiB and the tokens read of the longer axis."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "geometry"
+        command = [sys.executable, "-m", "steps.geometry", "--settings", json.dumps(settings), "--out", str(out)]
+        command += ["--base", str(args.base), "--checkpoint", str(args.checkpoint)]
+        command += ["--samples", str(args.evaluation / "samples.jsonl")]
+        command += ["--evaluation", str(args.evaluation / "results.json")]
+        environment = os.environ | {"OMP_NUM_THREADS": str(args.threads)}
+        began = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
+        seconds = time.perf_counter() - began
+        tokens = max(read_json(out / "geometry.json")["tokens"].values())
+        return {"seconds": seconds, "peak_mib": read_json(out / PROVENANCE)["peak_memory_mib"], "tokens": tokens}
+
+
+def held(base: Path) -> int:
+    """Bytes per token of the outputs of two models at all linear layers of their blocks, float32."""
+    import torch
+
+    from steps import checkpoints, geometry
+
+    layers = geometry.linear_layers(checkpoints.load_model(base, torch.float32), None)
+    return 2 * 4 * sum(layer.out_features for layer in layers.values())
+
+
+def main(args: argparse.Namespace) -> None:
+    settings = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["geometry"]
+    seconds = []
+    for index in range(args.rounds):
+        seconds.append(measure(args, settings)["seconds"])
+        print(f"round {index + 1}: {seconds[-1]:.1f} s on {args.threads} threads", flush=True)
+    print(f"median {statistics.median(seconds):.1f} s (at most {BAR_SECONDS})")
+
+    caps = []
+    for cap in CAPS:
+        caps.append(measure(args, settings | {"tokens": cap, "prompts": 1_000_000}))
+        print(f"cap {cap:,}: {caps[-1]['tokens']:,} tokens, peak {caps[-1]['peak_mib']:,.0f} MiB", flush=True)
+    expected = held(args.base)
+    growth = []
+    for few, many in zip(caps, caps[1:], strict=False):
+        found = (many["peak_mib"] - few["peak_mib"]) * 2**20 / max(1, many["tokens"] - few["tokens"])
+        growth.append(found / expected)
+        print(f"{few['tokens']:,} to {many['tokens']:,} tokens: {found:,.0f} bytes a token, {growth[-1]:.2f} of held")
+    write_json(
+        args.out,
+        {
+            "seconds": seconds,
+            "bar_seconds": BAR_SECONDS,
+            "threads": args.threads,
+            "caps": caps,
+            "held_bytes_per_token": expected,
+            "growth/held": growth,
+        },
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", type=Path, default=Path("data/fable/base"))
+    parser.add_argument("--checkpoint", type=Path, default=Path("results/fable/foundation/sft"))
+    parser.add_argument("--evaluation", type=Path, default=Path("results/fable/evaluation/base"))
+    parser.add_argument("--out", type=Path, default=Path("reports/bench/geometry.json"))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    run(main, parser)

@@ -1,0 +1,332 @@
+"""The tables of stability and plasticity: the arena, its cost, the published numbers, correlations, paths, merges."""
+
+from statistics import fmean
+
+from steps import peft_arena
+from steps.arms import RESAMPLES, Arm, difference, forgetting
+from steps.score_tables import IDENTITY, ORIGIN, identity
+from steps.stability import (
+    Arena,
+    Pool,
+    Stability,
+    Trail,
+    adapter_kind,
+    adapter_text,
+    measure_label,
+    pools,
+    trained_parameters,
+)
+from steps.stability_claims import arena_text, chosen_text, claims_table, overshoot, pool_correlation
+from steps.stability_stats import LEAST_RECIPES, over_seeds, point
+from steps.tables import Column, Table, setting_text
+
+# Of the measures, those that the arena shows; all of them are in the table of geometry.
+SHOWN_MEASURES = {
+    "csd_un_general": "drift, normalised",
+    "csd_rel_general": "drift, relative",
+    "procrustes_general": "Procrustes",
+    "cka_general": "CKA",
+    "stable_rank": "stable rank",
+}
+SCORES = [
+    Column("target", "target %", "percent"),
+    Column("gain", "gain, points", "points"),
+    Column("general", "general %", "percent"),
+    Column("forgetting", "forgetting, points", "points"),
+]
+
+
+def scores(arm: Arm, root: Arm) -> dict:
+    """Both axes, and what was gained and forgotten since the root."""
+    target, general = arm.axis("target"), arm.axis("general")
+    trained = arm is not root
+    return {
+        "target": target,
+        "gain": difference(arm, root, "target") if trained else None,
+        "general": general,
+        "forgetting": forgetting(arm, root) if trained else None,
+        "n": " / ".join(str(e.n) if e else "–" for e in (target, general)),
+    }
+
+
+# --- the arena -----------------------------------------------------------------------------------
+
+
+def ranked(arena: Arena) -> list[Arm]:
+    """The arms of an arena, those that keep most of the general axis first."""
+    return sorted(arena.arms, key=lambda arm: -arm.axis("general").value)
+
+
+def arena_table(stability: Stability) -> Table:
+    columns = [IDENTITY[0], Column("adapter", "adapter"), Column("trained", "trained parameters", "integer"), *SCORES]
+    columns += [Column(name, label, "number") for name, label in SHOWN_MEASURES.items()]
+    columns += [Column("n", "n"), Column("of", "among"), *ORIGIN]
+    rows = []
+    for arena in stability.arenas:
+        for arm in (arena.root, *ranked(arena)):
+            rows.append(
+                {
+                    **identity(arm),
+                    "adapter": adapter_text(arm),
+                    "trained": trained_parameters(arm) if arm is not arena.root else None,
+                    **scores(arm, arena.root),
+                    **{name: over_seeds(stability.values(arm, name)) for name in SHOWN_MEASURES},
+                    "of": arena_text(arena),
+                }
+            )
+    caption = (
+        "Forgetting: the model's general score minus the checkpoint's. n of target / general. 95 % intervals: gain and"
+        f" forgetting by paired bootstrap over items ({RESAMPLES:,} resamples), widened by the seeds; drift and the"
+        " measures after it, means over modules on general prompts, over seeds only. Of a grid the point chosen on dev."
+    )
+    return Table("arena", caption, columns, rows)
+
+
+def compact_arenas(table: Table) -> list[tuple[Table, Table]]:
+    """For the page: the scores of each arena, and how far its arms moved, from the rows of the table of all arenas."""
+    made = []
+    for of in dict.fromkeys(row["of"] for row in table.rows):
+        rows = [row for row in table.rows if row["of"] == of]
+        short = [
+            {**row, "target": row["target"].value, "general": row["general"].value}
+            | {name: getattr(row[name], "value", row[name]) for name in SHOWN_MEASURES}
+            for row in rows
+        ]
+        columns = [c for c in table.columns if c.key in ("checkpoint", "adapter", "trained", *(s.key for s in SCORES))]
+        labels = {"trained": "trained", "gain": "gain", "forgetting": "forgetting"}
+        columns = [Column(c.key, labels.get(c.key, c.label), c.kind) for c in columns]
+        caption = "In percent and points; least forgetting first. With intervals, n and seeds:"
+        scored = Table("arena", caption, columns, short)
+        columns = [columns[0], *(c for c in table.columns if c.key in SHOWN_MEASURES)]
+        moved = Table("arena", "Means over modules, on general prompts. With intervals:", columns, short[1:])
+        made.append((scored, moved))
+    return made
+
+
+def timing_adapters_table(stability: Stability) -> Table | None:
+    """Time and memory of every trained arm, also as ratios to full fine-tuning of its arena. Alone holds times."""
+    columns = [IDENTITY[0], Column("adapter", "adapter"), Column("seconds", "seconds", "tenths")]
+    columns += [Column("speed", "tokens/s", "integer"), Column("peak_mib", "peak memory, MiB", "tenths")]
+    columns += [Column("time_ratio", "time / full", "decimal"), Column("memory_ratio", "memory / full", "decimal")]
+    columns += [Column("of", "among"), *ORIGIN]
+    rows = []
+    for arena in stability.arenas:
+        cost = {arm.name: _cost(arm) for arm in arena.arms}
+        full = cost.get(arena.of_kind["full"].name) if "full" in arena.of_kind else None
+        for arm in arena.arms:
+            if cost[arm.name]:
+                seconds, speed, peak = cost[arm.name]
+                ratios = {"time_ratio": seconds / full[0], "memory_ratio": peak / full[2]} if full else {}
+                known = {"seconds": seconds, "speed": round(speed), "peak_mib": peak}
+                rows.append(
+                    {**identity(arm), "adapter": adapter_text(arm), **known, **ratios, "of": arena_text(arena)}
+                )
+    caption = (
+        "The whole step, loading and saving included, as a mean over seeds; peak memory of its process. Ratios to full"
+        " fine-tuning with the same tokens. A training that was interrupted counts from where it went on."
+    )
+    return Table("timing_adapters", caption, columns, rows) if rows else None
+
+
+def _cost(arm: Arm) -> tuple[float, float, float] | None:
+    """Seconds, tokens a second, peak MiB."""
+    records = [m.provenance for m in arm.members if m.provenance and m.provenance["tokens"]]
+    if not records:
+        return None
+    return (
+        fmean(r["seconds"] for r in records),
+        fmean(r["tokens"] / r["seconds"] for r in records),
+        fmean(r["peak_memory_mib"] for r in records),
+    )
+
+
+def published_table(stability: Stability) -> Table:
+    """PEFT-Arena's averages beside the largest arena here, the method that forgets least there first."""
+    arena = stability.arenas[0]
+    columns = [Column("method", "PEFT-Arena's method"), Column("there_trained", "trained there, M")]
+    columns += [Column("there_gain", "gain there", "points"), Column("there_forgetting", "forgetting there", "points")]
+    columns += [IDENTITY[0], Column("trained", "trained here", "integer"), Column("gain", "gain here", "points")]
+    columns += [Column("forgetting", "forgetting here", "points"), Column("n", "n"), *ORIGIN]
+    arms = dict(arena.of_kind)
+    rows = []
+    for method in sorted(peft_arena.methods().values(), key=lambda m: m.forgetting):
+        here = arms.pop(method.kind) if peft_arena.REPRESENTS.get(method.kind) == method.name and method.kind in arms else None
+        rows.append(
+            {
+                "method": method.name,
+                "there_trained": " / ".join(f"{count:,g}" for count in method.trained_millions),
+                "there_gain": method.gain / 100,
+                "there_forgetting": method.forgetting / 100,
+                **(_here(here, arena) if here else {}),
+            }
+        )
+    rows += [{"method": "–", **_here(arm, arena)} for arm in arms.values()]
+    caption = (
+        f"{peft_arena.CITATION}: means over Qwen2.5-7B and Llama3.2-3B-Instruct, each tuned on mathematics and on"
+        f" medicine, computed from its table; no intervals were published. Here: {arena_text(arena)}."
+    )
+    return Table("arena_published", caption, columns, rows)
+
+
+def _here(arm: Arm, arena: Arena) -> dict:
+    found = scores(arm, arena.root)
+    return {**identity(arm), "trained": trained_parameters(arm)} | {k: found[k] for k in ("gain", "forgetting", "n")}
+
+
+# --- geometry ------------------------------------------------------------------------------------
+
+
+def geometry_table(stability: Stability) -> Table | None:
+    """Every measure of every checkpoint that has been measured."""
+    if not stability.moved:
+        return None
+    columns = [IDENTITY[0], Column("adapter", "adapter")]
+    columns += [Column(name, measure_label(name), "number") for name in stability.measures] + ORIGIN
+    arms = [arm for arm in stability.arms if any(m.node in stability.moved for m in arm.members)]
+    rows = [
+        {**identity(arm), "adapter": adapter_text(arm)}
+        | {name: over_seeds(stability.values(arm, name)) for name in stability.measures}
+        for arm in arms
+    ]
+    caption = "Means over the modules measured; brackets: 95 % intervals over seeds. Rows per module are in modules.csv."
+    return Table("geometry", caption, columns, rows)
+
+
+def correlations_table(stability: Stability) -> Table | None:
+    """Every measure against forgetting and gain."""
+    columns = [Column("over", "over"), Column("measure", "measure")]
+    for outcome in ("forgetting", "gain"):
+        columns += [Column(f"{outcome}_{c}", f"{outcome}, {c.title()}", "decimal") for c in ("pearson", "spearman")]
+    columns += [Column("published", "PEFT-Arena, Pearson / Spearman"), Column("n", "n checkpoints", "integer")]
+    columns += [Column("recipes", "recipes", "integer"), Column("seeds", "seeds")]
+    rows = [_correlation_row(stability, pool, name) for pool in pools(stability) for name in stability.measures]
+    caption = (
+        "A checkpoint counts once, by its mean over seeds, grid points each for itself. Brackets: 95 % intervals by a"
+        f" bootstrap of recipes ({RESAMPLES:,} resamples), whose checkpoints stay together; none below {LEAST_RECIPES}"
+        " recipes. All: with merges and points of paths, which belong to the recipe that they were made from. The"
+        " checkpoints are those of the table geometry."
+    )
+    return Table("geometry_correlations", caption, columns, rows) if rows else None
+
+
+def _correlation_row(stability: Stability, pool: Pool, name: str) -> dict:
+    places = pool.measured(stability, (name,))
+    found = {
+        f"{outcome}_{coefficient}": pool_correlation(stability, pool, (name,), getattr(pool, outcome), coefficient)
+        for outcome in ("forgetting", "gain")
+        for coefficient in ("pearson", "spearman")
+    }
+    told = peft_arena.CORRELATIONS.get(name)
+    against = "gain" if name.endswith("_target") else "forgetting"
+    numbers = " / ".join(f"{value:.3f}".replace("-", "−") for value in told or ())
+    seeds = sorted({seed for i in places for seed in pool.arms[i].seeds})
+    return {
+        "over": f"{pool.over}, from {pool.root.name}",
+        "measure": measure_label(name),
+        **found,
+        "published": f"{numbers} ({against})" if told else None,
+        "n": len(places),
+        "recipes": len({pool.families[i] for i in places}),
+        "seeds": " ".join(map(str, seeds)),
+    }
+
+
+# --- paths and merges ----------------------------------------------------------------------------
+
+
+def path_text(trail: Trail) -> str:
+    generator = trail.settings.get("generator")
+    return trail.settings["path"] + (f" ({generator})" if generator else "")
+
+
+def paths_table(stability: Stability) -> Table | None:
+    columns = [IDENTITY[0], Column("start", "from", "code"), Column("end", "to", "code"), Column("path", "path")]
+    columns += [Column("rewind", "rewinding"), Column("alpha", "chosen alpha"), *SCORES]
+    columns += [Column("more_target", "target less the end's", "points")]
+    columns += [Column("more_general", "general less the end's", "points"), Column("overshoot", "end overshoots")]
+    columns += [Column("rule", "rule"), Column("n", "n"), *ORIGIN]
+    rows = []
+    for trail in stability.trails:
+        found = overshoot(trail)
+        beyond = dict(zip(("overshoot", "more_general", "more_target"), found, strict=True)) if found else {}
+        evaluated = trail.arm.axis("target") and trail.arm.axis("general")
+        rows.append(
+            {
+                **identity(trail.arm),
+                "start": trail.start.name,
+                "end": trail.end.name,
+                "path": path_text(trail),
+                "rewind": trail.settings["rewind"],
+                "alpha": chosen_text(trail),
+                **(scores(trail.arm, stability.root(trail.arm)) if evaluated else {}),
+                **beyond,
+                "rule": trail.runs[0]["rule"],
+            }
+        )
+    caption = (
+        "Chosen on the tasks of the path, reported on the others; alpha for each seed where they differ. Against the"
+        " end: paired by item and seed. The end overshoots where the chosen point has more general and no less target"
+        " score."
+    )
+    return Table("paths", caption, columns, rows) if rows else None
+
+
+def path_points_table(stability: Stability) -> Table | None:
+    columns = [IDENTITY[0], Column("alpha", "alpha", "number"), Column("target", "target %", "percent")]
+    columns += [Column("general", "general %", "percent"), Column("chosen", "chosen in seeds"), Column("n", "n"), *ORIGIN]
+    rows = []
+    for trail in stability.trails:
+        for alpha in trail.alphas:
+            target, general = (point(trail, alpha, axis) for axis in ("target", "general"))
+            chosen = sum(run["chosen"] == alpha for run in trail.runs)
+            rows.append(
+                {
+                    **identity(trail.arm),
+                    "alpha": alpha,
+                    "target": target,
+                    "general": general,
+                    "chosen": f"{chosen} of {len(trail.runs)}" if chosen else None,
+                    "n": f"{target.n} / {general.n}",
+                }
+            )
+    caption = f"Every point of every path, on the questions that it was chosen by: {path_tasks(stability)}."
+    return Table("path_points", caption, columns, rows) if rows else None
+
+
+def path_tasks(stability: Stability) -> str:
+    tasks = (task for trail in stability.trails for axis in ("target", "general") for task in trail.settings[axis])
+    return ", ".join(dict.fromkeys(tasks))
+
+
+def merges_table(stability: Stability) -> Table | None:
+    columns = [IDENTITY[0], Column("method", "method"), Column("settings", "settings"), Column("from", "from"), *SCORES]
+    columns += [Column("chosen", "chosen"), Column("n", "n"), *ORIGIN]
+    of_node = {m.node: arm.name for arm in stability.every.values() for m in arm.members}
+    rows = []
+    for arm in stability.merges:
+        settings = {k: v for k, v in arm.members[0].settings.items() if k != "method"}
+        rows.append(
+            {
+                **identity(arm),
+                "method": arm.members[0].settings["method"],
+                "settings": ", ".join(f"{key} {_value_text(value)}" for key, value in settings.items()),
+                "from": " + ".join(of_node[parent] for parent in arm.members[0].parents),
+                **scores(arm, stability.root(arm)),
+                "chosen": "best on dev" if stability.chosen(arm) else None,
+            }
+        )
+    caption = "Gain and forgetting against the model that all parents descend from. Of a sweep every point is here."
+    return Table("merges", caption, columns, rows) if rows else None
+
+
+def _value_text(value) -> str:
+    return " ".join(f"{v:.4g}" for v in value) if isinstance(value, list) else setting_text(value)
+
+
+def stability_tables(stability: Stability) -> list[Table]:
+    made = [arena_table(stability), claims_table(stability), timing_adapters_table(stability)]
+    if any(adapter_kind(arm) in peft_arena.REPRESENTS for arm in stability.arenas[0].arms):
+        made.append(published_table(stability))
+    made += [geometry_table(stability), correlations_table(stability)]
+    made += [paths_table(stability), path_points_table(stability), merges_table(stability)]
+    return [table for table in made if table]
