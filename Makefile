@@ -32,9 +32,9 @@ lint: setup
 test: lint
 	pytest
 
-# Needs the training rows of the demo.
+# Needs training rows and checkpoints of the demo.
 bench: setup
-	snakemake --cores all results/fable/data/problems/bucket/train.jsonl results/fable/data/lessons/bucket/train.jsonl
+	snakemake --cores all results/fable/data/problems/bucket/train.jsonl results/fable/data/lessons/bucket/train.jsonl foundation
 	python -m benches.sft_throughput
 	python -m benches.clean
 	python -m benches.detection

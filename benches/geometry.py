@@ -1,9 +1,9 @@
 """Seconds and peak memory of geometry for one pair of models, and what the token cap adds to its memory.
 
 Each run is a process of its own, as the rule starts it, so that its seconds are those one waits (imports too) and its
-peak memory is its own. The time is that of the default settings. Memory is measured at growing caps: what one token
-more costs, beside the outputs of both models at the compared layers, which the step says it holds. A cap beyond the
-tokens that the prompts have changes nothing.
+peak memory is its own. The time is that of the default settings; the CPU seconds beside it tell a busy machine. Memory
+is measured at growing caps: what one token more costs, against the outputs of both models at the compared layers, which
+the step says it holds. A cap beyond the tokens that the prompts have changes nothing.
 
 Run as: python -m benches.geometry --checkpoint results/fable/foundation/sft
     --evaluation results/fable/evaluation/base --out reports/bench/geometry.json
@@ -12,6 +12,7 @@ Run as: python -m benches.geometry --checkpoint results/fable/foundation/sft
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -28,7 +29,7 @@ CAPS = (2048, 4096, 8192, 16384)
 
 
 def measure(args: argparse.Namespace, settings: dict) -> dict:
-    """Seconds, peak memory in MiB and the tokens read of the longer axis."""
+    """Seconds, CPU seconds of all threads, peak memory in MiB and the tokens read of the longer axis."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "geometry"
         command = [sys.executable, "-m", "steps.geometry", "--settings", json.dumps(settings), "--out", str(out)]
@@ -36,11 +37,20 @@ def measure(args: argparse.Namespace, settings: dict) -> dict:
         command += ["--samples", str(args.evaluation / "samples.jsonl")]
         command += ["--evaluation", str(args.evaluation / "results.json")]
         environment = os.environ | {"OMP_NUM_THREADS": str(args.threads)}
-        began = time.perf_counter()
+        began, used = time.perf_counter(), cpu_seconds()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
-        seconds = time.perf_counter() - began
-        tokens = max(read_json(out / "geometry.json")["tokens"].values())
-        return {"seconds": seconds, "peak_mib": read_json(out / PROVENANCE)["peak_memory_mib"], "tokens": tokens}
+        return {
+            "seconds": round(time.perf_counter() - began, 2),
+            "cpu_seconds": round(cpu_seconds() - used, 2),
+            "peak_mib": read_json(out / PROVENANCE)["peak_memory_mib"],
+            "tokens": max(read_json(out / "geometry.json")["tokens"].values()),
+        }
+
+
+def cpu_seconds() -> float:
+    """Of the processes that have been waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def held(base: Path) -> int:
@@ -55,11 +65,12 @@ def held(base: Path) -> int:
 
 def main(args: argparse.Namespace) -> None:
     settings = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["geometry"]
-    seconds = []
+    rounds = []
     for index in range(args.rounds):
-        seconds.append(measure(args, settings)["seconds"])
-        print(f"round {index + 1}: {seconds[-1]:.1f} s on {args.threads} threads", flush=True)
-    print(f"median {statistics.median(seconds):.1f} s (at most {BAR_SECONDS})")
+        rounds.append(measure(args, settings))
+        print(f"round {index + 1}: {rounds[-1]['seconds']:.1f} s, {rounds[-1]['cpu_seconds']:.1f} s of CPU", flush=True)
+    median = statistics.median(found["seconds"] for found in rounds)
+    print(f"median {median:.1f} s on {args.threads} threads (at most {BAR_SECONDS})")
 
     caps = []
     for cap in CAPS:
@@ -69,12 +80,13 @@ def main(args: argparse.Namespace) -> None:
     growth = []
     for few, many in zip(caps, caps[1:], strict=False):
         found = (many["peak_mib"] - few["peak_mib"]) * 2**20 / max(1, many["tokens"] - few["tokens"])
-        growth.append(found / expected)
+        growth.append(round(found / expected, 3))
         print(f"{few['tokens']:,} to {many['tokens']:,} tokens: {found:,.0f} bytes a token, {growth[-1]:.2f} of held")
     write_json(
         args.out,
         {
-            "seconds": seconds,
+            "rounds": rounds,
+            "median_seconds": median,
             "bar_seconds": BAR_SECONDS,
             "threads": args.threads,
             "caps": caps,

@@ -197,8 +197,8 @@ def forgetting(arm: Arm, root: Arm, task: str | None = None) -> Estimate | None:
 
 
 def negated(found: Estimate) -> Estimate:
-    seeds = tuple(-value for value in found.seed_values)
-    return replace(found, value=-found.value, low=-found.high, high=-found.low, seed_values=seeds)
+    value, low, high, *seeds = (0.0 - x for x in (found.value, found.high, found.low, *found.seed_values))
+    return replace(found, value=value, low=low, high=high, seed_values=tuple(seeds))
 
 
 def retention(arm: Arm, root: Arm) -> Estimate | None:

@@ -7,9 +7,11 @@ stays text.
 
 import io
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from math import cos, radians, sin
 from statistics import fmean
 from typing import Any
 
@@ -137,20 +139,23 @@ def scatter(
     title: str = "Target against general capability of every checkpoint",
     looks: dict[str, tuple[str, str]] | None = None,
     lines: Sequence[Line] = (),
+    size: tuple[float, float] | None = None,
 ) -> str:
     """Target against general in percent, with 95 % intervals, the Pareto front and lines of equal sum.
 
     Args:
         looks: arm → (color token, marker); the others have those of their stage.
         lines: paths between checkpoints, drawn under them.
+        size: in pixels; what the number of arms needs by default.
     """
     looks = {arm.name: STAGES[arm.stage] for arm in arms} | (looks or {})
-    figure, axes = new_axes(440, 380) if len(arms) <= CROWD else new_axes(600, 520)
+    figure, axes = new_axes(*(size or ((440, 380) if len(arms) <= CROWD else (600, 520))))
     spots = {a.name: (a.axis("target"), a.axis("general")) for a in arms if a.axis("target") and a.axis("general")}
     points = {arm: (100 * t.value, 100 * g.value) for arm, (t, g) in spots.items()}
     edges = [(100 * e.low, 100 * e.high) for pair in spots.values() for e in pair]
     xs, ys = edges[0::2], edges[1::2]
-    xs, ys = xs + [(x, x) for line in lines for x, _ in line.points], ys + [(y, y) for line in lines for _, y in line.points]
+    drawn = [spot for line in lines for spot in line.points]
+    xs, ys = [*xs, *((x, x) for x, _ in drawn)], [*ys, *((y, y) for _, y in drawn)]
     pad = 6.0
     left, right = min(low for low, _ in xs) - pad, min(102, max(high for _, high in xs) + pad)
     bottom, top = min(low for low, _ in ys) - pad, min(102, max(high for _, high in ys) + pad)
@@ -179,7 +184,8 @@ def scatter(
         axes.plot(*zip(*corners, strict=True), color=LIGHT["muted"], lw=1.1, ls=(0, (5, 3)), zorder=2)
 
     for line in lines:
-        axes.plot(*zip(*line.points, strict=True), color=LIGHT[line.color], lw=1.2, marker=".", ms=5, alpha=0.8, zorder=2)
+        color = LIGHT[line.color]
+        axes.plot(*zip(*line.points, strict=True), color=color, lw=1.2, marker=".", ms=5, alpha=0.8, zorder=2)
     for arm, (target, general) in spots.items():
         x, y = points[arm]
         color, marker = LIGHT[looks[arm][0]], looks[arm][1]
@@ -203,15 +209,16 @@ def scatter(
             zorder=3,
         )
     figure.draw_without_rendering()  # lays the axes out, which places the labels
-    _label_points(axes, points, spots, corners)
+    recipes = Counter(arm.recipe for arm in arms)
+    # The chosen point of a grid needs no more than the name of its recipe.
+    names = {arm.name: arm.recipe if arm.grid and recipes[arm.recipe] == 1 else arm.name for arm in arms}
+    _label_points(axes, {names[arm]: xy for arm, xy in points.items()}, spots, corners)
     return to_svg(figure, name, title)
 
 
 def _label_points(axes, points: dict[str, tuple[float, float]], spots, corners: list[tuple[float, float]]) -> None:
-    """Put each name beside its point, where it covers least of other names, markers, error bars and the front."""
-    box = axes.get_window_extent()
-    pixels = {name: axes.transData.transform(xy) for name, xy in points.items()}
-    taken = [(x - 7, y - 7, x + 7, y + 7) for x, y in pixels.values()]
+    """Put each name beside its point, clear of error bars and of the front."""
+    taken = []
     for (x0, y0), (x1, y1) in (
         zip(axes.transData.transform(corners), axes.transData.transform(corners[1:]), strict=False) if corners else ()
     ):
@@ -222,22 +229,54 @@ def _label_points(axes, points: dict[str, tuple[float, float]], spots, corners: 
             [(100 * target.value, 100 * e) for e in (general.low, general.high)]
         )
         taken += [(x0, y - 1, x1, y + 1), (x - 1, y0, x + 1, y1)]
+    place_labels(axes, [(name, *xy) for name, xy in points.items()], taken)
 
-    def cost(left: float, bottom: float, width: float) -> float:
-        right, top = left + width, bottom + LABEL_HEIGHT
+
+# Where a name may stand: close to its point or, where all of that is taken, at the end of a thin line.
+NEAR = tuple((right, dy) for dy in (6, -16, 20, -30) for right in (True, False))
+FAR = tuple((radius, 30 * i) for radius in (38, 56, 78, 104) for i in range(12))
+FAR_COST = 0.8  # pixels of overlap that a pixel of distance is worth
+
+
+def place_labels(
+    axes, labels: list[tuple[str, float, float]], taken: list[tuple[float, float, float, float]], size: float = 11
+) -> None:
+    """Write names beside points, each where it covers least of other names, points and what is taken.
+
+    Args:
+        labels: (name, x, y) in data coordinates; the axes must have been laid out.
+        taken: boxes (left, bottom, right, top) in pixels.
+        size: of the font.
+    """
+    box = axes.get_window_extent()
+    char, height = CHAR * size / 11, LABEL_HEIGHT * size / 11
+    pixels = [(name, *axes.transData.transform((x, y))) for name, x, y in labels]
+    taken = taken + [(x - 7, y - 7, x + 7, y + 7) for _, x, y in pixels]
+
+    def cost(left: float, bottom: float, width: float, distance: float) -> float:
+        right, top = left + width, bottom + height
         covered = sum(
             max(0, min(right, c) - max(left, a)) * max(0, min(top, d) - max(bottom, b)) for a, b, c, d in taken
         )
         outside = max(0, box.x0 - left) + max(0, right - box.x1) + max(0, box.y0 - bottom) + max(0, top - box.y1)
-        return covered + 50 * outside
+        return covered + 50 * outside + FAR_COST * distance
 
-    for name, (x, y) in pixels.items():
-        width = CHAR * len(name)
-        sides = [(x + 10 if right else x - 10 - width, y + dy) for dy in (6, -16, 20, -30) for right in (True, False)]
-        left, bottom = min(sides, key=lambda corner: cost(*corner, width))  # noqa: B023 (called at once)
-        taken.append((left, bottom, left + width, bottom + LABEL_HEIGHT))
+    for name, x, y in pixels:
+        width = char * len(name)
+        spots = [(x + 10 if right else x - 10 - width, y + dy, 0.0) for right, dy in NEAR]
+        for radius, degrees in FAR:
+            dx, dy = radius * cos(radians(degrees)), radius * sin(radians(degrees))
+            spots.append((x + dx - (width if dx < -1 else 0 if dx > 1 else width / 2), y + dy - height / 2, radius))
+        left, bottom, far = min(spots, key=lambda spot: cost(spot[0], spot[1], width, spot[2]))  # noqa: B023 (at once)
+        taken.append((left, bottom, left + width, bottom + height))
+        if far:
+            end = min(max(x, left), left + width), bottom + height / 2
+            axes.annotate(
+                "", (x, y), end, xycoords="figure pixels", textcoords="figure pixels", annotation_clip=False,
+                in_layout=False, arrowprops={"arrowstyle": "-", "color": LIGHT["muted"], "lw": 0.6, "shrinkB": 4},
+            )  # fmt: skip
         axes.annotate(
-            name, (left, bottom), xycoords="figure pixels", fontsize=11, annotation_clip=False, in_layout=False
+            name, (left, bottom), xycoords="figure pixels", fontsize=size, annotation_clip=False, in_layout=False
         )
 
 

@@ -216,8 +216,8 @@ def set_weights(model: Any, names: Iterable[str], tensor: Callable[[str], Any]) 
     """Copy tensors into a model that is in memory, by name.
 
     Raises:
-        ValueError: the model has a weight that none of them is. transformers stores some models (mixtures of experts)
-            under other names than it computes with.
+        ValueError: the model has a weight that none of them is, as mixtures of experts do, whose experts transformers
+            puts together on loading.
     """
     own = model.state_dict()
     found = {name for name in names if name in own}
@@ -225,7 +225,7 @@ def set_weights(model: Any, names: Iterable[str], tensor: Callable[[str], Any]) 
     places = {own[name].data_ptr() for name in found}
     for name, value in own.items():
         if value.data_ptr() not in places:
-            raise ValueError(f"{name}: the checkpoint stores this weight in another form; its model cannot be a parent")
+            raise ValueError(f"{name}: transformers renames this model's weights when it loads them; use stage merge")
     for name in sorted(found):
         own[name].copy_(tensor(name))
 
@@ -284,9 +284,8 @@ def choose(points: list[dict], rule: dict) -> tuple[int, str]:
 
     budget: the best target score among the points whose general score is at most `loss` below that of the start. The
     start is one of them. knee: the point farthest above the chord between both ends, general loss to the right and
-    target score upwards, each scaled to [0, 1] over the path (Satopaa et al. 2011, Kneedle). Where the end does not
-    have both a better target and a worse general score than the start, or no point lies above the chord, it is the
-    largest sum of both scores.
+    target score upwards (Satopaa et al. 2011, Kneedle). Where the end does not have both a better target and a worse
+    general score than the start, or no point lies above the chord, it is the largest sum of both scores.
     """
     target = [scored["target"]["value"] for scored in points]
     general = [scored["general"]["value"] for scored in points]
@@ -298,20 +297,17 @@ def choose(points: list[dict], rule: dict) -> tuple[int, str]:
         kept = [index for index in range(len(points)) if loss[index] <= rule["loss"] + EQUAL]
         best = best_of(kept, target)
         if kept == [0]:
-            words += ", which are the start alone"
+            words += "; that is the start alone"
         elif best == 0:
-            words += ", of which none is better than the start"
+            words += "; none of them is better than the start"
         return best, words
 
     words = "the point farthest above the line from the start to the end, in target score against general loss"
     everyone = range(len(points))
     gain, cost = target[-1] - target[0], loss[-1]
     if gain > EQUAL and cost > EQUAL:
-        right, up = max(loss) - min(loss), max(target) - min(target)
-        along, rise = cost / right, gain / up
-        height = [
-            (along * (target[i] - target[0]) / up - rise * loss[i] / right) / math.hypot(along, rise) for i in everyone
-        ]
+        # Distances from the chord. Scaling both axes to [0, 1], as Kneedle does, multiplies all of them by one number.
+        height = [(cost * (target[i] - target[0]) - gain * loss[i]) / math.hypot(cost, gain) for i in everyone]
         best = best_of(everyone, height)
         if height[best] > EQUAL:
             return best, words
@@ -392,20 +388,20 @@ def main(args: argparse.Namespace) -> None:
 
     measured = {key: value for key, value in settings.items() if key not in ("alphas", "choose")}
     work = args.work / fingerprint(measured, [*inputs, *SOURCES])
-    work.mkdir(parents=True, exist_ok=True)
     models = [merge.Weights(folder) for folder in args.parents]
-    with tempfile.TemporaryDirectory(dir=work) as scratch:
-        for index, model in enumerate(models):
-            if checkpoints.is_adapter(model.folder):
-                model.merge_adapter(Path(scratch) / f"{index}.safetensors")
-        path = walk(settings, *models)
-        scales = rewinding(path, settings["rewind"])
-        points, tokens = measure(path, scales, settings, files, work)
-        chosen, words = choose(points, settings["choose"])
-        alpha = points[chosen]["alpha"]
+    scratch = fresh_folder(work / "merged")
+    for index, model in enumerate(models):
+        if checkpoints.is_adapter(model.folder):
+            model.merge_adapter(scratch / f"{index}.safetensors")
+    path = walk(settings, *models)
+    scales = rewinding(path, settings["rewind"])
+    points, tokens = measure(path, scales, settings, files, work)
+    chosen, words = choose(points, settings["choose"])
+    alpha = points[chosen]["alpha"]
 
-        out = fresh_folder(args.out)
-        write_point(out, path, point(path, alpha, scales))
+    out = fresh_folder(args.out)
+    write_point(out, path, point(path, alpha, scales))
+    shutil.rmtree(scratch)
     write_text(out / "path.csv", path_csv(points, chosen))
     write_json(
         out / "path.json",
@@ -413,6 +409,7 @@ def main(args: argparse.Namespace) -> None:
             "start": str(args.parents[0]),
             "end": str(args.parents[1]),
             "path": settings["path"],
+            "generator": settings.get("generator"),
             "rewind": settings["rewind"],
             "rule": words,
             "chosen": alpha,

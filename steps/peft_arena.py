@@ -18,8 +18,8 @@ REPRESENTS = {
     "full": "Full FT", "lora": "LoRA r8a16", "dora": "DoRA r8a16", "pissa": "PiSSA r8a16", "milora": "MiLoRA r8a16",
     "adalora": "AdaLoRA r8a16", "vera": "VeRA r256", "oft": "OFT b32", "ia3": "IA3",
 }  # fmt: skip
-# (Pearson, Spearman) of a measure with forgetting or, where it is of target prompts, with the gain. Drift: of layer 18's
-# down_proj; activations: a mean over eight modules.
+# (Pearson, Spearman) of a measure with forgetting or, where it is of target prompts, with the gain. Drift is that of
+# layer 18's down_proj, the others are means over eight modules.
 CORRELATIONS = {
     "csd_rel_general": (0.347, 0.317),
     "csd_un_general": (0.481, 0.603),
@@ -28,7 +28,7 @@ CORRELATIONS = {
     "gram_general": (0.485, 0.361),
     "cka_general": (-0.761, -0.711),
 }
-# (target, general) in percent of one checkpoint of OFT b32 after math: at its end, and at alpha 0.3 of both paths to it.
+# (target, general) in percent of one OFT b32 after math: at its end, and at alpha 0.3 of both paths to it.
 PATHS = {"end": (46.93, 44.37), "dense": (43.93, 43.91), "cayley": (45.77, 48.64)}
 # The same, rewound uniformly to alpha 0.4.
 REWOUND = (48.10, 47.53)
@@ -49,7 +49,9 @@ def cells() -> list[dict]:
     """The published table, line by line; scores are numbers, `averaged` is a boolean."""
     with open(Path(__file__).with_suffix(".csv"), encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    return [row | {k: float(row[k]) for k in ("target", "general")} | {"averaged": row["averaged"] == "1"} for row in rows]
+    return [
+        row | {k: float(row[k]) for k in ("target", "general")} | {"averaged": row["averaged"] == "1"} for row in rows
+    ]
 
 
 def methods(rows: Iterable[dict] | None = None) -> dict[str, Method]:

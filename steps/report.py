@@ -29,7 +29,10 @@ from steps.text import shorten, visible
 
 TEMPLATES = Path(__file__).parent / "templates"
 # Settings worth a line in "What was run"; all of them are under Provenance.
-SHOWN_SETTINGS = ("data", "epochs", "learning_rate", "batch_size", "adapter", "method", "weights")
+SHOWN_SETTINGS = (
+    "data", "epochs", "learning_rate", "batch_size", "adapter",
+    "method", "weights", "t", "density", "scale", "path", "generator", "rewind", "choose",
+)  # fmt: skip
 
 
 def make_tables(gathered: Gathered, found: Findings, flows: list[Flow]) -> dict[str, Table]:

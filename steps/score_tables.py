@@ -100,23 +100,34 @@ def tasks_table(arms: list[Arm], every: dict[str, Arm]) -> Table:
     return Table("tasks", caption, columns, rows)
 
 
+# From so many checkpoints on, the page has them down and the tasks across.
+MANY_ARMS = 8
+
+
 def compact_tasks(arms: list[Arm]) -> Table:
     """Tasks by checkpoint, for the page: the same estimates as `tasks_table`, side by side."""
+    caption = (
+        "Percent right, greedy decoding, 95 % Wilson intervals. Standard errors and changes are in the full table."
+    )
+    if len(arms) >= MANY_ARMS:
+        found = {score.task: score for arm in arms for score in arm.scores.values() if score.axis != "dev"}
+        ordered = sorted(found.values(), key=lambda score: AXES.index(score.axis))
+        columns = [IDENTITY[0]]
+        space = "\N{NO-BREAK SPACE}"
+        columns += [Column(s.task, f"{s.axis} {s.task}, n{space}={space}{s.estimate.n:,}", "percent") for s in ordered]
+        rows = [{"checkpoint": arm.name} | {task: score.estimate for task, score in arm.scores.items()} for arm in arms]
+        return Table("tasks", caption, columns, rows)
     columns = [Column("axis", "axis"), Column("task", "task", "code"), Column("n", "n", "integer")]
     columns += [
         Column(arm.name, arm.name if len(arm.seeds) < 2 else f"{arm.name} ({len(arm.seeds)} seeds)", "percent")
         for arm in arms
     ]
-    rows: dict[str, dict] = {}
+    of_task: dict[str, dict] = {}
     for arm in arms:
         for task, score in ((task, score) for task, score in arm.scores.items() if score.axis != "dev"):
-            row = rows.setdefault(task, {"axis": score.axis, "task": task, "n": score.estimate.n})
+            row = of_task.setdefault(task, {"axis": score.axis, "task": task, "n": score.estimate.n})
             row[arm.name] = score.estimate
-    ordered = sorted(rows.values(), key=lambda row: AXES.index(row["axis"]))
-    caption = (
-        "Percent right, greedy decoding, 95 % Wilson intervals. Standard errors and changes are in the full table."
-    )
-    return Table("tasks", caption, columns, ordered)
+    return Table("tasks", caption, columns, sorted(of_task.values(), key=lambda row: AXES.index(row["axis"])))
 
 
 def sampling_table(arms: list[Arm]) -> Table | None:
@@ -171,7 +182,8 @@ def nodes_table(checkpoints: list[Checkpoint], stage_defaults_shown: Iterable[st
     ]
     rows = []
     for c in checkpoints:
-        shown = {key: c.settings[key] for key in stage_defaults_shown if key in c.settings} | c.grid
+        known = {} if c.stage == "model" else c.settings  # of a model: where it lies
+        shown = {key: known[key] for key in stage_defaults_shown if key in known} | c.grid
         rows.append(
             {
                 "node": c.node,

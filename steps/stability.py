@@ -22,9 +22,9 @@ MEASURES = {
     "stable_rank": "stable rank of ΔW",
     "retention": "shift of the main directions' strength",
     "adaptation": "update along the main directions",
-    "csd_abs": "drift, absolute",
-    "csd_rel": "drift, relative",
-    "csd_un": "drift, update-normalised",
+    "csd_abs": "absolute drift",
+    "csd_rel": "relative drift",
+    "csd_un": "update-normalised drift",
     "procrustes": "Procrustes residual",
     "procrustes_raw": "residual before rotation",
     "gram": "Gram distortion",
@@ -39,7 +39,7 @@ TRAINED = ("sft", "cpt")
 def measure_label(measure: str) -> str:
     for axis in PROMPT_AXES:
         if measure.endswith(f"_{axis}"):
-            return f"{MEASURES.get(measure.removesuffix(f'_{axis}'), measure)}, {axis} prompts"
+            return f"{MEASURES.get(measure.removesuffix(f'_{axis}'), measure)} on {axis} prompts"
     return MEASURES.get(measure, measure)
 
 
@@ -72,7 +72,11 @@ class Trail:
         """{value, stderr, n} of each seed at a point."""
         found = [next(p for p in run["points"] if p["alpha"] == alpha)[axis] for run in self.runs]
         # lm-eval gives no standard error for some metrics: then that of a share.
-        return [p if p["stderr"] is not None else p | {"stderr": (p["value"] * (1 - p["value"]) / p["n"]) ** 0.5} for p in found]
+        return [p if p["stderr"] is not None else p | {"stderr": _of_share(p["value"], p["n"])} for p in found]
+
+
+def _of_share(value: float, n: int) -> float:
+    return (value * (1 - value) / n) ** 0.5
 
 
 @dataclass
@@ -93,6 +97,17 @@ class Arena:
             if kind not in found or _rank(arm) > _rank(found[kind]):
                 found[kind] = arm
         return found
+
+
+def ranked(arena: Arena) -> list[Arm]:
+    """The arms of an arena, those that keep most of the general axis first."""
+    return sorted(arena.arms, key=lambda arm: -arm.axis("general").value)
+
+
+def short_name(arm: Arm, arena: Arena) -> str:
+    """The recipe of a grid's chosen point, where no other point of it is in the arena."""
+    alone = sum(other.recipe == arm.recipe for other in arena.arms) == 1
+    return arm.recipe if arm.grid and alone else arm.name
 
 
 def _rank(arm: Arm) -> tuple[int, float]:
@@ -140,8 +155,9 @@ class Stability:
 
     @property
     def measures(self) -> list[str]:
-        """In the order of the files."""
-        return list(dict.fromkeys(name for found in self.moved.values() for name in found.summary))
+        """In the order of modules.csv."""
+        columns = dict.fromkeys(name for found in self.moved.values() for name in found.modules[0])
+        return [name for name in columns if any(name in found.summary for found in self.moved.values())]
 
     def values(self, arm: Arm, measure: str) -> list[float]:
         """A measure of an arm, seed by seed, as far as it is known."""
@@ -163,7 +179,8 @@ def read_stability(graph: dict, arms: dict[str, Arm], results: Path) -> Stabilit
     studies = {nodes[name]["study"] for name in graph["geometry"]}
     measured = [a for a in arms.values() if a.members[0].study in studies and a.axis("target") and a.axis("general")]
     grids = best_points(arms)
-    arenas = _arenas(measured, arms, {p.name for points, best in grids.values() if best for p in points if p is not best})
+    hidden = {point.name for points, best in grids.values() if best for point in points if point is not best}
+    arenas = _arenas(measured, arms, hidden)
     if not arenas:
         return None
     moved = {}

@@ -8,7 +8,7 @@ from steps.learning_tables import MORE, verdict
 from steps.score_tables import ORIGIN
 from steps.stability import Arena, Pool, Stability, Trail, pools
 from steps.stability_stats import correlation, path_difference, point
-from steps.tables import Column, Estimate, Table, cell_text, interval_text, number_text
+from steps.tables import Column, Estimate, Table, cell_text, number_text
 
 # "About as much", in points: PEFT-Arena's four ranks of LoRA differ by 2.3 among themselves.
 ALIKE = 0.03
@@ -32,7 +32,8 @@ def claims_table(stability: Stability) -> Table | None:
             rows += [row | {"of": arena_text(arena)} for row in _arena_claims(arena)]
     for pool in pools(stability):
         if pool.over == "trained":
-            rows += [row | {"of": f"checkpoints trained from {pool.root.name}"} for row in _geometry_claims(stability, pool)]
+            of = f"checkpoints trained from {pool.root.name}"
+            rows += [row | {"of": of} for row in _geometry_claims(stability, pool)]
     rows += [*_overshoot_claims(stability), *_cayley_claims(stability)]
     caption = (
         "Held: the whole 95 % interval says so; not held: the whole interval says otherwise; undecided: it straddles."
@@ -64,6 +65,7 @@ def _origin(arms: list[Arm]) -> dict:
 
 def _row(claim: str, published: str, here: str, found: str, arms: list[Arm], **numbers: Estimate) -> dict:
     n = next(iter(numbers.values())).n
+    published = published.replace(" -", " −")
     return {"claim": claim, "published": published, "here": here, "verdict": found, "n": n, **numbers, **_origin(arms)}
 
 
@@ -73,7 +75,8 @@ def _row(claim: str, published: str, here: str, found: str, arms: list[Arm], **n
 def _arena_claims(arena: Arena) -> Iterator[dict]:
     arms = arena.of_kind
     published = {kind: peft_arena.of_kind(kind) for kind in peft_arena.REPRESENTS}
-    rest = min(m.forgetting for m in peft_arena.methods().values() if m.kind not in ("vera", "ia3"))
+    methods = peft_arena.methods()
+    rest = min(method.forgetting for method in methods.values() if method.kind not in ("vera", "ia3"))
 
     def forgets(*kinds: str) -> str:
         return ", ".join(f"{published[k].name} {published[k].forgetting:.1f}" for k in kinds)
@@ -85,12 +88,12 @@ def _arena_claims(arena: Arena) -> Iterator[dict]:
         f" LoRA {peft_arena.family_forgetting('lora'):.1f} over four ranks.",
     )  # fmt: skip
     yield from _extreme(
-        arms, "pissa", "general", -1, (), "PiSSA forgets most.", f"Points forgotten: {forgets('pissa', 'full', 'lora')}."
-    )
+        arms, "pissa", "general", -1, (),
+        "PiSSA forgets most.", f"Points forgotten: {forgets('pissa', 'full', 'lora')}.",
+    )  # fmt: skip
     yield from _extreme(
         arms, "full", "target", 1, (), "Full fine-tuning gains most on the target.",
-        f"Points gained: Full FT {published['full'].gain:+.1f}, next OFT b128"
-        f" {peft_arena.methods()['OFT b128'].gain:+.1f}.",
+        f"Points gained: Full FT {published['full'].gain:+.1f}, next OFT b128 {methods['OFT b128'].gain:+.1f}.",
     )  # fmt: skip
     yield from _versus(
         arms, "lora", "full", "general",
@@ -98,16 +101,16 @@ def _arena_claims(arena: Arena) -> Iterator[dict]:
     )  # fmt: skip
     frugal = ("vera", "ia3")
     for kind in frugal:
-        name = published[kind].name.split()[0]
         yield from _extreme(
-            arms, kind, "general", 1, frugal, f"{name} keeps more than all but VeRA and IA3.",
-            f"Points forgotten: {forgets('vera', 'ia3')}, all others at least {rest:.1f}.",
+            arms, kind, "general", 1, frugal, "VeRA and IA3 keep more than all others.",
+            f"Points forgotten: {forgets(*frugal)}, all others at least {rest:.1f}.",
         )  # fmt: skip
+    gains = ", ".join(f"{name} {methods[name].gain:+.1f}" for name in ("VeRA r256", "IA3", "KeepLoRA r8"))
+    for kind in frugal:
         yield from _extreme(
-            arms, kind, "target", -1, (*frugal, "pissa"), f"{name} gains less than all but VeRA and IA3.",
-            f"Points gained: VeRA {published['vera'].gain:+.1f}, IA3 {published['ia3'].gain:+.1f}, next KeepLoRA"
-            f" {peft_arena.methods()['KeepLoRA r8'].gain:+.1f}; PiSSA, which fell apart, {published['pissa'].gain:+.1f}"
-            " and is left out here.".replace("-", "−"),
+            arms, kind, "target", -1, (*frugal, "pissa"), "VeRA and IA3 gain less than all others.",
+            f"Points gained: {gains}; PiSSA, which fell apart there and is left out here,"
+            f" {published['pissa'].gain:+.1f}.",
         )  # fmt: skip
     yield from _alike(arms, published)
 
@@ -162,7 +165,9 @@ def _alike(arms: dict[str, Arm], published: dict) -> Iterator[dict]:
         found = "held"
     else:
         found = "not held" if more.low > ALIKE or more.high < -ALIKE else "undecided"
-    here = f"{ours.name} forgets {points(more)} more than {theirs.name}; alike is a difference below {100 * ALIKE:.0f}."
+    here = (
+        f"forgotten by {ours.name} less forgotten by {theirs.name}: {points(more)}; alike is within ±{100 * ALIKE:.0f}."
+    )
     told = " and ".join(f"{published[k].name} {published[k].forgetting:.1f}" for k in ("milora", "lora"))
     yield _row(
         "MiLoRA forgets about as much as LoRA.", f"Points forgotten: {told}.", here, found, [ours, theirs],
@@ -195,8 +200,9 @@ def _geometry_claims(stability: Stability, pool: Pool) -> Iterator[dict]:
     ):
         places, found = _correlated(stability, pool, (name,), pool.forgetting)
         if found:
+            here = f"{cell_text('decimal', found)} over {found.n} checkpoints."
             yield _row(
-                text, f"Rank correlation {_signed(published[name])}.", f"{cell_text('decimal', found)}.",
+                text, f"Rank correlation {_signed(published[name])}.", here,
                 verdict(found if sign > 0 else negated(found), MORE), [pool.arms[i] for i in places], correlation=found,
             )  # fmt: skip
     name = "csd_rel_target"
@@ -207,7 +213,7 @@ def _geometry_claims(stability: Stability, pool: Pool) -> Iterator[dict]:
         yield _row(
             "Drift on target prompts does not predict the target gain.",
             f"Rank correlation {_signed(published[name])}.",
-            f"{cell_text('decimal', found)}; held would be an interval around 0 and within ±{PREDICTS:g}.",
+            f"{cell_text('decimal', found)} over {found.n} checkpoints; held would be all within ±{PREDICTS:g}.",
             "not held" if not none else "held" if small else "undecided",
             [pool.arms[i] for i in places], correlation=found,
         )  # fmt: skip

@@ -1,17 +1,16 @@
-"""The figures of stability and plasticity: the arena with its paths, drift against forgetting, layers, points of paths."""
+"""The figures of stability and plasticity: the arena with its paths, drift against forgetting, layers, paths."""
 
 from statistics import fmean
 
 from steps.arms import Arm, forgetting
-from steps.figures import LIGHT, Line, new_axes, scatter, to_svg
+from steps.figures import LIGHT, Line, new_axes, place_labels, scatter, to_svg
 from steps.learning_figures import share_map
-from steps.stability import Arena, Pool, Stability, Trail, adapter_kind, measure_label, pools
+from steps.stability import Arena, Pool, Stability, Trail, adapter_kind, measure_label, pools, ranked, short_name
 from steps.stability_claims import pool_correlation
 from steps.stability_stats import over_seeds, point
 from steps.tables import Estimate
 
-# Color says what an adapter does to the weights, the marker which one it is: all weights, a sum of low rank, a rotation,
-# a scaling.
+# Color says what an adapter does to the weights, the marker which one it is.
 LOOKS = {
     "full": ("neutral", "o"),
     "lora": ("blue", "o"),
@@ -27,11 +26,14 @@ LOOKS = {
     "ia3": ("magenta", "^"),
 }
 FAMILIES = {"neutral": "all weights", "blue": "low rank", "teal": "rotation", "magenta": "scaling", "orange": "path"}
+ARENA_SIZE = 440, 440
 # The measures drawn against forgetting: those that go with it most.
 DRAWN_MEASURES = 3
 LAYER_MEASURE = "csd_rel_general"
 # From so many layers on, the numbers of a profile have no room.
 MANY_LAYERS = 16
+# Least distance of two labels at the end of a path, as a share of the height.
+LABEL_GAP = 0.09
 
 
 def look(arm: Arm) -> tuple[str, str]:
@@ -57,12 +59,12 @@ def arena_figure(stability: Stability, index: int) -> str:
     chosen = [t.arm for t in trails if t.arm.axis("target") and t.arm.axis("general")]
     shown = [arena.root, *arena.arms, *(arm for arm in chosen if stability.chosen(arm) is not False)]
     lines = [
-        Line([tuple(100 * point(t, alpha, axis).value for axis in ("target", "general")) for alpha in t.alphas], "orange")
+        Line([tuple(100 * point(t, a, axis).value for axis in ("target", "general")) for a in t.alphas], "orange")
         for t in trails
     ]
     looks = {arm.name: look(arm) for arm in arena.arms}
     title = f"Target against general capability of what was trained from {arena.root.name}"
-    return scatter(shown, {arena.root.name}, arena_name(index), title, looks, lines)
+    return scatter(shown, {arena.root.name}, arena_name(index), title, looks, lines, ARENA_SIZE)
 
 
 def best_measures(stability: Stability, pool: Pool) -> list[str]:
@@ -78,36 +80,44 @@ def best_measures(stability: Stability, pool: Pool) -> list[str]:
 def drift_figure(stability: Stability, pool: Pool, measure: str) -> str:
     """A measure against forgetting, one point per trained checkpoint."""
     figure, axes = new_axes(330, 270)
-    seen = []
+    seen, bars = [], []
     for i in pool.measured(stability, (measure,)):
         arm = pool.arms[i]
-        x = over_seeds(stability.values(arm, measure))
-        x, x_bar = (x.value, [[x.value - x.low], [x.high - x.value]]) if isinstance(x, Estimate) else (x, None)
-        lost = forgetting(arm, pool.root)
-        y, y_bar = 100 * pool.forgetting[i], None
-        if lost:
-            y_bar = [[100 * (lost.value - lost.low)], [100 * (lost.high - lost.value)]]
+        x, y = over_seeds(stability.values(arm, measure)), forgetting(arm, pool.root)
+        x_value, x_low, x_high = (x.value, x.low, x.high) if isinstance(x, Estimate) else (x, x, x)
+        y_value = pool.forgetting[i]
+        y_low, y_high = (y.low, y.high) if y else (y_value, y_value)
         color, marker = look(arm)
-        axes.errorbar(
-            x, y, xerr=x_bar, yerr=y_bar, fmt=marker, ms=6, color=LIGHT[color], elinewidth=0.9, capsize=0, zorder=3
-        )
-        seen.append((x, y, adapter_kind(arm)))
-    xs = [x for x, _, _ in seen]
+        style = {"color": LIGHT[color], "zorder": 3}
+        axes.plot([x_low, x_high], [100 * y_value] * 2, lw=0.9, **style)
+        axes.plot([x_value] * 2, [100 * y_low, 100 * y_high], lw=0.9, **style)
+        axes.plot(x_value, 100 * y_value, marker, ms=6, **style)
+        seen.append((adapter_kind(arm), x_value, 100 * y_value))
+        bars.append((x_low, x_high, 100 * y_low, 100 * y_high))
+    xs = [x for _, x, _ in seen]
     if min(xs) > 0 and max(xs) > 10 * min(xs):
         axes.set_xscale("log")
     axes.margins(0.12)
-    # One name per kind, at its point that lies farthest out.
-    middle = fmean(y for _, y, _ in seen)
-    for kind in dict.fromkeys(kind for _, _, kind in seen):
-        x, y, _ = max((spot for spot in seen if spot[2] == kind), key=lambda spot: abs(spot[1] - middle))
-        axes.annotate(kind, (x, y), (6, 4), textcoords="offset points", fontsize=10, annotation_clip=False)
     axes.set(xlabel=measure_label(measure), ylabel="forgetting, points")
+    figure.draw_without_rendering()  # lays the axes out, which places the labels
+    taken = []
+    for (_, x, y), (x0, x1, y0, y1) in zip(seen, bars, strict=True):
+        (left, bottom), (right, top) = axes.transData.transform([(x0, y0), (x1, y1)])
+        middle_x, middle_y = axes.transData.transform((x, y))
+        taken += [(left, middle_y - 1, right, middle_y + 1), (middle_x - 1, bottom, middle_x + 1, top)]
+    # One name per kind, at its point that lies farthest out.
+    center = fmean(y for *_, y in seen)
+    labels = [
+        max((spot for spot in seen if spot[0] == kind), key=lambda spot: abs(spot[2] - center))
+        for kind in dict.fromkeys(kind for kind, *_ in seen)
+    ]
+    place_labels(axes, labels, taken, size=10)
     return to_svg(figure, f"drift_{measure}", f"{measure_label(measure)} against forgetting")
 
 
 def layers_figure(stability: Stability, arena: Arena) -> str | None:
     """For each arm the share of its drift that lies in each layer."""
-    profiles = {arm.name: profile for arm in arena.arms if (profile := layer_profile(stability, arm))}
+    profiles = {short_name(arm, arena): profile for arm in ranked(arena) if (profile := layer_profile(stability, arm))}
     if not profiles:
         return None
     layers = sorted({layer for profile in profiles.values() for layer in profile})
@@ -117,7 +127,7 @@ def layers_figure(stability: Stability, arena: Arena) -> str | None:
         for j, layer in enumerate(layers)
     }
     title = "Percent of the relative drift on general prompts, by adapter and layer"
-    width = 62 if len(layers) < MANY_LAYERS else 22
+    width = 52 if len(layers) < MANY_LAYERS else 22
     return share_map("layers", title, list(profiles), [str(layer) for layer in layers], cells, set(), width)
 
 
@@ -133,32 +143,44 @@ def layer_profile(stability: Stability, arm: Arm) -> dict[int, float]:
     return {layer: mean / total for layer, mean in means.items()} if total > 0 else {}
 
 
+def points_name(trail: Trail) -> str:
+    return f"points_{trail.arm.name}"
+
+
 def path_figure(trail: Trail) -> str:
-    """Both axes along a path, seeds as thin lines, their mean with its interval; the chosen points ringed."""
+    """Both axes along a path, as means over seeds with their intervals; the chosen points ringed."""
     figure, axes = new_axes(330, 240)
+    ends = {}
     for axis, color, marker in (("target", "blue", "o"), ("general", "teal", "s")):
         found = [point(trail, alpha, axis) for alpha in trail.alphas]
         values = [100 * e.value for e in found]
-        axes.fill_between(
-            trail.alphas, [100 * e.low for e in found], [100 * e.high for e in found], color=LIGHT[color], alpha=0.15, lw=0
-        )
+        low, high = ([100 * edge for edge in edges] for edges in zip(*((e.low, e.high) for e in found), strict=True))
+        axes.fill_between(trail.alphas, low, high, color=LIGHT[color], alpha=0.15, lw=0)
         axes.plot(trail.alphas, values, color=LIGHT[color], lw=1.5, marker=marker, ms=4)
         for alpha in {run["chosen"] for run in trail.runs}:
             y = values[trail.alphas.index(alpha)]
             axes.plot(alpha, y, marker="o", ms=11, mfc="none", mec=LIGHT["ink"], mew=1.4)
+        ends[axis] = values[-1], LIGHT[color]
+    spread = axes.get_ylim()[1] - axes.get_ylim()[0]
+    middle, apart = fmean(y for y, _ in ends.values()), abs(ends["target"][0] - ends["general"][0])
+    for axis, (y, color) in ends.items():
+        if apart < LABEL_GAP * spread:
+            above = y > middle or (apart == 0 and axis == "general")
+            y = middle + (1 if above else -1) * LABEL_GAP * spread / 2
         axes.annotate(
-            axis, (trail.alphas[-1], values[-1]), (8, 0), textcoords="offset points", va="center", fontsize=10,
-            color=LIGHT[color], annotation_clip=False,
+            axis, (trail.alphas[-1], y), (8, 0), textcoords="offset points", va="center", fontsize=10, color=color,
+            annotation_clip=False,
         )  # fmt: skip
     axes.set(xlabel="alpha", ylabel="% right", xlim=(min(trail.alphas) - 0.03, max(trail.alphas) + 0.03))
     axes.set_title(trail.arm.name, loc="left", fontsize=11.5, fontweight="bold")
-    return to_svg(figure, f"path_{trail.arm.name}", f"Target and general along the path {trail.arm.name}")
+    return to_svg(figure, points_name(trail), f"Target and general along the path {trail.arm.name}")
 
 
 def stability_figures(stability: Stability) -> dict[str, str]:
-    made = {arena_name(i): arena_figure(stability, i) for i, arena in enumerate(stability.arenas) if len(arena.arms) > 1}
+    compared = [i for i, arena in enumerate(stability.arenas) if len(arena.arms) > 1]
+    made = {arena_name(i): arena_figure(stability, i) for i in compared}
     for pool in [pool for pool in pools(stability) if pool.over == "trained"][:1]:
         made |= {f"drift_{name}": drift_figure(stability, pool, name) for name in best_measures(stability, pool)}
     if layers := layers_figure(stability, stability.arenas[0]):
         made["layers"] = layers
-    return made | {f"path_{trail.arm.name}": path_figure(trail) for trail in stability.trails}
+    return made | {points_name(trail): path_figure(trail) for trail in stability.trails}

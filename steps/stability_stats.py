@@ -10,8 +10,8 @@ from steps.arms import BOOTSTRAP_SEED, RESAMPLES
 from steps.stability import Trail
 from steps.tables import Estimate
 
-# Fewer recipes than this give a correlation no interval: of five points every order is one of 120, so that perfect order
-# alone would be beyond chance, and few resamples of five have five different ones.
+# Fewer recipes than this give a correlation no interval: of five points each order is one of 120, so that little but a
+# perfect one would be beyond chance, and a resample of five has three different ones.
 LEAST_RECIPES = 6
 
 
@@ -71,7 +71,11 @@ def _draws(families: Sequence[str]) -> np.ndarray:
 
 
 def correlation(
-    x: Sequence[float], y: Sequence[float], families: Sequence[str], coefficient: str, other: Sequence[float] | None = None
+    x: Sequence[float],
+    y: Sequence[float],
+    families: Sequence[str],
+    coefficient: str,
+    other: Sequence[float] | None = None,
 ) -> Estimate | float | None:
     """Correlation of two measures over checkpoints, by a bootstrap of families; `other` in place of x is taken off it.
 

@@ -14,11 +14,13 @@ from steps.stability import (
     adapter_text,
     measure_label,
     pools,
+    ranked,
+    short_name,
     trained_parameters,
 )
 from steps.stability_claims import arena_text, chosen_text, claims_table, overshoot, pool_correlation
 from steps.stability_stats import LEAST_RECIPES, over_seeds, point
-from steps.tables import Column, Table, setting_text
+from steps.tables import Column, Estimate, Table, number_text, setting_text
 
 # Of the measures, those that the arena shows; all of them are in the table of geometry.
 SHOWN_MEASURES = {
@@ -52,11 +54,6 @@ def scores(arm: Arm, root: Arm) -> dict:
 # --- the arena -----------------------------------------------------------------------------------
 
 
-def ranked(arena: Arena) -> list[Arm]:
-    """The arms of an arena, those that keep most of the general axis first."""
-    return sorted(arena.arms, key=lambda arm: -arm.axis("general").value)
-
-
 def arena_table(stability: Stability) -> Table:
     columns = [IDENTITY[0], Column("adapter", "adapter"), Column("trained", "trained parameters", "integer"), *SCORES]
     columns += [Column(name, label, "number") for name, label in SHOWN_MEASURES.items()]
@@ -72,6 +69,7 @@ def arena_table(stability: Stability) -> Table:
                     **scores(arm, arena.root),
                     **{name: over_seeds(stability.values(arm, name)) for name in SHOWN_MEASURES},
                     "of": arena_text(arena),
+                    "short": short_name(arm, arena),
                 }
             )
     caption = (
@@ -87,20 +85,29 @@ def compact_arenas(table: Table) -> list[tuple[Table, Table]]:
     made = []
     for of in dict.fromkeys(row["of"] for row in table.rows):
         rows = [row for row in table.rows if row["of"] == of]
-        short = [
-            {**row, "target": row["target"].value, "general": row["general"].value}
-            | {name: getattr(row[name], "value", row[name]) for name in SHOWN_MEASURES}
-            for row in rows
+        levels = [" / ".join(number_text("percent", row[axis].value) for axis in ("target", "general")) for row in rows]
+        name = Column("short", "checkpoint", "code")
+        columns = [
+            name,
+            Column("adapter", "adapter"),
+            Column("trained", "trained", "integer"),
+            Column("levels", "target / general"),
         ]
-        columns = [c for c in table.columns if c.key in ("checkpoint", "adapter", "trained", *(s.key for s in SCORES))]
-        labels = {"trained": "trained", "gain": "gain", "forgetting": "forgetting"}
-        columns = [Column(c.key, labels.get(c.key, c.label), c.kind) for c in columns]
-        caption = "In percent and points; least forgetting first. With intervals, n and seeds:"
-        scored = Table("arena", caption, columns, short)
-        columns = [columns[0], *(c for c in table.columns if c.key in SHOWN_MEASURES)]
-        moved = Table("arena", "Means over modules, on general prompts. With intervals:", columns, short[1:])
+        columns += [Column("gain", "gain", "points"), Column("forgetting", "forgetting", "points")]
+        caption = "Scores in percent, gain and forgetting in points; least forgetting first. With n and seeds:"
+        scored = Table(table.name, caption, columns, [r | {"levels": v} for r, v in zip(rows, levels, strict=True)])
+        columns = [name, *(c for c in table.columns if c.key in SHOWN_MEASURES)]
+        plain = [{key: _plain(row[key]) for key in SHOWN_MEASURES} for row in rows]
+        caption = "Means over modules and seeds, on general prompts. With intervals:"
+        moved = Table(table.name, caption, columns, [r | v for r, v in zip(rows, plain, strict=True)][1:])
         made.append((scored, moved))
     return made
+
+
+def _plain(value: Estimate | float | None) -> float | None:
+    """Three digits without an interval."""
+    value = value.value if isinstance(value, Estimate) else value
+    return None if value is None else float(f"{value:.3g}")
 
 
 def timing_adapters_table(stability: Stability) -> Table | None:
@@ -118,9 +125,7 @@ def timing_adapters_table(stability: Stability) -> Table | None:
                 seconds, speed, peak = cost[arm.name]
                 ratios = {"time_ratio": seconds / full[0], "memory_ratio": peak / full[2]} if full else {}
                 known = {"seconds": seconds, "speed": round(speed), "peak_mib": peak}
-                rows.append(
-                    {**identity(arm), "adapter": adapter_text(arm), **known, **ratios, "of": arena_text(arena)}
-                )
+                rows.append({**identity(arm), "adapter": adapter_text(arm), **known, **ratios, "of": arena_text(arena)})
     caption = (
         "The whole step, loading and saving included, as a mean over seeds; peak memory of its process. Ratios to full"
         " fine-tuning with the same tokens. A training that was interrupted counts from where it went on."
@@ -150,7 +155,8 @@ def published_table(stability: Stability) -> Table:
     arms = dict(arena.of_kind)
     rows = []
     for method in sorted(peft_arena.methods().values(), key=lambda m: m.forgetting):
-        here = arms.pop(method.kind) if peft_arena.REPRESENTS.get(method.kind) == method.name and method.kind in arms else None
+        stands = peft_arena.REPRESENTS.get(method.kind) == method.name
+        here = arms.pop(method.kind, None) if stands else None
         rows.append(
             {
                 "method": method.name,
@@ -188,7 +194,7 @@ def geometry_table(stability: Stability) -> Table | None:
         | {name: over_seeds(stability.values(arm, name)) for name in stability.measures}
         for arm in arms
     ]
-    caption = "Means over the modules measured; brackets: 95 % intervals over seeds. Rows per module are in modules.csv."
+    caption = "Means over the modules measured; brackets: 95 % intervals over seeds. modules.csv has every module."
     return Table("geometry", caption, columns, rows)
 
 
@@ -260,7 +266,7 @@ def paths_table(stability: Stability) -> Table | None:
                 "alpha": chosen_text(trail),
                 **(scores(trail.arm, stability.root(trail.arm)) if evaluated else {}),
                 **beyond,
-                "rule": trail.runs[0]["rule"],
+                "rule": "; ".join(dict.fromkeys(run["rule"] for run in trail.runs)),
             }
         )
     caption = (
@@ -271,9 +277,17 @@ def paths_table(stability: Stability) -> Table | None:
     return Table("paths", caption, columns, rows) if rows else None
 
 
+def compact_paths(table: Table) -> Table:
+    """For the page: where each path leads and what was chosen on it; the rule is told beside it."""
+    left_out = ("gain", "forgetting", "rule", "n", *(column.key for column in ORIGIN))
+    columns = [column for column in table.columns if column.key not in left_out]
+    return Table(table.name, table.caption, columns, table.rows)
+
+
 def path_points_table(stability: Stability) -> Table | None:
     columns = [IDENTITY[0], Column("alpha", "alpha", "number"), Column("target", "target %", "percent")]
-    columns += [Column("general", "general %", "percent"), Column("chosen", "chosen in seeds"), Column("n", "n"), *ORIGIN]
+    columns += [Column("general", "general %", "percent"), Column("chosen", "chosen in seeds")]
+    columns += [Column("n", "n"), *ORIGIN]
     rows = []
     for trail in stability.trails:
         for alpha in trail.alphas:
@@ -317,6 +331,12 @@ def merges_table(stability: Stability) -> Table | None:
         )
     caption = "Gain and forgetting against the model that all parents descend from. Of a sweep every point is here."
     return Table("merges", caption, columns, rows) if rows else None
+
+
+def compact_merges(table: Table) -> Table:
+    """For the page: what was merged how, and what came of it."""
+    shown = ("checkpoint", "method", "settings", "from", "gain", "forgetting", "chosen")
+    return Table(table.name, table.caption, [c for c in table.columns if c.key in shown], table.rows)
 
 
 def _value_text(value) -> str:

@@ -4,11 +4,11 @@ from collections import Counter
 
 from steps import peft_arena
 from steps.arms import Arm, difference, forgetting
-from steps.stability import Arena, Pool, Stability, measure_label, pools
+from steps.stability import Arena, Pool, Stability, measure_label, pools, ranked
 from steps.stability_claims import VERDICTS, arena_text, percent, points, pool_correlation
-from steps.stability_figures import arena_name, best_measures, families_shown
+from steps.stability_figures import arena_name, best_measures, families_shown, points_name
 from steps.stability_stats import LEAST_RECIPES, correlation
-from steps.stability_tables import compact_arenas, path_tasks, ranked
+from steps.stability_tables import compact_arenas, compact_merges, compact_paths, path_tasks
 from steps.tables import Estimate, Table, cell_text
 
 
@@ -30,11 +30,11 @@ def _costs(arm: Arm, arena: Arena) -> str:
 
 def lead(arena: Arena) -> str:
     """What an arena compares, and its two ends."""
-    first, *_, last = ranks = ranked(arena) if len(arena.arms) > 1 else [arena.arms[0]] * 2
+    first, last = ranked(arena)[0], ranked(arena)[-1]
     text = f"{len(arena.arms)} {arena_text(arena)}"
-    if len(arena.arms) == 1:
-        return f"{text.replace('arms', 'arm')}: {first.name}, {_costs(first, arena)}. There is nothing to compare it with."
-    gained = max(ranks, key=lambda arm: arm.axis("target").value)
+    if first is last:
+        return f"{text.replace('arms', 'arm')}: {first.name}, {_costs(first, arena)}. Nothing to compare it with."
+    gained = max(arena.arms, key=lambda arm: arm.axis("target").value)
     text += f". {first.name} kept most: {_costs(first, arena)}. {last.name} kept least: {_costs(last, arena)}."
     return text + (f" {gained.name} gained most: {_costs(gained, arena)}." if gained not in (first, last) else "")
 
@@ -69,6 +69,20 @@ def correlation_sentence(stability: Stability, pool: Pool) -> str:
     )
 
 
+def grouped(claims: Table) -> list[dict]:
+    """Rows of one claim together: {"claim", "published", "verdict" over them, "rows"}."""
+    found: dict[str, list[dict]] = {}
+    for row in claims.rows:
+        found.setdefault(row["claim"], []).append(row)
+    groups = []
+    for claim, rows in found.items():
+        told = {row["verdict"] for row in rows}
+        held = sum(row["verdict"] == "held" for row in rows)
+        verdict = told.pop() if len(told) == 1 else f"{held} of {len(rows)}"
+        groups.append({"claim": claim, "published": rows[0]["published"], "verdict": verdict, "rows": rows})
+    return groups
+
+
 def verdict_counts(claims: Table) -> str:
     counts = Counter(row["verdict"] for row in claims.rows)
     return ", ".join(f"{counts[name]} {name}" for name in VERDICTS if counts[name])
@@ -86,11 +100,14 @@ def section(stability: Stability, made: dict[str, Table], drawn: dict[str, str])
             )
         ],
         "families": families_shown(stability),
-        "claims": claims.rows if claims else [],
+        "claims": grouped(claims) if claims else [],
         "verdicts": verdict_counts(claims) if claims else "",
         "published": published_sentence(stability.arenas[0]),
         "correlations": [text for pool in trained if (text := correlation_sentence(stability, pool))],
         "drifts": [name for name in drawn if name.startswith("drift_")],
-        "trails": [f"path_{trail.arm.name}" for trail in stability.trails],
+        "trails": [points_name(trail) for trail in stability.trails],
+        "rules": list(dict.fromkeys(run["rule"] for trail in stability.trails for run in trail.runs)),
+        "paths": compact_paths(made["paths"]) if "paths" in made else None,
+        "merges": compact_merges(made["merges"]) if "merges" in made else None,
         "path_tasks": path_tasks(stability),
     }

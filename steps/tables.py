@@ -107,9 +107,9 @@ def number_text(kind: str, value: Any) -> str:
     if kind == "integer":
         return f"{value:,}"
     if kind in ("tenths", "decimal"):
-        return f"{value:,.{1 if kind == 'tenths' else 3}f}"
+        return f"{value:,.{1 if kind == 'tenths' else 3}f}".replace("-", "−")
     if kind == "number":
-        return f"{value:,.4g}"
+        return f"{value:,.4g}".replace("-", "−")
     return str(value)
 
 

@@ -41,6 +41,27 @@ def test_adapter_arrives_merged(tiny_checkpoint, tmp_path):
         checkpoints.check(tmp_path / "adapter")
 
 
+def test_linear_shapes_are_those_that_all_linear_adapts(tiny_checkpoint, tmp_path):
+    """PEFT's choice is the reference; of shards and of an adapter as of one file."""
+    from peft import LoraConfig, get_peft_model
+    from peft.tuners.lora import LoraLayer
+
+    model = checkpoints.load_model(tiny_checkpoint, torch.float32)
+    model.save_pretrained(tmp_path / "shards", max_shard_size="500KB")
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 3
+    wrapped = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear"))
+    layers = {name: layer for name, layer in wrapped.named_modules() if isinstance(layer, LoraLayer)}
+    expected = {
+        name.removeprefix("base_model.model."): (layer.out_features, layer.in_features)
+        for name, layer in layers.items()
+    }
+    wrapped.peft_config["default"].base_model_name_or_path = str(tiny_checkpoint)
+    wrapped.save_pretrained(tmp_path / "adapter")
+    for folder in (tiny_checkpoint, tmp_path / "shards", tmp_path / "adapter"):
+        assert checkpoints.linear_shapes(folder) == expected
+    assert list(expected) != sorted(expected) == list(checkpoints.linear_shapes(tiny_checkpoint))
+
+
 def test_missing_weights_are_named(copy):
     (copy / "model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"copy/model\.safetensors is missing"):

@@ -70,6 +70,8 @@ def test_long_documents_are_counted_and_a_killed_run_ends_the_same(tiny_checkpoi
     assert manifest["step"] == "cpt" and manifest["counts"]["steps"] == 8
     train = manifest["counts"]["train"]
     assert (train["in"], train["kept"], train["quarantined"]) == (16, 15, {"too_long": 1})
+    parameters = manifest["counts"]["parameters"]
+    assert parameters["trained"] == parameters["total"] > 800_000
     losses = [float(line.split(",")[2]) for line in (out / "training_log.csv").read_text().splitlines()[1:]]
     assert losses[-1] < losses[0] - 1
     assert checkpoints.check(out) == [out / "manifest.json"]
@@ -97,6 +99,27 @@ def test_without_documents_the_weights_stay(tiny_checkpoint, tmp_path):
     assert read_json(out / "manifest.json")["counts"]["steps"] == 0
     ours, parents = (load_file(folder / "model.safetensors") for folder in (out, tiny_checkpoint))
     assert all(torch.equal(ours[name], parents[name]) for name in parents)
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        {"kind": "pissa", "r": 4, "alpha": 8},
+        {
+            "kind": "adalora", "init_r": 6, "target_r": 4, "alpha": 8, "tinit": 0.2, "tfinal": 0.3, "every": 1,
+            "orthogonality": 0.5,
+        },
+    ],
+)  # fmt: skip
+def test_without_documents_an_adapter_changes_nothing(adapter, tiny_checkpoint, tmp_path):
+    import torch
+
+    write_jsonl(tmp_path / "documents.jsonl", [])
+    out = run(SETTINGS | {"adapter": adapter}, tiny_checkpoint, tmp_path / "documents.jsonl", tmp_path)
+    assert checkpoints.is_adapter(out)
+    ours, parents = (checkpoints.load_model(folder, torch.float32).state_dict() for folder in (out, tiny_checkpoint))
+    for name, tensor in parents.items():
+        torch.testing.assert_close(ours[name], tensor, rtol=0, atol=1e-6)
 
 
 def test_documents_that_are_all_too_long_are_the_users_error(tiny_checkpoint, tmp_path):

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from steps import figures, findings, report, tables
+from steps import figures, findings, report, score_tables, tables
 from steps.arms import Arm, Checkpoint, arms_of, difference, pareto, retention
 from steps.common import step_parser, write_json, write_jsonl, write_text
 from steps.text import visible
@@ -404,6 +404,37 @@ def test_never_learned_needs_every_answer_wrong():
     assert [row["doc_id"] for row in rows] == [3]  # 0 and 1 are right greedily, 2 in a sample
 
 
+def test_forgetting_of_a_task_is_what_its_base_had_more(made):
+    root, _, out = made
+    rows = {row["task"]: row for row in read_table(out, "tasks") if row["checkpoint"] == "sft"}
+    for task, (axis, _) in TASKS.items():
+        lost = greedy_marks(root, "base", task).mean() - greedy_marks(root, "sft", task).mean()
+        expected = f"{lost:.6g}" if axis == "general" else ""
+        assert rows[task]["forgetting"] == expected
+
+
+def test_many_checkpoints_stand_below_each_other():
+    nodes = [arm("base", 0.1, 0.9, (), stage="model"), *(arm(f"a{i}", 0.5, 0.8) for i in range(8))]
+    arms = list(arms_of(nodes).values())
+    few, many = score_tables.compact_tasks(arms[:3]), score_tables.compact_tasks(arms)
+    assert [row["task"] for row in few.rows] == ["t", "g"]
+    assert [row["checkpoint"] for row in many.rows] == [one.name for one in arms]
+    assert [column.key for column in many.columns] == ["checkpoint", "t", "g"]
+    assert few.rows[1]["base"] == many.rows[0]["g"]
+
+
+def test_a_run_that_measures_dev_alone_has_a_report(tmp_path):
+    """As a search for settings does, which must not see the target."""
+    settings = fake_run(tmp_path, data=False)
+    for path in (tmp_path / "results/fable/evaluation").glob("*/results.json"):
+        found = json.loads(path.read_text())
+        found["tasks"] = {task: row for task, row in found["tasks"].items() if row["axis"] == "dev"}
+        write_json(path, found | {"sampling": {}})
+    out = make(tmp_path, settings)
+    assert {row["task"] for row in read_table(out, "tasks")} == {"fable_dev"}
+    assert (out / "summary.txt").read_text().splitlines()[4] == "Ship: –"
+
+
 def test_grid_point_is_chosen_on_dev_and_others_are_hidden(tmp_path):
     out = make(tmp_path, fake_run(tmp_path, grid=True, data=False))
     rows = read_table(out, "grid_sweep")
@@ -520,6 +551,11 @@ def test_visible_keeps_what_prints():
     assert visible("\r\x7f\ufeff\ud800") == "⟨U+000D⟩⟨U+007F⟩⟨U+FEFF⟩⟨U+D800⟩"
 
 
+def test_numbers_have_one_kind_of_minus():
+    for kind, text in (("decimal", "−0.500"), ("tenths", "−0.5"), ("number", "−0.5"), ("points", "−50.0")):
+        assert tables.number_text(kind, -0.5) == text
+
+
 def test_markdown_cells_stay_in_their_cells():
     table = tables.Table("t", "c", [tables.Column("a", "a"), tables.Column("b", "b")], [{"a": "x|y\nz", "b": "\\"}])
     assert table.markdown().splitlines()[2] == "| x\\|y z | \\\\ |"
@@ -605,6 +641,22 @@ def test_figures_are_whole_xml_and_themable(made):
         # A custom property works in a style, not in an attribute of its own.
         assert not re.search(r'\b(fill|stroke)="var', inlined)
         assert "var(--ink)" in inlined
+
+
+def test_names_in_a_crowd_do_not_cover_each_other():
+    figure, axes = figures.new_axes(440, 380)
+    axes.set(xlim=(0, 100), ylim=(0, 100))
+    figure.draw_without_rendering()
+    crowd = [(f"checkpoint_{i}", 50 + i % 3, 50 + i % 4) for i in range(14)]
+    figures.place_labels(axes, crowd, [])
+    boxes = []
+    for text in axes.texts:
+        if text.get_text():
+            left, bottom = text.get_position() if text.xyann is None else text.xyann
+            boxes.append((left, bottom, left + figures.CHAR * len(text.get_text()), bottom + figures.LABEL_HEIGHT))
+    assert len(boxes) == 14
+    for (a, b, c, d), (e, f, g, h) in itertools.combinations(boxes, 2):
+        assert min(c, g) - max(a, e) < 1 or min(d, h) - max(b, f) < 1
 
 
 def linear(color: str) -> np.ndarray:

@@ -479,18 +479,21 @@ def test_lora_loads_on_the_untouched_parent_and_can_be_a_parent(tiny_checkpoint,
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"adapter": {"kind": "full", "r": 8}}, "adapter.r: has no effect"),
-        ({"adapter": {"kind": "lora", "alpha": 8}}, "adapter.r: missing"),
-        ({"adapter": {"kind": "dora"}}, "adapter.kind: dora"),
         ({"schedule": "cosin"}, "schedule: cosin"),
         ({"precision": "fp16"}, "precision: fp16"),
         ({"progressive": {"delta": 0.01}, "epochs": 2.5}, "epochs: 2.5 must be whole"),
+        ({"progressive": {"delta": 0.01}, "adapter": {"kind": "adalora"}}, "progressive: may end a run before adalora"),
         ({"buckets": {"every": 5}, "order": "sources"}, "order: sources"),
     ],
 )
 def test_bad_settings_name_their_key(change, message):
     with pytest.raises(ValueError, match=message):
         training.check_settings(SETTINGS | change)
+
+
+def test_an_adapter_that_does_not_fit_its_parent_is_refused(tiny_checkpoint, data, tmp_path):
+    with pytest.raises(ValueError, match="adapter.r: 65 is above 64"):
+        run(SETTINGS | {"adapter": LORA | {"r": 65}}, tiny_checkpoint, data, tmp_path)
 
 
 def test_buckets_need_rows_that_name_their_group(tiny_checkpoint, data, tmp_path):
