@@ -57,7 +57,7 @@ def evaluate_settings(wildcards):
 
 def path_settings(wildcards):
     """What an interpolation is told: its own settings, and how its points are evaluated."""
-    shared = {key: GRAPH.params["evaluate"][key] for key in ("tasks", "limit", "batch_size", "seed")}
+    shared = {key: GRAPH.params["evaluate"][key] for key in ("tasks", "limit", "batch_size")}
     return json.dumps(shared | GRAPH.nodes[wildcards.node].settings, sort_keys=True)
 
 

@@ -18,7 +18,11 @@ rule report:
         checkpoints=[edge for name in GRAPH.measured() for edge in GRAPH.edges(name)],
         evaluations=evaluations(),
         findings=findings(),
-        code=[*dag.code_files("steps.report"), *sorted(map(str, Path("steps/templates").iterdir()))],
+        code=[
+            *dag.code_files("steps.report"),
+            "steps/peft_arena.csv",
+            *sorted(map(str, Path("steps/templates").iterdir())),
+        ],
     output:
         **({"rows": "reports/{workload}/rows.html"} if GRAPH.diagnosed() else {}),
         page=report(

@@ -42,7 +42,7 @@ DARK = {
     "teal": "#2fbf93",
     "magenta": "#f0a5f0",
 }
-# Color says the family of a stage, the marker which member: trained on rows, on rewards, from a teacher, merged.
+# Color says the family of a stage, the marker which member: trained on rows, on rewards, from a teacher, mixed.
 STAGES = {
     "model": ("neutral", "s"),
     "pretrain": ("neutral", "p"),

@@ -329,6 +329,12 @@ def _root(name: str, points: dict[str, list[Node]], models: dict) -> str:
 
 def _check_path(where: str, recipe: dict, settings: dict, families: list[list[Node] | str], params: dict) -> None:
     """Questions that no result is reported on, and for a path of rotations an end that rotates the start."""
+    from steps.interpolate import check_settings
+
+    try:
+        check_settings(settings)
+    except ValueError as error:
+        raise ValueError(f"{where}.{error}") from error
     for axis in ("target", "general"):
         for reported in ("target", "harder", "general"):
             for task in settings[axis]:

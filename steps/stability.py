@@ -68,15 +68,10 @@ class Trail:
     def alphas(self) -> list[float]:
         return [point["alpha"] for point in self.runs[0]["points"]]
 
-    def at(self, alpha: float, axis: str) -> list[dict]:
-        """{value, stderr, n} of each seed at a point."""
-        found = [next(p for p in run["points"] if p["alpha"] == alpha)[axis] for run in self.runs]
-        # lm-eval gives no standard error for some metrics: then that of a share.
-        return [p if p["stderr"] is not None else p | {"stderr": _of_share(p["value"], p["n"])} for p in found]
-
-
-def _of_share(value: float, n: int) -> float:
-    return (value * (1 - value) / n) ** 0.5
+    def at(self, alpha: float, axis: str) -> list[list[dict]]:
+        """The tasks of an axis at a point, {value, n} each, seed by seed."""
+        points = [next(p for p in run["points"] if p["alpha"] == alpha) for run in self.runs]
+        return [[task for task in p["tasks"].values() if task["axis"] == axis] for p in points]
 
 
 @dataclass

@@ -1,13 +1,14 @@
 """What PEFT-Arena found, direction by direction, and whether it holds here: held, not held or undecided."""
 
 from collections.abc import Iterator
+from statistics import fmean
 
 from steps import peft_arena
 from steps.arms import Arm, difference, negated
 from steps.learning_tables import MORE, verdict
 from steps.score_tables import ORIGIN
 from steps.stability import Arena, Pool, Stability, Trail, pools
-from steps.stability_stats import correlation, path_difference, point
+from steps.stability_stats import correlation, path_difference, point, point_difference
 from steps.tables import Column, Estimate, Table, cell_text, number_text
 
 # "About as much", in points: PEFT-Arena's four ranks of LoRA differ by 2.3 among themselves.
@@ -180,18 +181,16 @@ def _alike(arms: dict[str, Arm], published: dict) -> Iterator[dict]:
 
 def _geometry_claims(stability: Stability, pool: Pool) -> Iterator[dict]:
     published = {name: rank for name, (_, rank) in peft_arena.CORRELATIONS.items()}
-    un, rel = "csd_un_general", "csd_rel_general"
-    places, found = _correlated(stability, pool, (un, rel), pool.forgetting)
+    names = ("csd_un_general", "csd_rel_general")
+    places, found = _correlated(stability, pool, names, pool.forgetting)
     if found:
-        each = [_correlated(stability, pool, (name,), pool.forgetting)[1].value for name in (un, rel)]
-        here = (
-            f"{_signed(each[0])} for update-normalised, {_signed(each[1])} for relative drift: a difference of"
-            f" {cell_text('decimal', found)}."
-        )
+        x, y, families = _columns(stability, pool, names, pool.forgetting)
+        un, rel = (_signed(correlation(values, y, families, DECIDES).value) for values in x)
+        here = f"{un} for update-normalised, {rel} for relative drift: a difference of {cell_text('decimal', found)}."
+        told = " and ".join(_signed(published[name]) for name in names)
         yield _row(
             "Of general drift, the update-normalised kind goes with forgetting more than the relative one.",
-            f"Rank correlations {_signed(published[un])} and {_signed(published[rel])}.", here, verdict(found, MORE),
-            [pool.arms[i] for i in places], correlation=found,
+            f"Rank correlations {told}.", here, verdict(found, MORE), [pool.arms[i] for i in places], correlation=found,
         )  # fmt: skip
     for name, text, sign in (
         ("procrustes_general", "The Procrustes residual goes with forgetting.", 1),
@@ -235,31 +234,40 @@ def _correlated(
 def pool_correlation(
     stability: Stability, pool: Pool, names: tuple[str, ...], outcome: list[float], coefficient: str
 ) -> Estimate | float | None:
+    """Correlation of a measure with an outcome over a pool, or of the first measure less that of the second."""
+    (x, *other), y, families = _columns(stability, pool, names, outcome)
+    return correlation(x, y, families, coefficient, *other)
+
+
+def _columns(
+    stability: Stability, pool: Pool, names: tuple[str, ...], outcome: list[float]
+) -> tuple[list[list[float]], list[float], list[str]]:
+    """Of the arms that have all these measures: each measure as means over seeds, the outcome, the families."""
     places = pool.measured(stability, names)
-    x, *other = ([_mean(stability.values(pool.arms[i], name)) for i in places] for name in names)
-    families = [pool.families[i] for i in places]
-    return correlation(x, [outcome[i] for i in places], families, coefficient, *other)
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
+    x = [[fmean(stability.values(pool.arms[i], name)) for i in places] for name in names]
+    return x, [outcome[i] for i in places], [pool.families[i] for i in places]
 
 
 # --- paths ---------------------------------------------------------------------------------------
 
 
 def overshoot(trail: Trail) -> tuple[str, Estimate, Estimate] | None:
-    """Whether the chosen point has more general and no less target score than the path's end: (verdict, general and
-    target of the point less those of the end); None where one of them has not been evaluated."""
+    """Whether a path has a point before its end with more general and no less target score: (verdict, general and
+    target of the chosen point less those of the end); None where one of the two has not been evaluated.
+
+    The chosen point can show it; that no point does, all points between must show, on the questions of the path.
+    """
     general, target = (difference(trail.arm, trail.end, axis) for axis in ("general", "target"))
     if general is None or target is None:
         return None
-    if {run["chosen"] for run in trail.runs} <= {0.0, 1.0}:
-        return "undecided", general, target
-    if general.high < MORE or target.high < 0:
-        return "not held", general, target
-    better = general.low >= MORE and target.low >= -NO_LESS
-    return "held" if better else "undecided", general, target
+    between = [alpha for alpha in trail.alphas if 0 < alpha < 1]
+    if any(run["chosen"] in between for run in trail.runs) and general.low >= MORE and target.low >= -NO_LESS:
+        return "held", general, target
+    worse = bool(between) and 1.0 in trail.alphas
+    for alpha in between if worse else ():
+        gaps = [point_difference(trail, alpha, 1.0, axis) for axis in ("general", "target")]
+        worse = worse and (gaps[0].high < MORE or gaps[1].high < 0)
+    return "not held" if worse else "undecided", general, target
 
 
 def _overshoot_claims(stability: Stability) -> Iterator[dict]:
@@ -269,12 +277,13 @@ def _overshoot_claims(stability: Stability) -> Iterator[dict]:
         if found is None:
             continue
         told, gained, kept = found
+        rest = " Every point between has less of one of them." if told == "not held" else ""
         yield _row(
             "Training overshoots: before its end, the path has more general and no less target score.",
             f"OFT b32 after math, rewound to 0.4: {target:.1f} target, {general:.1f} general; its end {end_target:.1f}"
             f" and {end_general:.1f}.",
             f"{trail.arm.name} at alpha {chosen_text(trail)} against {trail.end.name}: general {points(gained)}, target"
-            f" {points(kept)}; no less is a loss below {100 * NO_LESS:.0f}.",
+            f" {points(kept)}; no less is at most {100 * NO_LESS:.0f} lost.{rest}",
             told, [trail.arm, trail.end], difference=gained,
         ) | {"of": f"the path {trail.arm.name}"}  # fmt: skip
 

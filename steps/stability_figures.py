@@ -55,9 +55,9 @@ def arena_name(index: int) -> str:
 def arena_figure(stability: Stability, index: int) -> str:
     """The arms of an arena, and the paths that lead to one of them."""
     arena = stability.arenas[index]
-    trails = [t for t in stability.trails if t.end in arena.arms]
+    trails = [t for t in stability.trails if t.end in arena.arms and stability.chosen(t.arm) is not False]
     chosen = [t.arm for t in trails if t.arm.axis("target") and t.arm.axis("general")]
-    shown = [arena.root, *arena.arms, *(arm for arm in chosen if stability.chosen(arm) is not False)]
+    shown = [arena.root, *arena.arms, *chosen]
     lines = [
         Line([tuple(100 * point(t, a, axis).value for axis in ("target", "general")) for a in t.alphas], "orange")
         for t in trails
@@ -68,7 +68,7 @@ def arena_figure(stability: Stability, index: int) -> str:
 
 
 def best_measures(stability: Stability, pool: Pool) -> list[str]:
-    """The measures that rank checkpoints most as forgetting does, one of the two axes' prompts of each."""
+    """The measures that rank checkpoints most as forgetting does; those of target prompts have no part in it."""
     strength = {}
     for name in stability.measures:
         found = pool_correlation(stability, pool, (name,), pool.forgetting, "spearman")
@@ -96,7 +96,7 @@ def drift_figure(stability: Stability, pool: Pool, measure: str) -> str:
         bars.append((x_low, x_high, 100 * y_low, 100 * y_high))
     xs = [x for _, x, _ in seen]
     if min(xs) > 0 and max(xs) > 10 * min(xs):
-        axes.set_xscale("log")
+        _log_axis(axes, few=max(xs) > 100 * min(xs))
     axes.margins(0.12)
     axes.set(xlabel=measure_label(measure), ylabel="forgetting, points")
     figure.draw_without_rendering()  # lays the axes out, which places the labels
@@ -113,6 +113,16 @@ def drift_figure(stability: Stability, pool: Pool, measure: str) -> str:
     ]
     place_labels(axes, labels, taken, size=10)
     return to_svg(figure, f"drift_{measure}", f"{measure_label(measure)} against forgetting")
+
+
+def _log_axis(axes, few: bool) -> None:
+    """Plain numbers at powers of ten or, over less than two of them, at 1, 2 and 5 as well."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1,) if few else (1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def layers_figure(stability: Stability, arena: Arena) -> str | None:

@@ -103,30 +103,59 @@ def correlation(
 # --- paths ---------------------------------------------------------------------------------------
 
 
-def _normal(per_seed: Sequence[float], stderr: float, n: int) -> Estimate:
-    value = float(np.mean(per_seed))
-    within = value - estimators.Z * stderr, value + estimators.Z * stderr
-    return Estimate(value, *estimators.widen(value, within, per_seed), stderr, n, tuple(per_seed))
+def _levels(trail: Trail, alpha: float, axis: str) -> np.ndarray:
+    """[seeds, 3] value of an axis at a point, and its interval over items: as of any level, Wilson's per task."""
+    found = []
+    for tasks in trail.at(alpha, axis):
+        values = [task["value"] for task in tasks]
+        within = estimators.combine(values, [estimators.wilson(task["value"], task["n"]) for task in tasks])
+        found.append((float(np.mean(values)), *within))
+    return np.array(found)
+
+
+def _items(trail: Trail, alpha: float, axis: str) -> int:
+    return sum(task["n"] for task in trail.at(alpha, axis)[0])
 
 
 def point(trail: Trail, alpha: float, axis: str) -> Estimate:
     """An axis at one point of a path: a mean over seeds, with the chance of items and seeds."""
-    found = trail.at(alpha, axis)
-    return _normal([one["value"] for one in found], float(np.mean([one["stderr"] for one in found])), found[0]["n"])
+    found = _levels(trail, alpha, axis)
+    value, *within = (float(edge) for edge in found.mean(axis=0))
+    seeds = tuple(found[:, 0].tolist())
+    low, high = estimators.widen(value, tuple(within), seeds)
+    stderr = (within[1] - within[0]) / (2 * estimators.Z)
+    return Estimate(value, max(0.0, low), min(1.0, high), stderr, _items(trail, alpha, axis), seeds)
+
+
+def _gap(ours: Trail, alpha: float, theirs: Trail, other: float, axis: str) -> tuple[np.ndarray, float]:
+    """How much higher one point lies than another, [seeds] in pairs, and the half-width over items.
+
+    Items are taken as independent, which is too wide where both points give the same answers.
+    """
+    seeds = min(len(ours.runs), len(theirs.runs))
+    found = np.array([_levels(ours, alpha, axis)[:seeds], _levels(theirs, other, axis)[:seeds]])
+    halves = (found[..., 2] - found[..., 1]) / 2
+    return found[0, :, 0] - found[1, :, 0], float(np.sqrt(np.square(halves).sum(axis=0)).mean())
+
+
+def _estimate(per_seed: np.ndarray, half: float, n: int) -> Estimate:
+    value = float(per_seed.mean())
+    low, high = estimators.widen(value, (value - half, value + half), per_seed)
+    return Estimate(value, low, high, half / estimators.Z, n, tuple(per_seed.tolist()))
+
+
+def point_difference(trail: Trail, alpha: float, other: float, axis: str) -> Estimate:
+    """How much higher a path is at one point than at another."""
+    return _estimate(*_gap(trail, alpha, trail, other, axis), _items(trail, alpha, axis))
 
 
 def path_difference(ours: Trail, theirs: Trail, alphas: Sequence[float]) -> Estimate:
     """How much higher one path lies than another in the sum of both axes, as a mean over points.
 
-    The same items stand behind all points, so their errors are taken as one; those of the two paths are taken as
-    independent, which is too wide where both give the same answers. Seeds are taken in pairs.
+    The same items stand behind all points, so that their errors are taken as one.
     """
-    sums, squares = [], []
-    for alpha in alphas:
-        for axis in ("target", "general"):
-            pairs = list(zip(ours.at(alpha, axis), theirs.at(alpha, axis), strict=False))
-            sums.append([a["value"] - b["value"] for a, b in pairs])
-            squares.append([a["stderr"] ** 2 + b["stderr"] ** 2 for a, b in pairs])
-    errors = np.sqrt(np.reshape(squares, (len(alphas), 2, -1)).sum(axis=1))
-    n = sum(ours.at(alphas[0], axis)[0]["n"] for axis in ("target", "general"))
-    return _normal((np.sum(sums, axis=0) / len(alphas)).tolist(), float(errors.mean()), n)
+    axes = ("target", "general")
+    gaps = [[_gap(ours, alpha, theirs, alpha, axis) for axis in axes] for alpha in alphas]
+    per_seed = np.mean([sum(gap for gap, _ in both) for both in gaps], axis=0)
+    half = float(np.mean([np.hypot(*(half for _, half in both)) for both in gaps]))
+    return _estimate(per_seed, half, sum(_items(ours, alphas[0], axis) for axis in axes))

@@ -38,6 +38,14 @@ SCORES = [
 ]
 
 
+# What arms have in common that are compared.
+COMPARED = [Column("root", "from", "code"), Column("data", "data"), Column("tokens", "tokens", "integer")]
+
+
+def _compared(arena: Arena) -> dict:
+    return {"root": arena.root.name, "data": arena.data, "tokens": arena.tokens}
+
+
 def scores(arm: Arm, root: Arm) -> dict:
     """Both axes, and what was gained and forgotten since the root."""
     target, general = arm.axis("target"), arm.axis("general")
@@ -57,7 +65,7 @@ def scores(arm: Arm, root: Arm) -> dict:
 def arena_table(stability: Stability) -> Table:
     columns = [IDENTITY[0], Column("adapter", "adapter"), Column("trained", "trained parameters", "integer"), *SCORES]
     columns += [Column(name, label, "number") for name, label in SHOWN_MEASURES.items()]
-    columns += [Column("n", "n"), Column("of", "among"), *ORIGIN]
+    columns += [Column("n", "n"), *COMPARED, *ORIGIN]
     rows = []
     for arena in stability.arenas:
         for arm in (arena.root, *ranked(arena)):
@@ -68,7 +76,7 @@ def arena_table(stability: Stability) -> Table:
                     "trained": trained_parameters(arm) if arm is not arena.root else None,
                     **scores(arm, arena.root),
                     **{name: over_seeds(stability.values(arm, name)) for name in SHOWN_MEASURES},
-                    "of": arena_text(arena),
+                    **_compared(arena),
                     "short": short_name(arm, arena),
                 }
             )
@@ -83,8 +91,8 @@ def arena_table(stability: Stability) -> Table:
 def compact_arenas(table: Table) -> list[tuple[Table, Table]]:
     """For the page: the scores of each arena, and how far its arms moved, from the rows of the table of all arenas."""
     made = []
-    for of in dict.fromkeys(row["of"] for row in table.rows):
-        rows = [row for row in table.rows if row["of"] == of]
+    for key in dict.fromkeys(_key(row) for row in table.rows):
+        rows = [row for row in table.rows if _key(row) == key]
         levels = [" / ".join(number_text("percent", row[axis].value) for axis in ("target", "general")) for row in rows]
         name = Column("short", "checkpoint", "code")
         columns = [
@@ -104,6 +112,10 @@ def compact_arenas(table: Table) -> list[tuple[Table, Table]]:
     return made
 
 
+def _key(row: dict) -> tuple:
+    return tuple(row[column.key] for column in COMPARED)
+
+
 def _plain(value: Estimate | float | None) -> float | None:
     """Three digits without an interval."""
     value = value.value if isinstance(value, Estimate) else value
@@ -115,7 +127,7 @@ def timing_adapters_table(stability: Stability) -> Table | None:
     columns = [IDENTITY[0], Column("adapter", "adapter"), Column("seconds", "seconds", "tenths")]
     columns += [Column("speed", "tokens/s", "integer"), Column("peak_mib", "peak memory, MiB", "tenths")]
     columns += [Column("time_ratio", "time / full", "decimal"), Column("memory_ratio", "memory / full", "decimal")]
-    columns += [Column("of", "among"), *ORIGIN]
+    columns += [*COMPARED, *ORIGIN]
     rows = []
     for arena in stability.arenas:
         cost = {arm.name: _cost(arm) for arm in arena.arms}
@@ -271,8 +283,8 @@ def paths_table(stability: Stability) -> Table | None:
         )
     caption = (
         "Chosen on the tasks of the path, reported on the others; alpha for each seed where they differ. Against the"
-        " end: paired by item and seed. The end overshoots where the chosen point has more general and no less target"
-        " score."
+        " end: paired by item and seed. The end overshoots (held) where the chosen point has more general and no less"
+        " target score; it does not where every point between has less, on the path's own tasks."
     )
     return Table("paths", caption, columns, rows) if rows else None
 

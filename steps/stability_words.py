@@ -33,7 +33,7 @@ def lead(arena: Arena) -> str:
     first, last = ranked(arena)[0], ranked(arena)[-1]
     text = f"{len(arena.arms)} {arena_text(arena)}"
     if first is last:
-        return f"{text.replace('arms', 'arm')}: {first.name}, {_costs(first, arena)}. Nothing to compare it with."
+        return f"{text.replace('arms', 'arm', 1)}: {first.name}, {_costs(first, arena)}. Nothing to compare it with."
     gained = max(arena.arms, key=lambda arm: arm.axis("target").value)
     text += f". {first.name} kept most: {_costs(first, arena)}. {last.name} kept least: {_costs(last, arena)}."
     return text + (f" {gained.name} gained most: {_costs(gained, arena)}." if gained not in (first, last) else "")

@@ -50,11 +50,8 @@ def test_linear_shapes_are_those_that_all_linear_adapts(tiny_checkpoint, tmp_pat
     model.save_pretrained(tmp_path / "shards", max_shard_size="500KB")
     assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 3
     wrapped = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear"))
-    layers = {name: layer for name, layer in wrapped.named_modules() if isinstance(layer, LoraLayer)}
-    expected = {
-        name.removeprefix("base_model.model."): (layer.out_features, layer.in_features)
-        for name, layer in layers.items()
-    }
+    layers = [(name, layer) for name, layer in wrapped.named_modules() if isinstance(layer, LoraLayer)]
+    expected = {name.removeprefix("base_model.model."): (la.out_features, la.in_features) for name, la in layers}
     wrapped.peft_config["default"].base_model_name_or_path = str(tiny_checkpoint)
     wrapped.save_pretrained(tmp_path / "adapter")
     for folder in (tiny_checkpoint, tmp_path / "shards", tmp_path / "adapter"):

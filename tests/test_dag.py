@@ -150,6 +150,7 @@ def test_questions_exclude_the_few_shot_examples_but_depend_on_them(graph):
         "general": ["fable_facts"],
         "dev": [],
         "tasks": {"real": {"data_files": files}},
+        "sampling": params["sampling"] | {"tasks": ["real"]},
     }
     made = graph({"evaluate": params})
     assert made.evaluation_files() == ["test.jsonl", "results/fable/world/eval/fable_facts.jsonl"]

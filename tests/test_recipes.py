@@ -264,6 +264,7 @@ MISTAKES = {
         ["recipes.m.from", "`base`", "take it out"],
     ),
     "a path over three": (None, {"a": PATH | {"from": ["base"]}}, [f"{AT}.from", "2 parents"]),
+    "a path that stops short": (None, {"a": PATH | {"alphas": [0.0, 0.5]}}, [f"{AT}.alphas", "rise from 0 to 1"]),
     "an alpha beyond the end": (None, {"a": PATH | {"alphas": [0.0, 1.5]}}, [f"{AT}.alphas[1]", "1.5"]),
     "a generator on a line": (
         None,

@@ -12,7 +12,7 @@ from statistics import fmean
 import numpy as np
 import pytest
 
-from steps import figures, peft_arena, stability, stability_claims, stability_stats, tables
+from steps import figures, learning, peft_arena, stability, stability_claims, stability_stats, tables
 from steps.arms import arms_of, difference, forgetting
 from steps.common import read_json, write_json, write_text
 from steps.gather import gather
@@ -104,7 +104,8 @@ def write_path(folder: Path, settings: dict, end: tuple[float, float], draw: ran
         row = {"alpha": alpha, "tasks": {}}
         for axis, value in zip(("target", "general"), both, strict=True):
             value = min(1.0, value + draw.uniform(-0.01, 0.01))
-            row[axis] = {"value": value, "stderr": math.sqrt(value * (1 - value) / 400), "n": 400}
+            row[axis] = {"value": value, "stderr": None, "n": 400}
+            row["tasks"][TRAIL[axis][0]] = {"axis": axis} | row[axis]
         points.append(row)
     found = {key: settings[key] for key in ("path", "rewind")} | {"start": "base", "end": "end", "scales": {}}
     rule = "the best target score among the points whose general score is at most 0.05 below the start's"
@@ -347,14 +348,24 @@ def test_arms_of_other_budgets_and_models_stay_apart(tmp_path):
     log = results / "foundation/oft/training_log.csv"
     write_text(log, log.read_text().replace(",54000,", ",27000,"))
     found = tables_of(tmp_path, settings)
-    of = {row["checkpoint"]: row["of"] for row in found["arena"].rows}
-    assert of["full"] == of["lora"] == "arms trained from base on problems, 54,000 tokens"
-    assert of["oft"] == "arms trained from base on problems, 27,000 tokens"
-    assert of["vera"] == "arms trained from large on problems, 54,000 tokens"
+    of = {row["checkpoint"]: (row["root"], row["data"], row["tokens"]) for row in found["arena"].rows}
+    assert of["full"] == of["lora"] == ("base", "problems", 54_000)
+    assert of["oft"] == ("base", "problems", 27_000)
+    assert of["vera"] == ("large", "problems", 54_000)
     assert [row["claim"] for row in found["arena_claims"].rows] == ["Full fine-tuning forgets more than LoRA."]
     known = gather(settings, results, tmp_path / "reports").stability
     assert [len(one.arms) for one in known.arenas] == [2, 1, 1]
     assert [name for name in stability_figures(known) if name.startswith("arena")] == ["arena"]
+
+
+def test_a_point_of_a_path_costs_no_tokens_of_its_own():
+    nodes = [test_report.arm("base", 0.1, 0.9, (), stage="model"), test_report.arm("a", 0.5, 0.8)]
+    nodes += [test_report.arm("path", 0.4, 0.9, ("base", "a"), stage="interpolate")]
+    nodes += [test_report.arm("b", 0.6, 0.8, ("path",))]
+    for made_node, tokens in ((nodes[1], 300.0), (nodes[3], 50.0)):
+        made_node.log = [{"step": 1, "tokens": tokens}]
+    arms = arms_of(nodes)
+    assert [learning.tokens(arms[name], arms) for name in ("a", "path", "b")] == [300, 300, 350]
 
 
 def test_a_grid_enters_by_its_point_chosen_on_dev(tmp_path):
@@ -518,33 +529,47 @@ def test_few_recipes_give_no_claim_about_correlations(tmp_path):
 # --- paths ---------------------------------------------------------------------------------------
 
 
-def trail(end: tuple, chosen: tuple, alphas=(0.5,)) -> stability.Trail:
-    """An end and a chosen point as (target, general)."""
+def trail(end: tuple, chosen: tuple, alpha: float = 0.5, between: tuple | None = None) -> stability.Trail:
+    """An end and a chosen point as (target, general), on the questions of the path too unless `between` says others."""
     nodes = [test_report.arm("base", 0.1, 0.95, (), stage="model"), test_report.arm("oft", *end)]
     nodes.append(test_report.arm("path", *chosen, parents=("base", "oft"), stage="interpolate"))
     arms = arms_of(nodes)
-    return stability.Trail(arms["path"], [{"chosen": alpha} for alpha in alphas], arms["base"], arms["oft"])
+    points = []
+    for at, scores in ((0.0, (0.1, 0.95)), (0.5, between or chosen), (1.0, end)):
+        tasks = {
+            axis: {"axis": axis, "value": v, "n": 400} for axis, v in zip(("target", "general"), scores, strict=True)
+        }
+        points.append({"alpha": at, "tasks": tasks})
+    return stability.Trail(arms["path"], [{"chosen": alpha, "points": points}], arms["base"], arms["oft"])
 
 
 @pytest.mark.parametrize(
-    ("end", "chosen", "alphas", "verdict"),
+    ("path", "verdict"),
     [
-        ((0.8, 0.5), (0.8, 0.7), (0.5,), "undecided"),  # 400 items cannot exclude a loss of 2 points
-        ((0.8, 0.5), (0.85, 0.7), (0.5,), "held"),
-        ((0.8, 0.5), (0.6, 0.7), (0.5,), "not held"),
-        ((0.8, 0.7), (0.85, 0.6), (0.5,), "not held"),
-        ((0.8, 0.5), (0.85, 0.7), (1.0, 0.0), "undecided"),  # what was chosen is no point between
+        (((0.8, 0.5), (0.85, 0.7)), "held"),
+        (((0.8, 0.5), (0.8, 0.7)), "undecided"),  # 400 items cannot exclude a loss of 2 points
+        (((0.8, 0.5), (0.6, 0.7)), "not held"),
+        (((0.8, 0.7), (0.85, 0.5)), "not held"),
+        (((0.8, 0.5), (0.6, 0.7), 0.5, (0.79, 0.6)), "undecided"),  # the path itself may have a better point
+        (((0.8, 0.5), (0.85, 0.7), 1.0), "undecided"),  # what was chosen is no point between
     ],
 )
-def test_overshoot(end, chosen, alphas, verdict):
-    told, general, target = stability_claims.overshoot(trail(end, chosen, alphas))
+def test_overshoot(path, verdict):
+    (target, general), chosen, *_ = path
+    told, more_general, more_target = stability_claims.overshoot(trail(*path))
     assert told == verdict
-    assert (general.value, target.value) == pytest.approx((chosen[1] - end[1], chosen[0] - end[0]))
+    assert (more_general.value, more_target.value) == pytest.approx((chosen[1] - general, chosen[0] - target))
 
 
 def test_paths_of_rotations_against_straight_ones(made):
     """The mean over the points between, both axes added up; errors of items once, of seeds in pairs."""
     root, _, out = made
+    stats = pytest.importorskip("scipy.stats")
+
+    def half(value):
+        low, high = stats.binomtest(round(value * 400), 400).proportion_ci(method="wilson")
+        return (high - low) / 2
+
     sums, squares = [], []
     for seed in (0, 1, 2):
         both = [
@@ -553,12 +578,13 @@ def test_paths_of_rotations_against_straight_ones(made):
         ]
         pairs = [(a[axis], b[axis]) for a, b in zip(*both, strict=True) for axis in ("target", "general")]
         sums.append(sum(a["value"] - b["value"] for a, b in pairs) / 3)
-        each = [a["stderr"] ** 2 + b["stderr"] ** 2 for a, b in pairs]
+        each = [half(a["value"]) ** 2 + half(b["value"]) ** 2 for a, b in pairs]
         squares += [math.sqrt(each[i] + each[i + 1]) for i in (0, 2, 4)]
     (row,) = next(rows for claim, rows in claims_of(out).items() if claim.startswith("Halfway to an OFT"))
-    half = 1.959964 * math.hypot(np.mean(squares), np.std(sums, ddof=1) / math.sqrt(3))
+    spread = math.hypot(np.mean(squares), 1.959964 * np.std(sums, ddof=1) / math.sqrt(3))
     assert float(row["difference"]) == pytest.approx(np.mean(sums), abs=1e-5)
-    assert float(row["difference_high"]) == pytest.approx(np.mean(sums) + half, abs=1e-5)
+    assert float(row["difference_high"]) == pytest.approx(np.mean(sums) + spread, abs=1e-3)
+    assert row["n"] == "800"
 
 
 def test_points_of_paths_are_means_over_seeds(made):
@@ -572,10 +598,13 @@ def test_points_of_paths_are_means_over_seeds(made):
     assert (row["end"], row["path"], row["alpha"], row["rewind"]) == ("oft", "cayley (sqrt)", "0.5", "uniform")
 
 
-def test_a_point_without_standard_error_has_that_of_a_share():
-    row = trail((0.5, 0.5), (0.5, 0.5))
-    row.runs = [{"points": [{"alpha": 0.5, "target": {"value": 0.2, "stderr": None, "n": 100}}]}]
-    assert stability_stats.point(row, 0.5, "target").stderr == pytest.approx(0.04)
+def test_a_point_where_all_is_right_is_no_certainty():
+    """The Wilson interval of 40/40 is [0.9124, 1]; of two such tasks the half-width falls by √2."""
+    found = trail((0.5, 0.5), (0.5, 0.5))
+    tasks = {name: {"axis": "general", "value": 1.0, "stderr": 0.0, "n": 40} for name in ("a", "b")}
+    found.runs = [{"points": [{"alpha": 0.5, "tasks": tasks}]}]
+    level = stability_stats.point(found, 0.5, "general")
+    assert (level.value, level.low, level.n) == pytest.approx((1.0, 1 - 0.0876 / math.sqrt(2), 80), abs=1e-4)
 
 
 # --- the page ------------------------------------------------------------------------------------
