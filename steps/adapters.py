@@ -16,11 +16,17 @@ boft     diag(s) W R', R a product of such rotations with the inputs permuted be
 ia3      the outputs of keys and values and the inputs of the MLP's last layer scaled (arXiv:2205.05638)
 
 Weight decay pulls what is trained to 0: that is back to the base for all but the scales of ia3 and boft, which are 1
-there.
+there, and for pissa and milora, whose part of W it takes away. Dropout in pissa drops the largest part of W: 0.15 of it
+raises the loss of fable's base from 0.44 to 0.80 before anything is trained.
 
-qlora saves memory, not time: on a CPU every layer is unpacked again at each use. The 4 bits are there in training only.
-What is saved is a LoRA of the unquantised base, and merging adds it to the unquantised weights, so that the merged
-model is not quite the one that was trained.
+qlora saves memory, not time: the frozen layers take 7.75 times less, and are unpacked again at each use. Before that,
+the whole model is in memory once, unquantised. The 4 bits are there in training only: what is saved is a LoRA of the
+unquantised base, and merging adds it to the unquantised weights, so that the merged model is not quite the one that
+was trained.
+
+On one core, a step of fable's base takes this many times that of full: ia3 0.84, pissa 1.06, oft 1.07, rslora 1.10,
+lora and milora 1.11, adalora 1.20, qlora 1.22, dora 1.54, boft of two factors 1.75, vera of rank 256 1.92. At this size
+the gradient of frozen weights is not what a step is spent on.
 """
 
 import math
@@ -397,7 +403,7 @@ def save(model: Any, out: Path, parent: Path) -> None:
     """Write a trained adapter so that it loads on its untouched parent.
 
     What pissa and milora took from the parent's weights is put back: with the start A0, B0 and the end A, B the change
-    is s (B A - B0 A0), a plain LoRA of rank 2 r on the whole weight, B' = [B, -B0] and A' = [A; A0] (PiSSA appendix C).
+    is s (B A - B0 A0), a plain LoRA of rank 2 r on the whole weight: B' = [B, -B0] and A' = [A; A0].
     """
     config = model.peft_config[NAME]
     config.base_model_name_or_path = str(parent)

@@ -513,16 +513,37 @@ def merged_dtype(name: str, parents: list[Weights], base: Weights | None, settin
     return next(stored for stored, dtype in DTYPES.items() if getattr(torch, dtype) == widest)
 
 
+def write_model(
+    out: Path,
+    like: Weights,
+    dtypes: dict[str, str],
+    chunks: Callable[[str], Iterable[Any]],
+    done: Callable[[str], None] | None = None,
+) -> None:
+    """Write tensors into files named and filled as those of another model, with their index; see write_safetensors."""
+    total = 0
+    for file, names in like.layout.items():
+        layout = {name: (dtypes[name], like.tensors[name].shape) for name in names}
+        total += write_safetensors(out / file, layout, chunks, done)
+    if like.indexed:
+        weight_map = {name: file for file, names in like.layout.items() for name in names}
+        write_json(out / checkpoints.WEIGHTS_INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def copy_companions(folder: Path, out: Path) -> None:
+    """Copy the tokenizer and the config of a checkpoint; an adapter's config is that of its full model."""
+    for source, names in ((folder, COPIED_TOKENIZER), (full_checkpoint(folder), COPIED)):
+        for name in names:
+            if (source / name).is_file():
+                shutil.copyfile(source / name, out / name)
+
+
 def write_weights(out: Path, parents: list[Weights], base: Weights | None, settings: dict) -> None:
     """Merge tensor after tensor into files laid out as those of the first parent."""
     first = parents[0]
     dtypes = {name: merged_dtype(name, parents, base, settings) for name in first.tensors}
-    layouts = {
-        file: {name: (dtypes[name], first.tensors[name].shape) for name in names}
-        for file, names in first.layout.items()
-    }
     progress = Progress("merge", sum(map(first.size, first.tensors)), "parameters")
-    merged_parameters = total = 0
+    merged_parameters = 0
 
     def chunks(name: str) -> Iterator[Any]:
         reads = [partial(model.read, name) for model in parents]
@@ -533,11 +554,7 @@ def write_weights(out: Path, parents: list[Weights], base: Weights | None, setti
         merged_parameters += first.size(name)
         progress.update(merged_parameters)
 
-    for file, layout in layouts.items():
-        total += write_safetensors(out / file, layout, chunks, done)
-    if first.indexed:
-        weight_map = {name: file for file, names in first.layout.items() for name in names}
-        write_json(out / checkpoints.WEIGHTS_INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    write_model(out, first, dtypes, chunks, done)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -561,11 +578,7 @@ def main(args: argparse.Namespace) -> None:
     for path in merged_adapters:
         path.unlink(missing_ok=True)
 
-    first = args.parents[0]
-    for folder, names in ((first, COPIED_TOKENIZER), (full_checkpoint(first), COPIED)):
-        for name in names:
-            if (folder / name).is_file():
-                shutil.copyfile(folder / name, out / name)
+    copy_companions(args.parents[0], out)
     counts = {"parents": len(parents), "tensors": len(parents[0].tensors)}
     write_text(out / "README.md", checkpoints.model_card(out.name, "merge", folders, settings, counts, "transformers"))
     write_manifest(out, step="merge", settings=settings, inputs=inputs, counts=counts, started=started)

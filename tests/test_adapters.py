@@ -382,6 +382,16 @@ def test_4_bits_are_nf4_twice_quantised_and_keep_their_gradients_after_an_evalua
         torch.testing.assert_close(before[name], expected[name], rtol=1e-3, atol=1e-5)
 
 
+def test_the_adapter_of_qlora_trains_in_full_precision(trained):
+    """TRL rounds it to bfloat16 where it sees a quantised model."""
+    import torch
+    from safetensors.torch import load_file
+
+    tensors = load_file(trained("qlora")[0] / "adapter_model.safetensors").values()
+    assert all(tensor.dtype == torch.float32 for tensor in tensors)
+    assert any(not torch.equal(tensor, tensor.bfloat16().float()) for tensor in tensors)
+
+
 # --- rotations -----------------------------------------------------------------------------------
 
 

@@ -144,13 +144,16 @@ def test_snakemakes_own_report(finished, tmp_path):
 
 # --- what reruns ----------------------------------------------------------------------------------
 
-RECIPES = ("sft", "sft_lora", "blend", "child")
+MOVED = ("pissa", "path_sft", "ties")
+RECIPES = ("sft", "sft_lora", "blend", "child", *MOVED)
 LEARNERS = ("plain", "together")
+STAGES = {"blend": "merge", "ties": "merge", "path_sft": "interpolate", "knowledge": "cpt"}
+GEOMETRY = {f"geometry {node}" for node in MOVED}
 
 
 def with_evaluation(*nodes: str) -> set[str]:
-    stages = {"blend": "merge", "knowledge": "cpt"}
-    return {job for node in nodes for job in (f"{stages.get(node, 'sft')} {node}", f"evaluate {node}")} | {"report"}
+    jobs = {job for node in nodes for job in (f"{STAGES.get(node, 'sft')} {node}", f"evaluate {node}")}
+    return jobs | {f"geometry {node}" for node in nodes if node in MOVED} | {"report"}
 
 
 def with_findings(*nodes: str) -> set[str]:
@@ -170,13 +173,16 @@ LEARNING = DETECTING | with_findings("plain")
     [
         (
             {"studies": {"foundation": {"recipes": {"sft_lora": {"learning_rate": 5.0e-4}}}}},
-            with_evaluation("sft_lora"),
+            with_evaluation("sft_lora", "ties"),
         ),
         (
             {"studies": {"foundation": {"recipes": {"sft": {"learning_rate": 5.0e-4}}}}},
-            with_evaluation("sft", "blend", "child"),
+            with_evaluation("sft", "blend", "child", "path_sft", "ties"),
         ),
-        ({"merge": {"weights": [0.25, 0.75]}}, with_evaluation("blend")),
+        ({"merge": {"weights": [0.25, 0.75]}}, with_evaluation("blend", "ties")),
+        ({"merge": {"density": 0.3}}, with_evaluation("ties")),
+        ({"interpolate": {"choose": {"kind": "knee"}}}, with_evaluation("path_sft")),
+        ({"geometry": {"tokens": 64}}, GEOMETRY | {"report"}),
         ({"report": {"keep_general": 0.7}}, {"report"}),
         (
             {"studies": {"incomplete_learning": {"recipes": {"together": {"epochs": 3}}}}},
@@ -194,6 +200,9 @@ LEARNING = DETECTING | with_findings("plain")
         "a leaf recipe",
         "a parent recipe",
         "a stage default",
+        "a default of one method",
+        "the choice of a point",
+        "geometry",
         "the report",
         "a treated recipe",
         "a control",
@@ -216,10 +225,17 @@ def test_a_new_recipe_runs_alone(untouched):
 @pytest.mark.parametrize(
     "module, expected",
     [
-        ("merge", with_evaluation("blend")),
+        ("merge", with_evaluation("blend", "ties", "path_sft")),
+        ("interpolate", with_evaluation("path_sft")),
+        ("geometry", GEOMETRY | {"report"}),
         ("sft", with_evaluation(*RECIPES) | LEARNING),
         ("cpt", with_evaluation("knowledge") | with_findings("together")),
-        ("evaluate", {f"evaluate {name}" for name in ("base", "knowledge", *RECIPES, *LEARNERS)} | {"report"}),
+        (
+            "evaluate",
+            {f"evaluate {name}" for name in ("base", "knowledge", *RECIPES, *LEARNERS)}
+            | with_evaluation("path_sft")
+            | GEOMETRY,
+        ),
         ("score_dirt", {"score_dirt problems", "report"}),
         ("attribute", ATTRIBUTING),
         ("treat", TREATING),
@@ -269,7 +285,8 @@ def test_every_workload_dry_runs(tmp_path, overlay):
     (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     jobs = planned(folder, "--configfile", f"workloads/{overlay.name}")
     assert {"report", "evaluate base"} <= jobs and any(job.startswith("sft") for job in jobs)
-    assert any(job.startswith("attribute plain") for job in jobs)
+    learning = yaml.safe_load(overlay.read_text()).get("studies", {}).get("incomplete_learning", {})
+    assert any(job.startswith("attribute plain") for job in jobs) == (learning is not None)
     assert ("download base" in jobs) == (
         "revision" in yaml.safe_load(overlay.read_text()).get("models", {}).get("base", {})
     )
@@ -339,4 +356,4 @@ def test_pushed_results_come_back_in_a_clone(finished, tmp_path):
     assert filecmp.cmp(folder / "reports/fable/metrics.json", clone / "reports/fable/metrics.json", shallow=False)
     assert planned(clone) == set()
     write_params(clone, {"merge": {"weights": [0.25, 0.75]}})
-    assert planned(clone) == with_evaluation("blend")
+    assert planned(clone) == with_evaluation("blend", "ties")
