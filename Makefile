@@ -38,6 +38,7 @@ bench: setup
 	python -m benches.sft_throughput
 	python -m benches.clean
 	python -m benches.detection
+	python -m benches.adapters
 	python -m benches.merge
 	python -m benches.geometry
 

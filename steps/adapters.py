@@ -24,9 +24,10 @@ the whole model is in memory once, unquantised. The 4 bits are there in training
 unquantised base, and merging adds it to the unquantised weights, so that the merged model is not quite the one that
 was trained.
 
-On one core, a step of fable's base takes this many times that of full: ia3 0.84, pissa 1.06, oft 1.07, rslora 1.10,
-lora and milora 1.11, adalora 1.20, qlora 1.22, dora 1.54, boft of two factors 1.75, vera of rank 256 1.92. At this size
-the gradient of frozen weights is not what a step is spent on.
+A step of fable's base takes this many times that of full (`python -m benches.adapters`, one core): ia3 0.83,
+pissa 1.07, oft 1.08, lora and rslora 1.09, milora 1.10, adalora 1.16, qlora 1.21, dora 1.52,
+boft of two factors 1.73, vera of rank 256 1.86. At this size the gradient of frozen weights is not
+what a step is spent on.
 """
 
 import math
