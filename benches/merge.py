@@ -17,6 +17,7 @@ Run as: python -m benches.merge --out reports/bench/merge.json
 import argparse
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -79,15 +80,20 @@ def sync(folder: Path) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def seconds_of(command: list[str], inputs: list[Path], out: Path) -> tuple[float, str]:
-    """Wall clock and output of a command that writes a folder, from a cold cache until the folder is on the disk."""
+def timed(command: list[str], inputs: list[Path], out: Path) -> tuple[dict, str]:
+    """Wall clock of a command that writes a folder, from a cold cache until the folder is on the disk; what it printed.
+
+    cpu_seconds tell of a machine that did other work beside.
+    """
     shutil.rmtree(out, ignore_errors=True)
     for folder in inputs:
         sync(folder)
-    began = time.perf_counter()
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     sync(out)
-    return time.perf_counter() - began, done.stdout
+    seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"seconds": round(seconds, 3), "cpu_seconds": round(cpu, 3)}, done.stdout
 
 
 def child(kind: str, method: str, inputs: list[Path], out: Path) -> None:
@@ -104,16 +110,16 @@ def child(kind: str, method: str, inputs: list[Path], out: Path) -> None:
         sync(out)
     seconds = time.perf_counter() - began
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    print(json.dumps({"seconds": seconds, "peak_mib": int(peak.split()[1]) / 1024}))
+    print(json.dumps({"seconds": round(seconds, 3), "peak_mib": int(peak.split()[1]) // 1024}))
 
 
 def measure(kind: str, method: str, folder: Path) -> dict:
     inputs = [folder / name for name in ("base", "first", "second")[method not in merge.OVER_BASE :]]
     command = [sys.executable, "-m", "benches.merge", "--child", kind, method, *map(str, inputs), str(folder / "out")]
-    wall, text = seconds_of(command, inputs, folder / "out")
+    measured, text = timed(command, inputs, folder / "out")
     found = json.loads(text.splitlines()[-1])
     # The step as a user waits for it; the merge without Python's and torch's start.
-    return {"seconds": wall if kind == "step" else found["seconds"], "peak_mib": found["peak_mib"]}
+    return measured | (found if kind == "merge" else {"peak_mib": found["peak_mib"]})
 
 
 def spread(values: list[float]) -> dict:
@@ -129,24 +135,23 @@ def main(args: argparse.Namespace) -> None:
         folder = Path(name)
         for change, parent in enumerate(("base", "first", "second")):
             generate(folder / parent, args.shards, shard_bytes, change)
-        copies: list[float] = []
+        copies: list[dict] = []
         found: dict = {(method, kind): [] for method in args.methods for kind in ("merge", "step")}
         for index in range(args.rounds):
             command = ["cp", "-r", str(folder / "first"), str(folder / "copy")]
-            seconds, _ = seconds_of(command, [folder / "first"], folder / "copy")
+            copies.append(timed(command, [folder / "first"], folder / "copy")[0])
             shutil.rmtree(folder / "copy")
-            copies.append(seconds)
-            print(f"round {index + 1}: cp {seconds:.1f} s", flush=True)
+            print(f"round {index + 1}: cp {copies[-1]['seconds']:.1f} s", flush=True)
             for method, kind in found:
                 found[method, kind].append(measure(kind, method, folder))
                 last = found[method, kind][-1]
                 print(f"  {method} {kind}: {last['seconds']:.1f} s, peak {last['peak_mib']:.0f} MiB", flush=True)
-    result["cp_seconds"] = copies
+    result["cp"] = copies
     for (method, kind), measured in found.items():
         moved = 4 if method in merge.OVER_BASE else 3  # checkpoints read and written; cp: 2
-        slower = [one["seconds"] / copy for one, copy in zip(measured, copies, strict=True)]
+        slower = [one["seconds"] / copy["seconds"] for one, copy in zip(measured, copies, strict=True)]
         entry = {
-            "seconds": [one["seconds"] for one in measured],
+            "runs": measured,
             "rate": spread([moved / 2 / ratio for ratio in slower]),
             "output": spread([1 / ratio for ratio in slower]),
             "peak": spread([one["peak_mib"] * 2**20 / shard_bytes for one in measured]),
