@@ -250,8 +250,10 @@ def test_singular_triplets_move_to_the_adapter(kind, chosen, tiny_checkpoint):
         a, b = (part["default"].weight.detach().numpy() for part in (layer.lora_A, layer.lora_B))
         left, values, right = np.linalg.svd(whole[name], full_matrices=False)
         part = left[:, chosen] @ np.diag(values[chosen]) @ right[chosen]
-        np.testing.assert_allclose(8 / 4 * b @ a, part, rtol=0, atol=1e-5)
-        np.testing.assert_allclose(layer.base_layer.weight.detach().numpy(), whole[name] - part, rtol=0, atol=1e-5)
+        # Between close singular values the float32 decomposition turns by its precision over their distance: 1.2e-5 was
+        # seen with two threads, on values of 0.1.
+        np.testing.assert_allclose(8 / 4 * b @ a, part, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(layer.base_layer.weight.detach().numpy(), whole[name] - part, rtol=0, atol=1e-4)
         # Split evenly between the two, scale taken off.
         for factor in (a, b.T):
             np.testing.assert_allclose(np.linalg.norm(factor, axis=1) ** 2, values[chosen] / 2, rtol=1e-4, atol=1e-6)

@@ -181,7 +181,7 @@ LEARNING = DETECTING | with_findings("plain")
         ),
         ({"merge": {"weights": [0.25, 0.75]}}, with_evaluation("blend", "ties")),
         ({"merge": {"density": 0.3}}, with_evaluation("ties")),
-        ({"interpolate": {"choose": {"kind": "knee"}}}, with_evaluation("path_sft")),
+        ({"interpolate": {"choose": {"loss": 0.1}}}, with_evaluation("path_sft")),
         ({"geometry": {"tokens": 64}}, GEOMETRY | {"report"}),
         ({"report": {"keep_general": 0.7}}, {"report"}),
         (
