@@ -49,6 +49,7 @@ OVER_BASE = ("task_arithmetic", "ties", "dare_linear", "dare_ties")
 CHUNK = 2**16
 SLERP_COSINE = 0.9995
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 # What changes a model's function without changing a shape.
 SAME_CONFIG = (
     "model_type",
@@ -142,6 +143,17 @@ class Weights:
                 raise ValueError(f"{stored.file.name} ends inside {name}; make or download it again")
             position, left = position + read, left[read:]
         return out
+
+    def forget(self, name: str) -> None:
+        """Let the system forget the pages of a tensor that is not read again, where it takes such advice.
+
+        A merge would else push everything out of the page cache; and on a virtual machine, where pages that were never
+        used are dear, it takes twice as long.
+        """
+        stored = self.tensors[name]
+        if hasattr(os, "posix_fadvise"):
+            size = self.size(name) * ITEM_BYTES[stored.dtype]
+            os.posix_fadvise(stored.file.fileno(), stored.first, size, os.POSIX_FADV_DONTNEED)
 
     def tensor(self, name: str) -> Any:
         return self.read(name, 0, self.size(name)).reshape(self.tensors[name].shape)
@@ -547,7 +559,9 @@ def write_weights(out: Path, parents: list[Weights], base: Weights | None, setti
 
     def chunks(name: str) -> Iterator[Any]:
         reads = [partial(model.read, name) for model in parents]
-        return merged(name, first.size(name), reads, base and partial(base.read, name), settings)
+        yield from merged(name, first.size(name), reads, base and partial(base.read, name), settings)
+        for model in (*parents, *([base] if base else [])):
+            model.forget(name)
 
     def done(name: str) -> None:
         nonlocal merged_parameters
