@@ -1,8 +1,8 @@
 """Read raw rows of every accepted format, validate them, and write them in one schema.
 
 Takes the sources of a data set, `[{"path", "format", "columns"?}, …]`: JSON arrays (.json), JSON Lines (.jsonl) and
-Parquet (.parquet) in the formats alpaca, sharegpt, messages and prompt_response. Writes `rows.jsonl` (kept) and
-`quarantine.jsonl` (every record that could not be read or does not fit its format). No record and no byte of a
+Parquet (.parquet) in the formats alpaca, sharegpt, messages, prompt_response and preference. Writes `rows.jsonl` (kept)
+and `quarantine.jsonl` (every record that could not be read or does not fit its format). No record and no byte of a
 text file goes unaccounted; memory does not grow with the files. `data/README.md` documents formats and schemas.
 
 Run as: python -m steps.ingest --settings '{"max_record_bytes": 1000000}' \
@@ -13,6 +13,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,22 @@ FORMATS = {
     "sharegpt": (("conversations",), ("system",)),
     "messages": (("messages",), ("conversations", "system")),
     "prompt_response": (("prompt", "response"), ("system",)),
+    "preference": (("prompt", "chosen", "rejected"), ("system",)),
 }
+# Fields that are read only where `columns` names them: files have columns of these names that mean something else.
+NAMED = {"prompt_response": ("answer", "check")}
+# The assistant's turn of the formats that have a prompt.
+RESPONSES = {"prompt_response": "response", "preference": "chosen"}
+# Fields of each kind of constraint that `verify.follows` checks.
+CHECKS = {
+    "repeat": ("word", "times"),
+    "uppercase": ("words",),
+    "starts_with": ("words", "first"),
+    "ends_with": ("words", "last"),
+    "word_count": ("words", "count"),
+}
+# Words of a response that a constraint may ask for: far more than any response has.
+MAX_CHECK_COUNT = 10_000
 SUFFIXES = (".json", ".jsonl", ".parquet")
 _CHAT_ROLES = {"user": "user", "assistant": "assistant", "system": "system"}
 ROLES = {"sharegpt": _CHAT_ROLES | {"human": "user", "gpt": "assistant"}, "messages": _CHAT_ROLES}
@@ -53,13 +69,100 @@ def to_messages(record: Any, form: str, columns: dict[str, str]) -> list[dict[st
         messages = _alpaca_turns(record, columns)
     else:
         messages = _system_turn(record, columns)
-        for role, name in (("user", "prompt"), ("assistant", "response")):
+        for role, name in (("user", "prompt"), ("assistant", RESPONSES[form])):
             column = columns.get(name, name)
             messages.append({"role": role, "content": _text(record.get(column), column)})
     for i, message in enumerate(messages):
-        if not message["content"].isascii():
-            _check_unicode(message["content"], f"turn {i + 1}")
+        _check_unicode(message["content"], f"turn {i + 1}")
     return messages
+
+
+def to_row(record: Any, form: str, columns: dict[str, str]) -> tuple[list[dict[str, str]], str | None, dict]:
+    """Messages and answer of a raw record, and what only some rows have: {"rejected": text} or {"check": object}.
+
+    Raises:
+        RowProblem: as `to_messages`; also equal_pair, invalid_json and unknown_check.
+    """
+    messages = to_messages(record, form, columns)
+    answer, extras = final_answer(messages[-1]["content"]), {}
+    if form == "preference":
+        extras["rejected"] = _rejected(record, messages[-1]["content"], columns)
+    if "answer" in columns:
+        answer = _answer(record.get(columns["answer"]), columns["answer"]) or answer
+    if "check" in columns and (check := _check(record.get(columns["check"]), columns["check"])):
+        extras["check"] = check
+    return messages, answer, extras
+
+
+def _rejected(record: dict, chosen: str, columns: dict[str, str]) -> str:
+    column = columns.get("rejected", "rejected")
+    text = _text(record.get(column), column)
+    _check_unicode(text, column)
+    if text.strip() == chosen.strip():
+        hint = "remove the record, or give it a response that is worse than the chosen one"
+        raise RowProblem("equal_pair", column, hint, "both responses are the same text")
+    return text
+
+
+def _answer(value: Any, column: str) -> str | None:
+    """A verifiable answer as text, None where there is none: `verify` takes separators away when it compares."""
+    if isinstance(value, float | Decimal):
+        # Plain digits: `verify` reads no exponent.
+        value = Decimal(str(value))
+        if not value.is_finite():
+            raise RowProblem("wrong_type", column, "must be a finite number or a text", f"found {value}")
+        value = f"{value:f}"
+    elif isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    elif not isinstance(value, str | None):
+        raise _wrong_type(column, "a text or a number", value)
+    if value is None or _is_blank(value):
+        return None
+    _check_unicode(value, column)
+    return value.strip()
+
+
+def _check(value: Any, column: str) -> dict | None:
+    """The constraint of an instruction with the fields of its kind, None where there is none."""
+    if isinstance(value, str):
+        if _is_blank(value):
+            return None
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise RowProblem("invalid_json", column, "must be an object, or the JSON text of one", str(error)) from None
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise _wrong_type(column, "an object, or the JSON text of one", value)
+    kind = value.get("kind")
+    if kind is None:
+        raise _missing(f"{column}.kind")
+    if not isinstance(kind, str):
+        raise _wrong_type(f"{column}.kind", "a string", kind)
+    if kind not in CHECKS:
+        hint = f"use one of {', '.join(CHECKS)}, or remove the constraint"
+        raise RowProblem("unknown_check", f"{column}.kind", hint, f"found {kind!r}")
+    return {"kind": kind} | {name: _check_field(value.get(name), f"{column}.{name}") for name in CHECKS[kind]}
+
+
+def _check_field(value: Any, column: str) -> str | int | list[str]:
+    name = column.rpartition(".")[2]
+    if value is None:
+        raise _missing(column)
+    if name in ("times", "count"):
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise _wrong_type(column, "a whole number", value)
+        if not 1 <= value <= MAX_CHECK_COUNT:
+            raise RowProblem("wrong_type", column, f"must be from 1 to {MAX_CHECK_COUNT}", f"found {value}")
+        return value
+    if name == "words":
+        if not isinstance(value, list) or not value:
+            raise _wrong_type(column, "a list of words", value)
+        return [_check_field(word, f"{column}[{i}]") for i, word in enumerate(value)]
+    word = _text(value, column)
+    _check_unicode(word, column)
+    return word
 
 
 def _alpaca_turns(record: dict, columns: dict[str, str]) -> list[dict[str, str]]:
@@ -149,6 +252,8 @@ def _is_blank(text: str) -> bool:
 
 
 def _check_unicode(text: str, column: str) -> None:
+    if text.isascii():
+        return
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -187,7 +292,7 @@ def check_sources(sources: list[dict]) -> None:
             raise ValueError(f"{path}: format {form!r} is unknown; use one of {', '.join(FORMATS)}")
         if path.suffix not in SUFFIXES:
             raise ValueError(f"{path}: files must end in {', '.join(SUFFIXES)}; convert or rename it")
-        fields = [name for group in FORMATS[form] for name in group]
+        fields = [*_fields(form), *NAMED.get(form, ())]
         for name in source.get("columns") or {}:
             if name not in fields:
                 raise ValueError(f"{path}: columns renames {name!r}, but {form} has the fields {', '.join(fields)}")
@@ -200,10 +305,14 @@ def check_sources(sources: list[dict]) -> None:
         raise ValueError("the data set has no sources; list at least one file under `sources:`")
 
 
+def _fields(form: str) -> list[str]:
+    return [name for group in FORMATS[form] for name in group]
+
+
 def read_source(source: dict, limit: int, tally: Tally) -> Iterator[Record]:
     """The records of one source; `limit` is the largest record in bytes."""
     path, columns = Path(source["path"]), source.get("columns") or {}
-    fields = {columns.get(name, name) for group in FORMATS[source["format"]] for name in group}
+    fields = {columns.get(name, name) for name in _fields(source["format"])} | {*columns.values()}
     if path.suffix == ".parquet":
         yield from read_parquet(path, limit, fields)
         return
@@ -217,9 +326,10 @@ def ingest_source(source: dict, limit: int, ledger: Ledger) -> dict[str, int]:
     """Keep or quarantine every record of one source; returns how many bytes of a text file were what.
 
     Raises:
-        ValueError: no record has the fields of the declared format.
+        ValueError: no record has the fields of the declared format, or one that `columns` names beside them.
     """
     path, form, columns = Path(source["path"]), source["format"], source.get("columns") or {}
+    never_seen = {columns[name] for name in NAMED.get(form, ()) if name in columns}
     ledger.entered[path.name] += 0  # an empty file is listed too
     progress, tally, first = Progress(f"ingest {path.name}", None, "rows"), Tally(), None
     for row, record in enumerate(read_source(source, limit, tally)):
@@ -228,9 +338,10 @@ def ingest_source(source: dict, limit: int, ledger: Ledger) -> dict[str, int]:
         try:
             if record.problem:
                 raise record.problem
-            messages = to_messages(record.value, form, columns)
-            answer = final_answer(messages[-1]["content"])
-            ledger.keep({"id": where["id"], "messages": messages, "answer": answer} | where)
+            if isinstance(record.value, dict):
+                never_seen -= record.value.keys()
+            messages, answer, extras = to_row(record.value, form, columns)
+            ledger.keep({"id": where["id"], "messages": messages, "answer": answer} | where | extras)
         except RowProblem as problem:
             first = first or problem
             ledger.quarantine(where, problem, record.raw)
@@ -242,6 +353,8 @@ def ingest_source(source: dict, limit: int, ledger: Ledger) -> dict[str, int]:
             f"{path}: none of its {rows} records has the field {first.column!r};"
             " correct `format` or set `columns` of the source"
         )
+    if rows and never_seen:
+        raise ValueError(f"{path}: none of its {rows} records has the field {min(never_seen)!r}; correct `columns`")
     return {"records": tally.records, "separators": tally.separators} if path.suffix != ".parquet" else {}
 
 

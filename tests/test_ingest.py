@@ -5,13 +5,14 @@ import subprocess
 import sys
 import tracemalloc
 from argparse import Namespace
+from decimal import Decimal
 from pathlib import Path
 from random import Random
 
 import pytest
 
-from steps import ingest, readers
-from steps.common import read_json, read_jsonl
+from steps import decontaminate, dedup, filter, ingest, readers, split, verify
+from steps.common import read_json, read_jsonl, write_jsonl
 from steps.rows import Ledger
 
 LIMIT = 1_000_000
@@ -54,6 +55,12 @@ def ingested(folder: Path, path: Path, form: str, limit: int = LIMIT, columns: d
             [{"role": "system", "content": "s"}, user("a"), assistant("b"), user("c"), assistant("d")],
         ),
         ("prompt_response", {"prompt": "a", "response": "b", "other": 1}, [user("a"), assistant("b")]),
+        ("preference", {"prompt": "a", "chosen": "b", "rejected": "c"}, [user("a"), assistant("b")]),
+        (
+            "preference",
+            {"prompt": "a", "chosen": "b", "rejected": "c", "system": "s"},
+            [{"role": "system", "content": "s"}, user("a"), assistant("b")],
+        ),
         (
             "sharegpt",
             {"conversations": [turn("system", "s"), turn("human", "a"), turn("gpt", "b")]},
@@ -135,6 +142,161 @@ def test_columns_rename_fields_and_problems_name_the_files_own(tmp_path):
 )
 def test_the_answer_is_on_the_last_line(response, answer):
     assert ingest.final_answer(response) == answer
+
+
+# --- answers, constraints and pairs --------------------------------------------------------------
+
+NAMED = {"answer": "expected", "check": "rule"}
+
+
+@pytest.mark.parametrize(
+    ("value", "answer"),
+    [
+        ("42", "42"),
+        (" \\frac{1}{2} ", "\\frac{1}{2}"),
+        ("(1, 2)", "(1, 2)"),  # verify.equal takes the separators away; an equivalence checker needs them
+        (42, "42"),
+        (-3.5, "-3.5"),
+        (1e-7, "0.0000001"),
+        (1e22, "10000000000000000000000"),
+        (Decimal("1.50"), "1.50"),
+        ("", "7"),
+        (None, "7"),
+    ],
+)
+def test_the_answer_column_stands_for_what_follows_the_marks(value, answer):
+    record = {"prompt": "a", "response": "b\n#### 7", "expected": value, "answer": "9"}
+    assert ingest.to_row(record, "prompt_response", NAMED)[1] == answer
+    assert ingest.to_row(record, "prompt_response", {})[1] == "7", "read only where columns names it"
+
+
+@pytest.mark.parametrize(
+    ("check", "sound"),
+    [
+        ({"kind": "repeat", "word": "stone", "times": 3}, "stone stone stone"),
+        ({"kind": "uppercase", "words": ["stone", "é"]}, "STONE É"),
+        ({"kind": "starts_with", "words": ["a", "b"], "first": "b"}, "b a"),
+        ({"kind": "ends_with", "words": ["a", "b"], "last": "b"}, "a b"),
+        ({"kind": "word_count", "words": ["a"], "count": 3}, "a x y"),
+    ],
+)
+def test_a_constraint_is_read_as_verify_takes_it(check, sound):
+    # Parquet gives every row the fields of all kinds, null where the row has none.
+    of_parquet = {name: check.get(name) for name in ("kind", "word", "times", "words", "first", "last", "count")}
+    for given in (check, json.dumps(check), check | {"note": 1}, of_parquet):
+        _, _, extras = ingest.to_row({"prompt": "a", "response": "b", "rule": given}, "prompt_response", NAMED)
+        assert extras == {"check": check}
+    assert verify.follows(sound, check) and not verify.follows("no", check)
+    assert set(check) == {"kind", *ingest.CHECKS[check["kind"]]}
+
+
+@pytest.mark.parametrize("check", [None, "", " \n", "null"])
+def test_no_constraint_is_none(check):
+    assert ingest.to_row({"prompt": "a", "response": "b", "rule": check}, "prompt_response", NAMED)[2] == {}
+    assert ingest.to_row({"prompt": "a", "response": "b"}, "prompt_response", NAMED)[2] == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "column"),
+    [
+        ({"expected": True}, "wrong_type", "expected"),
+        ({"expected": ["1"]}, "wrong_type", "expected"),
+        ({"expected": float("nan")}, "wrong_type", "expected"),
+        ({"expected": float("inf")}, "wrong_type", "expected"),
+        ({"expected": "\ud83d"}, "invalid_utf8", "expected"),
+        ({"rule": 3}, "wrong_type", "rule"),
+        ({"rule": []}, "wrong_type", "rule"),
+        ({"rule": "[]"}, "wrong_type", "rule"),
+        ({"rule": "{"}, "invalid_json", "rule"),
+        ({"rule": "[" * 100_000}, "invalid_json", "rule"),
+        ({"rule": {}}, "missing_field", "rule.kind"),
+        ({"rule": {"kind": 1}}, "wrong_type", "rule.kind"),
+        ({"rule": {"kind": "rhymes", "words": ["a"]}}, "unknown_check", "rule.kind"),
+        ({"rule": {"kind": "repeat", "word": "a"}}, "missing_field", "rule.times"),
+        ({"rule": {"kind": "repeat", "word": "a", "times": "3"}}, "wrong_type", "rule.times"),
+        ({"rule": {"kind": "repeat", "word": "a", "times": True}}, "wrong_type", "rule.times"),
+        ({"rule": {"kind": "repeat", "word": "a", "times": 10**30}}, "wrong_type", "rule.times"),
+        ({"rule": {"kind": "repeat", "word": " ", "times": 3}}, "empty_turn", "rule.word"),
+        ({"rule": {"kind": "repeat", "word": "\ud83d", "times": 3}}, "invalid_utf8", "rule.word"),
+        ({"rule": {"kind": "uppercase", "words": "a"}}, "wrong_type", "rule.words"),
+        ({"rule": {"kind": "uppercase", "words": []}}, "wrong_type", "rule.words"),
+        ({"rule": {"kind": "uppercase", "words": ["a", 1]}}, "wrong_type", "rule.words[1]"),
+    ],
+)
+def test_a_bad_answer_or_constraint_names_reason_and_column(change, reason, column):
+    with pytest.raises(ingest.RowProblem) as caught:
+        ingest.to_row({"prompt": "a", "response": "b"} | change, "prompt_response", NAMED)
+    assert (caught.value.reason, caught.value.column) == (reason, column)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("record", "reason", "column"),
+    [
+        ({"prompt": "a", "chosen": "b"}, "missing_field", "worse"),
+        ({"prompt": "a", "worse": "b"}, "missing_field", "chosen"),
+        ({"prompt": "a", "chosen": [assistant("b")], "worse": "c"}, "wrong_type", "chosen"),
+        ({"prompt": "a", "chosen": "b", "worse": 1}, "wrong_type", "worse"),
+        ({"prompt": "a", "chosen": "b", "worse": " "}, "empty_turn", "worse"),
+        ({"prompt": "a", "chosen": "b", "worse": "\ud83d"}, "invalid_utf8", "worse"),
+        ({"prompt": "a", "chosen": "b", "worse": " b\n"}, "equal_pair", "worse"),
+    ],
+)
+def test_a_bad_pair_names_reason_and_column(record, reason, column):
+    with pytest.raises(ingest.RowProblem) as caught:
+        ingest.to_row(record, "preference", {"rejected": "worse"})
+    assert (caught.value.reason, caught.value.column) == (reason, column)
+    assert caught.value.hint
+
+
+def test_a_named_column_that_no_record_has_is_the_users_error(tmp_path):
+    path = tmp_path / "told.jsonl"
+    path.write_text('{"prompt": "a", "response": "b", "answer": "1"}\n{"prompt": "a", "response": "b", "rule": null}\n')
+    ingested(tmp_path, path, "prompt_response", columns={"answer": "answer", "check": "rule"})
+    with pytest.raises(ValueError, match="none of its 2 records has the field 'expected'; correct `columns`"):
+        ingested(tmp_path, path, "prompt_response", columns={"answer": "expected"})
+
+
+def test_every_data_step_keeps_the_rejected_response_and_the_constraint(tmp_path):
+    """With unlike prompts and twice the same pair, so that something is taken out on the way."""
+    topics = "rivers pears clouds lamps trains hills boats songs wells coins".split()
+    pairs = [
+        {"prompt": f"What do the {topic} of the valley cost?", "chosen": f"{i} marks", "rejected": f"{i + 1} marks"}
+        for i, topic in enumerate(topics)
+    ]
+    write_jsonl(tmp_path / "pairs.jsonl", [*pairs, pairs[0]])
+    check = {"kind": "word_count", "words": ["marks"], "count": 2}
+    told = [
+        {"prompt": f"Name the price of {topic} in two words.", "response": f"{i} marks", "check": json.dumps(check)}
+        for i, topic in enumerate(topics)
+    ]
+    write_jsonl(tmp_path / "told.jsonl", told)
+    sources = [
+        {"path": str(tmp_path / "pairs.jsonl"), "format": "preference"},
+        {"path": str(tmp_path / "told.jsonl"), "format": "prompt_response", "columns": {"check": "check"}},
+    ]
+    limits = {"language": "en", "max_repetition": 0.6} | {
+        f"{end}_{name}_chars": n for end, n in (("min", 1), ("max", 500)) for name in ("prompt", "response")
+    }
+    settings = {
+        ingest: {"max_record_bytes": LIMIT},
+        filter: limits,
+        dedup: {"num_perm": 64, "threshold": 0.7, "shingle_words": 3, "numbers_must_match": True}
+        | {"short_answer_words": 5},
+        decontaminate: {"ngram_words": 8, "min_overlap": 0.5},
+        split: {"valid_share": 0.3, "seed": 0},
+    }
+    given = {"sources": sources, "eval": [], "eval_columns": ["prompt"], "input": None}
+    for step, own in settings.items():
+        out = tmp_path / step.__name__
+        step.main(Namespace(**given, settings=own, out=out))
+        given["input"] = out / "rows.jsonl"
+    rows = [row for part in split.PARTS for row in read_jsonl(out / f"{part}.jsonl")]
+    assert len(rows) == 20
+    for row in rows:
+        extra = {"rejected": f"{row['row'] + 1} marks"} if row["file"] == "pairs.jsonl" else {"check": check}
+        assert list(row) == ["id", "messages", "answer", "file", "line", "row", *extra]
+        assert {name: row[name] for name in extra} == extra
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -471,12 +633,22 @@ ODD_BYTES = [
 ]
 
 
+ALL_COLUMNS = {"prompt_response": {"answer": "answer", "check": "check"}}
+
+
 def sound_record(rng: Random, form: str) -> dict:
     words = [rng.choice(("tea", "7", "ü", "{x}", '"', "\\", "水", "[1, 2]")) for _ in range(rng.randint(1, 8))]
     prompt, response = " ".join(words), f"{rng.random()}\n#### {rng.randint(0, 9)}"
+    check = {"kind": "starts_with", "words": words, "first": words[0]}
     return {
         "alpaca": {"instruction": prompt, "input": rng.choice(("", "5")), "output": response},
-        "prompt_response": {"prompt": prompt, "response": response},
+        "prompt_response": {
+            "prompt": prompt,
+            "response": response,
+            "answer": rng.choice((None, "5", 5, 2.5)),
+            "check": rng.choice((None, check, json.dumps(check))),
+        },
+        "preference": {"prompt": prompt, "chosen": response, "rejected": prompt},
         "sharegpt": {"conversations": [{"from": "human", "value": prompt}, {"from": "gpt", "value": response}]},
         "messages": {"messages": [user(prompt), assistant(response)]},
     }[form]
@@ -517,27 +689,33 @@ def is_sound(row: dict) -> bool:
         roles == ["user", "assistant"] * (len(roles) // 2)
         and len(roles) >= 2
         and all(isinstance(turn["content"], str) and turn["content"].strip() for turn in row["messages"])
-        and list(row) == ["id", "messages", "answer", "file", "line", "row"]
+        and isinstance(row["answer"], str | None)
+        and list(row)[:6] == ["id", "messages", "answer", "file", "line", "row"]
+        and list(row)[6:] in ([], ["rejected"], ["check"])
+        and row.get("rejected", "x").strip() not in ("", row["messages"][-1]["content"].strip())
+        and ("check" not in row or verify.follows("x", row["check"]) in (True, False))
     )
 
 
 def test_twenty_thousand_mutated_rows_neither_crash_nor_vanish(tmp_path, monkeypatch):
     rng, rows, kept_of_untouched = Random(0), 0, 0
     for _ in range(200):
-        form = rng.choice(("alpaca", "sharegpt", "messages", "prompt_response"))
+        form = rng.choice(("alpaca", "sharegpt", "messages", "prompt_response", "preference"))
         container = rng.choice(("lines", "array", "indented", "parquet" if form == "prompt_response" else "array"))
         monkeypatch.setattr(readers, "CHUNK_BYTES", rng.choice((100, 5000, 1 << 20)))
         records = [sound_record(rng, form) for _ in range(100)]
         touched = [rng.random() < 0.5 for _ in records]
         records = [mutate(rng, record) if hit else record for record, hit in zip(records, touched, strict=True)]
         rows += len(records)
+        columns = ALL_COLUMNS.get(form)
         if container == "parquet":
             # Columns of text: what is no text, or no UTF-8, is null.
-            columns = {
+            texts = {
                 name: [_text_or_null(record.get(name)) if isinstance(record, dict) else None for record in records]
                 for name in ("prompt", "response")
             }
-            path = write_parquet(tmp_path / "rows.parquet", columns)
+            columns = None
+            path = write_parquet(tmp_path / "rows.parquet", texts)
         else:
             escape, indent = rng.random() < 0.5, 2 if container == "indented" else None
             texts = [json.dumps(record, ensure_ascii=escape, indent=indent) for record in records]
@@ -547,7 +725,7 @@ def test_twenty_thousand_mutated_rows_neither_crash_nor_vanish(tmp_path, monkeyp
             path = tmp_path / ("rows.jsonl" if container == "lines" else "rows.json")
             path.write_bytes(data)
         limit = rng.choice((LIMIT, LIMIT, 700))
-        kept, quarantined, counts = ingested(tmp_path, path, form, limit)
+        kept, quarantined, counts = ingested(tmp_path, path, form, limit, columns)
         assert sorted(row["row"] for row in kept + quarantined) == list(range(counts["in"]))
         assert all(map(is_sound, kept))
         if limit == LIMIT:
@@ -563,7 +741,7 @@ def test_twenty_thousand_mutated_rows_neither_crash_nor_vanish(tmp_path, monkeyp
             at, gone = rng.randrange(len(data)), rng.choice((0, 0, 1, 5, 300))
             data = data[:at] + rng.choice(ODD_BYTES) + data[at + gone :]
         path.write_bytes(data)
-        kept, quarantined, counts = ingested(tmp_path, path, form, limit)
+        kept, quarantined, counts = ingested(tmp_path, path, form, limit, columns)
         assert sorted(row["row"] for row in kept + quarantined) == list(range(counts["in"]))
         assert all(map(is_sound, kept))
         assert all(len(row["excerpt"]) <= 200 and row["excerpt"].isprintable() for row in quarantined)
