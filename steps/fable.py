@@ -8,6 +8,7 @@ A task item is a dict {"id", "prompt", "answer"} with "check" (the constraint) f
 """
 
 from random import Random
+from typing import NamedTuple
 
 NAMES = (
     "Alda Bemo Cirel Dovan Elka Farin Gosta Hilde Ivo Jorun Kasem Lumi Mirel Nadir Orla Pesha Quill Rasko Selva Tovan "
@@ -192,24 +193,71 @@ def apply(a: int, operation: str, b: int) -> int:
     return a + b if operation == "+" else a - b if operation == "-" else a * b
 
 
-GAINS = ("buys {b} more", "finds {b} more", "gets {b} more from {m}", "picks up {b} more", "is given {b} more")
-LOSSES = ("gives {b} to {m}", "loses {b}", "sells {b}", "leaves {b} at home", "throws away {b}")
-TIMES = {2: "doubles them", 3: "triples them", 4: "makes four times as many"}
-STARTS = ("{n} has {a} {t}.", "{n} starts with {a} {t}.", "There are {a} {t} on the table of {n}.", "{n} owns {a} {t}.")
-GROUPS = (
-    "{n} has {a} {c} with {b} {t} each.",
-    "{n} fills {a} {c} with {b} {t} each.",
-    "There are {a} {c}, and {n} puts {b} {t} in each.",
+class Wording(NamedTuple):
+    """The phrases of word problems, with their numbers in the order of counting; n is a name, m another, t things.
+
+    `links` say that {n} did {x}, one of `gains`, `losses` (both by {b}) and `times` (factor → phrase).
+    """
+
+    starts: tuple[str, ...]
+    groups: tuple[str, ...]
+    links: tuple[str, ...]
+    gains: tuple[str, ...]
+    losses: tuple[str, ...]
+    times: dict[int, str]
+    asks: tuple[str, ...]
+
+
+USUAL = Wording(
+    starts=(
+        "{n} has {a} {t}.",
+        "{n} starts with {a} {t}.",
+        "There are {a} {t} on the table of {n}.",
+        "{n} owns {a} {t}.",
+    ),
+    groups=(
+        "{n} has {a} {c} with {b} {t} each.",
+        "{n} fills {a} {c} with {b} {t} each.",
+        "There are {a} {c}, and {n} puts {b} {t} in each.",
+    ),
+    links=("Then {n} {x}.", "After that {n} {x}.", "Later {n} {x}.", "Next {n} {x}."),
+    gains=("buys {b} more", "finds {b} more", "gets {b} more from {m}", "picks up {b} more", "is given {b} more"),
+    losses=("gives {b} to {m}", "loses {b}", "sells {b}", "leaves {b} at home", "throws away {b}"),
+    times={2: "doubles them", 3: "triples them", 4: "makes four times as many"},
+    asks=(
+        "How many {t} does {n} have now?",
+        "How many {t} are there in the end?",
+        "How many {t} does {n} have at the end?",
+    ),
 )
-LINKS = ("Then {n} {x}.", "After that {n} {x}.", "Later {n} {x}.", "Next {n} {x}.")
-ASKS = (
-    "How many {t} does {n} have now?",
-    "How many {t} are there in the end?",
-    "How many {t} does {n} have at the end?",
+# Phrases of no corpus and no training row: they ask for what was learned of problems, not of their wording. Each word
+# is one of the corpus, so that the models that ship have seen it. A model fine-tuned on the usual wording that samples
+# 70 % of such problems right samples 32 % of these; with verbs that the corpus never counts with (earns, brings), 4 %.
+REWORDED = Wording(
+    starts=(
+        "{n} keeps {a} {t} in the house.",
+        "There are {a} {t} in the house of {n}.",
+        "{n} carries {a} {t}.",
+        "{n} brings {a} {t}.",
+    ),
+    groups=(
+        "{n} owns {a} {c}, and there are {b} {t} in each.",
+        "{n} keeps {a} {c}, with {b} {t} in each.",
+        "There are {a} {c} in the house of {n}, and {b} {t} in each.",
+    ),
+    links=("{n} now {x}.", "Next day {n} {x}.", "After a meal {n} {x}."),
+    gains=("buys {b} in the town", "gets {b} as a gift from {m}", "finds {b} in the garden", "picks up {b} in the town"),
+    losses=("gives {b} away", "throws {b} in the river", "leaves {b} in the home of {m}", "sells {b} in the town"),
+    times={2: "doubles the {t}", 3: "triples the {t}", 4: "has four times as many"},
+    asks=(
+        "How many {t} are with {n} in the end?",
+        "How many of the {t} does {n} keep?",
+        "How many {t} does {n} carry at the end?",
+    ),
 )
 
 
-def problem_item(rng: Random, steps: int, largest: int = 99) -> dict:
+def problem_item(rng: Random, steps: int, largest: int = 99, wording: Wording = USUAL) -> dict:
     """A word problem of `steps` operations whose results stay between 1 and `largest`.
 
     Adds "solution" (worked lines, closing with `#### answer`), "prose" (the same in sentences) and
@@ -223,36 +271,36 @@ def problem_item(rng: Random, steps: int, largest: int = 99) -> dict:
         if largest > 99:
             b = rng.randint(11, 20)
         value, numbers = a * b, [a, b]
-        sentences = [rng.choice(GROUPS).format(n=name, a=a, b=b, c=rng.choice(CONTAINERS), t=thing)]
+        sentences = [rng.choice(wording.groups).format(n=name, a=a, b=b, c=rng.choice(CONTAINERS), t=thing)]
         lines = [f"{a} * {b} = {value}"]
         prose = [f"{a} times {b} is {value} {thing}."]
     else:
         value = rng.randint(5, 60) if largest <= 99 else rng.randint(largest // 4, largest // 2)
         numbers, lines, prose = [value], [], []
-        sentences = [rng.choice(STARTS).format(n=name, a=value, t=thing)]
+        sentences = [rng.choice(wording.starts).format(n=name, a=value, t=thing)]
     while len(lines) < steps:
         choices = ["-"] * 2 if value > 3 else []
         choices += ["+"] * 2 if value < largest - 3 else []
         choices += ["*"] if 2 * value <= largest else []
         operation = rng.choice(choices)
         if operation == "*":
-            b = rng.choice([times for times in TIMES if times * value <= largest])
-            phrase = TIMES[b]
+            b = rng.choice([times for times in wording.times if times * value <= largest])
+            phrase = wording.times[b].format(t=thing)
         elif operation == "+":
             b = rng.randint(2, min(largest - value, 40 if largest <= 99 else largest))
-            phrase = rng.choice(GAINS).format(b=b, m=other)
+            phrase = rng.choice(wording.gains).format(b=b, m=other)
         else:
             b = rng.randint(2, min(value - 1, 40 if largest <= 99 else largest))
-            phrase = rng.choice(LOSSES).format(b=b, m=other)
+            phrase = rng.choice(wording.losses).format(b=b, m=other)
         if operation != "*":
             numbers.append(b)
         result = apply(value, operation, b)
-        sentences.append(rng.choice(LINKS).format(n=name, x=phrase))
+        sentences.append(rng.choice(wording.links).format(n=name, x=phrase))
         lines.append(f"{value} {operation} {b} = {result}")
         word = {"+": "plus", "-": "minus", "*": "times"}[operation]
         prose.append(f"{value} {word} {b} is {result} {thing}.")
         value = result
-    prompt = " ".join([*sentences, rng.choice(ASKS).format(n=name, t=thing)])
+    prompt = " ".join([*sentences, rng.choice(wording.asks).format(n=name, t=thing)])
     return {
         "prompt": prompt,
         "answer": str(value),

@@ -1,5 +1,6 @@
 """Write the embedded world: raw training rows with planted dirt, evaluation sets, the training set `lessons` with
-rows that cannot be learned, its library, and the truth about both.
+rows that cannot be learned, its library, and the truth about both; exercises (problems with nothing but their answer)
+and preferences (pairs of a right and a wrong solution).
 
 Raw rows come in the four formats that people have. Every planted defect is listed in `truth/dirt.jsonl` as
 {"file", "row", "kind", "group"}; kinds are the quarantine reasons of the data steps. Solutions with a slip are listed
@@ -61,8 +62,13 @@ def problem_key(item: dict) -> tuple:
     return tuple(item["numbers"]), item["answer"]
 
 
-def draw_problem(rng: Random, shape: tuple[int, int], seen: set) -> dict:
-    return unique(lambda: fable.problem_item(rng, *shape), seen, problem_key)
+def draw_problem(rng: Random, shape: tuple[int, int], seen: set, wording: fable.Wording = fable.USUAL) -> dict:
+    return unique(lambda: fable.problem_item(rng, *shape, wording), seen, problem_key)
+
+
+def target_problems(rng: Random, count: int, seen: set, wording: fable.Wording = fable.USUAL) -> list[dict]:
+    """New problems of the target's shapes."""
+    return [draw_problem(rng, TARGET[i % len(TARGET)], seen, wording) for i in range(count)]
 
 
 def question_key(item: dict) -> str:
@@ -120,6 +126,34 @@ def development_sets(settings: dict, seen: set, evaluation: dict[str, list[dict]
         for name, make in makers.items()
     }
     return tasks(sets)
+
+
+def reworded_set(settings: dict, seen: set) -> dict[str, list[dict]]:
+    """As many problems as `fable_problems`, in phrases that no other set and no document has."""
+    rng = Random(f"reworded-{settings['seed']}")
+    return tasks({"fable_reworded": target_problems(rng, settings["evaluation_items"], seen, fable.REWORDED)})
+
+
+def exercises(settings: dict, seen: set) -> list[dict]:
+    """Problems with an answer and without a solution, as {"prompt", "response"}: what reinforcement learning needs."""
+    rng = Random(f"exercises-{settings['seed']}")
+    problems = target_problems(rng, settings["exercises"], seen)
+    return [{"prompt": item["prompt"], "response": f"#### {item['answer']}"} for item in problems]
+
+
+def preferences(settings: dict, seen: set) -> list[dict]:
+    """Pairs of a right worked solution and a wrong one, as {"prompt", "chosen", "rejected"}.
+
+    The wrong one has a slip; every other one gives only the answer it comes to, without working.
+    """
+    rng = Random(f"preferences-{settings['seed']}")
+    pairs = []
+    for i, item in enumerate(target_problems(rng, settings["preferences"], seen)):
+        rejected = fable.slip(rng, item["solution"])
+        if i % 2:
+            rejected = rejected.rpartition("\n")[2]
+        pairs.append({"prompt": item["prompt"], "chosen": item["solution"], "rejected": rejected})
+    return pairs
 
 
 def clean_rows(settings: dict, seen: set) -> list[dict]:
@@ -341,11 +375,17 @@ def main(args: argparse.Namespace) -> None:
     write_jsonl(out / "truth" / "dirt.jsonl", (entry for entry in truth if entry["kind"] != "slip"))
     write_jsonl(out / "truth" / "slips.jsonl", (entry for entry in truth if entry["kind"] == "slip"))
     planted = write_lessons(out, args.settings, seen)
-    # Drawn last: what trains is the same without them.
+    # Each set is drawn after those that it came later than: they are the same without it.
     evaluation |= development_sets(args.settings, seen, evaluation)
+    evaluation |= reworded_set(args.settings, seen)
+    drawn = exercises(args.settings, seen)
+    pairs = preferences(args.settings, seen)
+    write_jsonl(out / "exercises" / "exercises.jsonl", drawn)
+    write_jsonl(out / "preferences" / "pairs.jsonl", pairs)
     for task, items in evaluation.items():
         write_jsonl(out / "eval" / f"{task}.jsonl", items)
     counts = {"rows": len(rows), "planted": len(truth), "lessons": planted}
+    counts |= {"exercises": len(drawn), "preferences": len(pairs)}
     counts |= {task: len(items) for task, items in evaluation.items()}
     write_manifest(
         out, step="world", settings=args.settings, inputs=[], counts=counts, seed=args.settings["seed"], started=started

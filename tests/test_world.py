@@ -31,12 +31,19 @@ def raw_lines(folder: Path, name: str) -> list[bytes]:
     return [line for line in lines if line not in (b"[", b"]", b"")]
 
 
+def masked_sentences(text: str) -> list[str]:
+    """The sentences of problems with their names, things, containers and numbers made equal."""
+    open_words = "|".join((*fable.NAMES, *fable.THINGS, *fable.CONTAINERS))
+    return re.split(r"(?<=[.?]) ", re.sub(rf"\b(?:{open_words}|\d+)\b", "_", text.strip()))
+
+
+@pytest.mark.parametrize("wording", [fable.USUAL, fable.REWORDED])
 @pytest.mark.parametrize("steps, largest", [(1, 99), (2, 99), (3, 99), (5, 99), (2, 400)])
-def test_worked_solutions_are_right(steps, largest):
+def test_worked_solutions_are_right(steps, largest, wording):
     rng = Random(steps * largest)
     operations = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
     for _ in range(300):
-        item = fable.problem_item(rng, steps, largest)
+        item = fable.problem_item(rng, steps, largest, wording)
         *lines, last = item["solution"].split("\n")
         assert len(lines) == steps
         value = None
@@ -104,6 +111,47 @@ def test_development_questions_are_neither_reported_nor_trained_on():
     for items in development.values():
         prompts = [item["prompt"] for item in items]
         assert prompts and len({*prompts}) == len(prompts) and used.isdisjoint(prompts)
+
+
+def test_reworded_problems_share_words_and_no_sentence_with_what_trains():
+    seen = set()
+    evaluation = world.evaluation_sets(SETTINGS, seen)
+    asked = world.reworded_set(SETTINGS, seen)["fable_reworded"]
+    assert len(asked) == SETTINGS["evaluation_items"]
+    assert [item["steps"] for item in asked[:6]] == [steps for steps, _ in world.TARGET] * 2
+    texts = [item["prompt"] for items in evaluation.values() for item in items]
+    texts += [row["prompt"] for row in world.clean_rows(SETTINGS, seen)]
+    texts += fable.corpus(SETTINGS["seed"], 1_500_000)
+    used = {sentence for text in texts for sentence in masked_sentences(text)}
+    assert masked_sentences("Ivo has 3 pears. Then Mila finds 4 more.") == ["_ has _ _.", "Then _ finds _ more."]
+    assert {"_ has _ _.", "Then _ finds _ more."} <= used
+    phrases = [sentence for item in asked for sentence in masked_sentences(item["prompt"])]
+    assert used.isdisjoint(phrases)
+    assert set(re.findall(r"[A-Za-z]+", " ".join(phrases))) <= set(re.findall(r"[A-Za-z]+", " ".join(texts)))
+
+
+def test_exercises_and_preferences_are_new_problems_and_pairs_differ_in_their_answer():
+    seen = set()
+    evaluation = world.evaluation_sets(SETTINGS, seen)
+    counts = SETTINGS | {"exercises": 60, "preferences": 40}
+    reworded = world.reworded_set(counts, seen)["fable_reworded"]
+    exercises, pairs = world.exercises(counts, seen), world.preferences(counts, seen)
+    assert len(exercises) == 60 and len(pairs) == 40
+
+    def key(prompt: str, answer: str) -> tuple:
+        return tuple(re.findall(r"\d+", prompt)), answer
+
+    asked = [evaluation[f"fable_{name}"] for name in ("problems", "dev", "harder")] + [reworded]
+    keys = [key(item["prompt"], item["answer"]) for items in asked for item in items]
+    keys += [key(row["prompt"], re.fullmatch(r"#### (\d+)", row["response"])[1]) for row in exercises]
+    keys += [key(pair["prompt"], pair["chosen"].rpartition("#### ")[2]) for pair in pairs]
+    assert len(set(keys)) == len(keys)
+    for i, pair in enumerate(pairs):
+        *lines, last = pair["chosen"].split("\n")
+        assert all(eval(line.replace("=", "==")) for line in lines) and last == f"#### {lines[-1].split()[-1]}"
+        *slipped, wrong = pair["rejected"].split("\n")
+        assert re.fullmatch(r"#### -?\d+", wrong) and wrong != last
+        assert len(slipped) == (0 if i % 2 else len(lines))
 
 
 def test_every_planted_defect_is_where_the_truth_says(made):
