@@ -2,7 +2,7 @@
 
 Every row is kept, and gains "pass_rate" (share of correct samples) and "bucket": hard below the first edge, easy
 from the second edge on, medium between. A row without a verifiable answer has pass_rate null and bucket
-"unverified". Curricula and reinforcement learning choose rows by it.
+"unverified". `steps/difficulty.py` does the same with the policy that reinforcement learning starts from.
 
 Run as: python -m steps.bucket --settings '{"samples": 4, …}' --input results/fable/data/problems/split/train.jsonl
     --model data/fable/base --out results/fable/data/problems/bucket
@@ -10,6 +10,7 @@ Run as: python -m steps.bucket --settings '{"samples": 4, …}' --input results/
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from steps import checkpoints
@@ -18,6 +19,7 @@ from steps.engine import Engine
 from steps.verify import equal, worked_answer
 
 BUCKETS = ("easy", "medium", "hard", "unverified")
+PassRates = Callable[[list[dict], list[list[str]]], tuple[list[float], dict[str, int]]]
 
 
 def bucket_of(pass_rate: float | None, edges: list[float]) -> str:
@@ -36,40 +38,60 @@ def pass_rate(responses: list[str], answer: str) -> float:
 def check_settings(settings: dict) -> None:
     low, high = settings["edges"]
     if not 0 < low <= high <= 1:
-        raise ValueError(f"bucket.edges: {settings['edges']} must rise within (0, 1], such as [0.25, 0.75]")
+        raise ValueError(
+            f"bucket.edges or difficulty.edges: {settings['edges']} must rise within (0, 1], such as [0.25, 0.75]"
+        )
 
 
-def main(args) -> None:
+def pass_rates(rows: list[dict], responses: list[list[str]]) -> tuple[list[float], dict[str, int]]:
+    """The pass rate of each row, and what its manifest should count besides: nothing."""
+    return [pass_rate(texts, row["answer"]) for row, texts in zip(rows, responses, strict=True)], {}
+
+
+def measure(args, step: str, rows: list[dict], rates: PassRates, keep_samples: bool) -> None:
+    """Sample a model on every row with an answer, and write the rows with their pass rates.
+
+    Args:
+        rows: as read from `args.input`.
+        rates: the pass rates of rows with these responses, [rows][samples], and counts for the manifest.
+        keep_samples: write samples.jsonl, too: id, responses and tokens of each row with an answer.
+    """
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
     started = time.time()
     settings = args.settings
-    check_settings(settings)
-    rows = list(read_jsonl(args.input))
     model_files = checkpoints.check(args.model)
     engine = Engine.load(args.model, settings["batch_size"])
     verifiable = [row for row in rows if row["answer"] is not None]
-    responses = engine.generate(
+    samples = engine.sample(
         [row["messages"][:-1] for row in verifiable],
         n=settings["samples"],
         temperature=settings["temperature"],
         max_new_tokens=settings["max_new_tokens"],
         seed=settings["seed"],
-        progress=Progress("bucket", len(verifiable) * settings["samples"], "answers"),
+        progress=Progress(step, len(verifiable) * settings["samples"], "answers"),
     )
-    rates = {row["id"]: pass_rate(texts, row["answer"]) for row, texts in zip(verifiable, responses, strict=True)}
+    responses = [[sample.text for sample in own] for own in samples]
+    shares, more = rates(verifiable, responses)
+    by_id = {row["id"]: share for row, share in zip(verifiable, shares, strict=True)}
     for row in rows:
-        row["pass_rate"] = rates.get(row["id"])
+        row["pass_rate"] = by_id.get(row["id"])
         row["bucket"] = bucket_of(row["pass_rate"], settings["edges"])
 
     out = fresh_folder(args.out)
     write_jsonl(out / "train.jsonl", rows)
+    if keep_samples:
+        found = zip(verifiable, responses, samples, strict=True)
+        write_jsonl(
+            out / "samples.jsonl",
+            ({"id": row["id"], "responses": texts, "tokens": [s.tokens for s in own]} for row, texts, own in found),
+        )
     counts = {"in": len(rows), "kept": len(rows), "quarantined": {}}
     counts |= {name: sum(row["bucket"] == name for row in rows) for name in BUCKETS}
-    counts["truncated_prompts"] = engine.truncated
+    counts |= {"truncated_prompts": engine.truncated} | more
     assert sum(counts[name] for name in BUCKETS) == counts["in"]
     write_manifest(
         out,
-        step="bucket",
+        step=step,
         settings=settings,
         inputs=[args.input, *model_files],
         counts=counts,
@@ -77,6 +99,11 @@ def main(args) -> None:
         started=started,
         tokens=engine.tokens,
     )
+
+
+def main(args) -> None:
+    check_settings(args.settings)
+    measure(args, "bucket", list(read_jsonl(args.input)), pass_rates, keep_samples=False)
 
 
 if __name__ == "__main__":

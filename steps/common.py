@@ -144,6 +144,7 @@ def write_manifest(
     seed: int | None = None,
     started: float,
     tokens: int | None = None,
+    speed: list[float] | None = None,
 ) -> None:
     """Close a step: `provenance.json` (what varies between equal runs), then `manifest.json` by rename.
 
@@ -160,6 +161,8 @@ def write_manifest(
         "tokens": tokens,
         "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
     }
+    if speed is not None:
+        provenance["speed"] = speed
     write_json(out / PROVENANCE, provenance)
     own = {MANIFEST, PROVENANCE}
     outputs = sorted(p for p in out.rglob("*") if p.is_file() and p.name not in own and not p.name.startswith("."))

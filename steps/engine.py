@@ -40,11 +40,13 @@ class Sample(NamedTuple):
         logp: log-probability of its tokens under the model's own distribution (temperature 1, whole vocabulary), summed
             over all that were written, the end token among them: what vLLM calls `cumulative_logprob`.
         tokens: how many they are.
+        ids: those tokens.
     """
 
     text: str
     logp: float
     tokens: int
+    ids: tuple[int, ...] = ()
 
     @property
     def confidence(self) -> float:
@@ -127,7 +129,7 @@ class Engine:
         top_p: float = 1.0,
         max_new_tokens: int,
         stop: Sequence[str] = (),
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         progress: Progress | None = None,
     ) -> list[list[Sample]]:
         """Write n responses to every prompt.
@@ -147,6 +149,7 @@ class Engine:
         Raises:
             ValueError: `max_new_tokens` leaves no room for a prompt.
         """
+        seeds = [seed] if isinstance(seed, int) else [*seed]
         room = self.max_length - max_new_tokens
         if room <= 0:
             raise ValueError(
@@ -164,7 +167,7 @@ class Engine:
             chances = None
             if temperature > 0:
                 chances = np.stack(
-                    [np.random.default_rng([seed, i, j]).random(max_new_tokens) for i in batch for j in range(n)]
+                    [np.random.default_rng([*seeds, i, j]).random(max_new_tokens) for i in batch for j in range(n)]
                 )
             samples = self._sample_batch([ids[i] for i in batch], n, temperature, top_p, max_new_tokens, stop, chances)
             for position, i in enumerate(batch):
@@ -242,8 +245,8 @@ class Engine:
             skip_special_tokens=True,
         )
         return [
-            Sample(_cut(text, stop), *numbers)
-            for text, *numbers in zip(texts, logp.tolist(), count.tolist(), strict=True)
+            Sample(_cut(text, stop), summed, n, tuple(ids[:n]))
+            for text, summed, n, ids in zip(texts, logp.tolist(), count.tolist(), written.tolist(), strict=True)
         ]
 
     def _forward(self, ids, mask, positions, cache) -> torch.Tensor:

@@ -204,7 +204,9 @@ def main(args: argparse.Namespace) -> None:
     if settings["progressive"]:
         delta = settings["progressive"]["delta"]
         progressive = training.Progressive(plan, int(settings["epochs"]), delta, work / "epochs")
-    log = training.train(trainer, plan, "sft", valid_batches, dealer, trajectory, progressive)
+    trainer.dealer = dealer
+    watchers = [watcher for watcher in (dealer, trajectory) if watcher]
+    log = training.train(trainer, plan, "sft", valid_batches, watchers, progressive)
 
     out = fresh_folder(args.out)
     if skipped or valid_skipped:

@@ -11,7 +11,7 @@ import math
 import os
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,6 +83,7 @@ class Plan:
     accumulation: int
     lengths: list[int]
     saves: int
+    shown = "loss"  # what the progress line shows
 
     @property
     def steps(self) -> int:
@@ -111,6 +112,14 @@ class Plan:
                 tokens += sum(self.lengths[i] for i in batch)
             seen.append((rows / len(self.lengths), tokens))
         return seen
+
+    def log(self, history: list[dict], done: int) -> list[dict]:
+        """One {column: value} for each step done, from what the trainer logged."""
+        seen = self.progress()
+        rows = [{"step": s, "epoch": seen[s][0], "tokens": seen[s][1]} for s in range(done + 1)]
+        for entry in history:
+            rows[entry["step"]] |= {key: entry[key] for key in entry.keys() & {*LOG_COLUMNS} - {"epoch", "tokens"}}
+        return rows[1:]
 
 
 def trainer_arguments(settings: dict, plan: Plan, work: Path) -> dict:
@@ -152,6 +161,7 @@ class Resumable:
     """
 
     dealer: Any = None  # a `dealing.Dealer` that changes the plan under way: its state is part of the run's
+    teacher: Any = None  # a `teacher.Teacher`, whose weights are
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         import numpy as np
@@ -169,6 +179,8 @@ class Resumable:
             tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
         of_adapter, rest_of_adapter = adapters.state(self.model)
         tensors |= {f"adapter.{name}": tensor for name, tensor in of_adapter.items()}
+        if self.teacher:
+            tensors |= {f"teacher.{name}": tensor for name, tensor in self.teacher.state().items()}
         tensors["random.torch"] = torch.random.get_rng_state()
         if torch.cuda.is_available():
             tensors["random.cuda"] = torch.cuda.random.get_rng_state()
@@ -202,9 +214,17 @@ class Resumable:
             for name, parameter in self.model.named_parameters():
                 if parameter.requires_grad:
                     parameter.copy_(file.get_tensor(f"model.{name}"))
-            names = [name for name in file.keys() if name.startswith("adapter.")]
-            tensors = {name.removeprefix("adapter."): file.get_tensor(name) for name in names}
-        adapters.restore(self.model, tensors, read_json(Path(resume_from_checkpoint) / "state.json")["adapter"])
+            kept = {
+                owner: {
+                    name.removeprefix(f"{owner}."): file.get_tensor(name)
+                    for name in file.keys()
+                    if name.startswith(f"{owner}.")
+                }
+                for owner in ("adapter", "teacher")
+            }
+        adapters.restore(self.model, kept["adapter"], read_json(Path(resume_from_checkpoint) / "state.json")["adapter"])
+        if self.teacher:
+            self.teacher.restore(kept["teacher"])
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         from safetensors import safe_open
@@ -398,16 +418,19 @@ class Progressive:
 
 def train(
     trainer: Any,
-    plan: Plan,
+    plan: Any,
     name: str,
-    valid_batches: list[dict],
-    dealer: Any = None,
-    trajectory: Trajectory | None = None,
+    valid_batches: Sequence[dict] = (),
+    watchers: Sequence[Any] = (),
     progressive: Progressive | None = None,
 ) -> list[dict]:
-    """Run or resume a trainer to the end of its plan; returns the log, one {column: value} per step.
+    """Run or resume a trainer to the end of its plan; returns the plan's log, one {column: value} per step.
 
     With `progressive` the run may end before its plan; the log is of all steps, the weights are of the kept epoch.
+
+    Args:
+        plan: a `Plan`, or what has its `steps`, `save_steps`, `shown` and `log`.
+        watchers: each is told of every step done, by `after(step)`, before the state is put aside.
     """
     from transformers import PrinterCallback, TrainerCallback
 
@@ -423,7 +446,7 @@ def train(
         def on_step_end(self, args, state, control, **kwargs):
             step = state.global_step
             control.should_save = step in plan.save_steps
-            for watcher in filter(None, (dealer, trajectory)):
+            for watcher in watchers:
                 watcher.after(step)
             if valid_batches and (control.should_save or step == plan.steps or step in epoch_ends):
                 state.log_history.append({"step": step, "valid_loss": valid_loss(trainer, valid_batches)})
@@ -437,11 +460,10 @@ def train(
             if "loss" in logs:
                 if not math.isfinite(logs["loss"]):
                     raise ValueError(f"loss is {logs['loss']} at step {state.global_step}: lower learning_rate")
-                progress.update(state.global_step, loss=logs["loss"])
+                progress.update(state.global_step, **{key: logs[key] for key in [plan.shown] if key in logs})
 
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Watch())
-    trainer.dealer = dealer
     states = saved_states(Path(trainer.args.output_dir))
     trainer.train(resume_from_checkpoint=str(states[-1]) if states else None)
 
@@ -451,23 +473,19 @@ def train(
         progressive.restore(trainer)
     else:
         assert done == plan.steps, f"trained {done} of {plan.steps} planned steps"
-    seen = plan.progress()
-    rows = [{"step": s, "epoch": seen[s][0], "tokens": seen[s][1]} for s in range(done + 1)]
-    for entry in trainer.state.log_history:
-        rows[entry["step"]] |= {key: entry[key] for key in entry.keys() & {*LOG_COLUMNS} - {"epoch", "tokens"}}
-    return rows[1:]
+    return plan.log(trainer.state.log_history, done)
 
 
 # --- the finished checkpoint ---------------------------------------------------------------------
 
 
-def log_csv(log: list[dict]) -> str:
+def log_csv(log: list[dict], columns: Sequence[str] = LOG_COLUMNS) -> str:
     """training_log.csv: no times in it, so that a resumed run writes the same bytes as an undisturbed one."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(LOG_COLUMNS)
+    writer.writerow(columns)
     for row in log:
-        values = (row.get(column, "") for column in LOG_COLUMNS)
+        values = (row.get(column, "") for column in columns)
         writer.writerow(f"{value:.6g}" if isinstance(value, float) else value for value in values)
     return text.getvalue()
 
@@ -485,14 +503,18 @@ def save_checkpoint(
     counts: dict,
     log: list[dict],
     started: float,
+    columns: Sequence[str] = LOG_COLUMNS,
     config: dict | None = None,
+    speed: list[float] | None = None,
 ) -> None:
     """Write a trained model or adapter, its tokenizer, card and log; the manifest comes last.
 
     Args:
         parent: as the recipe names it, or None for a model made from scratch; an adapter's config points to it.
         dtype: what a full model's weights are stored in: that of its parent.
+        columns: of the log.
         config: keys of config.json to set, beside what the model says of itself.
+        speed: tokens per second, step by step.
     """
     model = trainer.model
     is_adapter = hasattr(model, "peft_config")
@@ -502,7 +524,7 @@ def save_checkpoint(
         model.to(dtype).save_pretrained(out)
         write_json(out / "config.json", read_json(out / "config.json") | (config or {}))
     tokenizer.save_pretrained(out)
-    write_text(out / "training_log.csv", log_csv(log))
+    write_text(out / "training_log.csv", log_csv(log, columns))
     parents = [parent] if parent else []
     library = "peft" if is_adapter else "transformers"
     write_text(out / "README.md", model_card(out.name, step, parents, settings, counts, library))
@@ -515,4 +537,5 @@ def save_checkpoint(
         seed=settings["seed"],
         started=started,
         tokens=log[-1]["tokens"] if log else 0,
+        speed=speed,
     )

@@ -74,6 +74,7 @@ def test_every_row_is_kept_in_order(tiny_checkpoint, tmp_path):
     # A random model writes no "####".
     assert [(row["pass_rate"], row["bucket"]) for row in found] == [(0.0, "hard"), (None, "unverified"), (0.0, "hard")]
     assert [{key: row[key] for key in rows[0]} for row in found] == rows
+    assert not (tmp_path / "out" / "samples.jsonl").exists()
     counts = read_json(tmp_path / "out" / "manifest.json")["counts"]
     assert counts["in"] == counts["kept"] == 3
     assert (counts["easy"], counts["medium"], counts["hard"], counts["unverified"]) == (0, 0, 2, 1)
