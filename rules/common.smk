@@ -61,6 +61,34 @@ def path_settings(wildcards):
     return json.dumps(shared | GRAPH.nodes[wildcards.node].settings, sort_keys=True)
 
 
+def explore_settings(wildcards):
+    """The section, with the descriptions of the tasks that it names."""
+    described = GRAPH.params["evaluate"]["tasks"]
+    explore = GRAPH.params["explore"]
+    return json.dumps(
+        explore | {"task_specs": {t: described[t] for t in explore["tasks"] if t in described}}, sort_keys=True
+    )
+
+
+def gate_settings(wildcards):
+    """The section, with what of an rl node's settings it judges."""
+    node = GRAPH.nodes[wildcards.node].settings
+    judged = {key: node[key] for key in ("rewards", "success", "pass_rate", "max_failures", "method")}
+    return json.dumps(GRAPH.params["gate"] | judged, sort_keys=True)
+
+
+def reward_model(wildcards):
+    """The checkpoint that scores an rl node's samples, as an option of the step."""
+    judge = GRAPH.nodes[wildcards.node].judge
+    return f"--reward-model {GRAPH.folder(judge)}" if judge else ""
+
+
+def reward_files(wildcards):
+    """What a reward rests on beside the row: a reward model, files of the user's."""
+    judge = GRAPH.nodes[wildcards.node].judge
+    return [*(GRAPH.edges(judge) if judge else []), *GRAPH.custom_rewards(wildcards.node)]
+
+
 def merge_base(wildcards):
     """The model under the changes that some methods merge, as an option of the step."""
     node = GRAPH.nodes[wildcards.node]
@@ -106,11 +134,14 @@ def evaluations(study=None):
 
 
 def findings(study=None):
-    """What else was found about the nodes of a study, or of all: which rows they did not learn, how far they moved."""
+    """What else was found about the nodes of a study, or of all: which rows they did not learn, how far they moved,
+    what their reward is worth, how much they can still find."""
     steps = {
         "detect": GRAPH.detected,
         "attribute": GRAPH.diagnosed,
         "score_causes": GRAPH.scored,
         "geometry": GRAPH.moved,
+        "gate": GRAPH.gated,
+        "explore": GRAPH.explored,
     }
     return [f"{GRAPH.results}/{step}/{name}/manifest.json" for step, nodes in steps.items() for name in nodes(study)]

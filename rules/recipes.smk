@@ -56,6 +56,64 @@ rule cpt:
         " --work {params.work} --out {params.out} &> {log}"
 
 
+rule rl:
+    input:
+        parent=parents,
+        prompts="results/{workload}/gate/{node}/prompts.jsonl",
+        rewards=reward_files,
+        code=dag.code_files("steps.rl"),
+    output:
+        manifest="results/{workload}/{study}/{node}/manifest.json",
+    log:
+        "logs/{workload}/{study}/{node}.log",
+    benchmark:
+        "benchmarks/{workload}/{study}/{node}.tsv"
+    wildcard_constraints:
+        node=only(node_names("rl")),
+    conda:
+        "../environment.yaml"
+    resources:
+        gpu=GPU,
+    params:
+        settings=node_settings,
+        parent=parent_folders,
+        reward_model=reward_model,
+        work="work/{workload}/{node}",
+        logs="logs/{workload}/{study}/{node}",
+        out=subpath(output.manifest, parent=True),
+    shell:
+        "python -m steps.rl --settings {params.settings:q} --parent {params.parent} --data {input.prompts}"
+        " {params.reward_model} --work {params.work} --logs {params.logs} --out {params.out} &> {log}"
+
+
+rule reward:
+    input:
+        parent=parents,
+        train=lambda wildcards: f"{GRAPH.results}/data/{GRAPH.nodes[wildcards.node].data}/split/train.jsonl",
+        valid=lambda wildcards: f"{GRAPH.results}/data/{GRAPH.nodes[wildcards.node].data}/split/valid.jsonl",
+        code=dag.code_files("steps.reward"),
+    output:
+        manifest="results/{workload}/{study}/{node}/manifest.json",
+    log:
+        "logs/{workload}/{study}/{node}.log",
+    benchmark:
+        "benchmarks/{workload}/{study}/{node}.tsv"
+    wildcard_constraints:
+        node=only(node_names("reward")),
+    conda:
+        "../environment.yaml"
+    resources:
+        gpu=GPU,
+    params:
+        settings=node_settings,
+        parent=parent_folders,
+        work="work/{workload}/{node}",
+        out=subpath(output.manifest, parent=True),
+    shell:
+        "python -m steps.reward --settings {params.settings:q} --parent {params.parent} --data {input.train}"
+        " --valid {input.valid} --work {params.work} --out {params.out} &> {log}"
+
+
 rule merge:
     input:
         parents=parents,

@@ -8,7 +8,12 @@ rule report:
             "results/{workload}/data/{dataset}/{step}/manifest.json",
             workload=GRAPH.params["workload"],
             dataset=GRAPH.used_data(),
-            step=["ingest", "filter", "dedup", "decontaminate", "split", "bucket"],
+            step=["ingest", "filter", "dedup", "decontaminate", "split"],
+        ),
+        buckets=expand(
+            "results/{workload}/data/{dataset}/bucket/manifest.json",
+            workload=GRAPH.params["workload"],
+            dataset=GRAPH.bucketed(),
         ),
         dirt=expand(
             "results/{workload}/data/{dataset}/score_dirt/manifest.json",

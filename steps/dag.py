@@ -111,7 +111,7 @@ class Graph:
 
     def measured(self, study: str | None = None) -> list[str]:
         """The checkpoints to evaluate: the nodes of a study, or of all, and the models that they descend from."""
-        nodes = [name for name, node in self.nodes.items() if study in (None, node.study)]
+        nodes = [n for n, node in self.nodes.items() if study in (None, node.study) and node.stage != "reward"]
         models = [a for name in nodes for a in self.ancestors(name) if a not in self.nodes]
         return list(dict.fromkeys([*models, *nodes]))
 
@@ -144,6 +144,18 @@ class Graph:
         nodes = self.nodes.items()
         return [name for name, node in nodes if study in (None, node.study) and studies[node.study].get("geometry")]
 
+    def explored(self, study: str | None = None) -> list[str]:
+        """The checkpoints that are sampled many times: the nodes of a study, or of all, and what they start from."""
+        studies = self.params["studies"]
+        nodes = [n for n in self.measured() if n in self.nodes and study in (None, self.nodes[n].study)]
+        nodes = [name for name in nodes if studies[self.nodes[name].study].get("explore")]
+        starts = [parent for name in nodes for parent in self.nodes[name].parents]
+        return list(dict.fromkeys([*starts, *nodes]))
+
+    def gated(self, study: str | None = None) -> list[str]:
+        """The nodes of a study, or of all, whose reward is tried before they are trained by it."""
+        return [name for name, node in self.nodes.items() if node.stage == "rl" and study in (None, node.study)]
+
     def examined(self, name: str) -> str:
         """The data set whose training rows a detected node is examined on."""
         return self.params["studies"][self.nodes[name].study]["detect"]
@@ -160,6 +172,16 @@ class Graph:
         if parent and parent.stage == "sft" and parent.data == node.data:
             return self.train_rows(parent.name)
         return self.all_rows(node.data)
+
+    def difficulty(self, name: str) -> str:
+        """The folder that has the pass rate of an rl node's start on its rows."""
+        node = self.nodes[name]
+        return f"{self.results}/difficulty/{node.data}/{node.parents[0]}"
+
+    def custom_rewards(self, name: str) -> list[str]:
+        """The Python files of the user's that score an rl node's samples."""
+        rewards = self.nodes[name].settings["rewards"].values()
+        return list(dict.fromkeys(reward["file"] for reward in rewards if reward["kind"] == "custom"))
 
     def train_rows(self, name: str) -> str:
         """The rows that an sft node trains on."""
@@ -183,6 +205,11 @@ class Graph:
         trained = [node.data for node in self.nodes.values() if node.data]
         examined = [self.examined(name) for name in self.detected()]
         return list(dict.fromkeys([*trained, *examined, self.params["evaluate"]["valid"]]))
+
+    def bucketed(self) -> list[str]:
+        """The data sets whose rows have a difficulty for the base: what sft nodes train on, and what is examined."""
+        trained = [node.data for node in self.nodes.values() if node.stage == "sft"]
+        return list(dict.fromkeys([*trained, *(self.examined(name) for name in self.detected())]))
 
     def sources(self, dataset: str) -> list[dict]:
         """The sources of a data set, each path where its file lies once it is there."""
@@ -217,6 +244,7 @@ class Graph:
         paths = [node.settings for node in self.nodes.values() if node.stage == "interpolate"]
         named = [evaluate[axis] for axis in recipes.AXES]
         named += [settings[axis] for settings in paths for axis in ("target", "general")]
+        named += [self.params["explore"]["tasks"] if self.explored() else []]
         for task in dict.fromkeys(task for tasks in named for task in tasks):
             own = evaluate["tasks"].get(task, {}).get("data_files")
             splits = own or {"test": f"{self.world}eval/{task}.jsonl"}
@@ -240,6 +268,8 @@ class Graph:
             "detected": self.detected(),
             "diagnosed": self.diagnosed(),
             "geometry": self.moved(),
+            "explore": self.explored(),
+            "gates": self.gated(),
         }
         return {**self.params, "graph": graph}
 
@@ -280,7 +310,12 @@ class Graph:
             for file in self.params["mixture"][key]
             if any(node.stage == "cpt" for node in self.nodes.values())
         ]
-        for where, file in [*rows, *tasks, *library, *documents]:
+        rewards = [
+            (f"studies.{self.nodes[name].study}.recipes.{self.nodes[name].recipe}.rewards", file)
+            for name in self.gated()
+            for file in self.custom_rewards(name)
+        ]
+        for where, file in [*rows, *tasks, *library, *documents, *rewards]:
             if file.startswith(self.world):
                 if "world" not in self.params:
                     raise ValueError(

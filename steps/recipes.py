@@ -20,14 +20,14 @@ GRAPH_KEYS = ("stage", "from", "data", "seeds", "grid", "diagnosis", "treats", "
 # Folders of results/<workload>/ that are not studies.
 RESERVED_STUDIES = (
     "world", "data", "evaluation", "download", "pretrain",
-    "detect", "evidence", "attribute", "mixture", "treat", "score_causes", "geometry",
+    "detect", "evidence", "attribute", "mixture", "treat", "score_causes", "geometry", "difficulty", "gate", "explore",
 )  # fmt: skip
 # Stages that draw random numbers: their nodes are repeated by `seeds`. The others inherit the seeds of their parents.
-RANDOM_STAGES = ("sft", "cpt")
+RANDOM_STAGES = ("sft", "cpt", "rl", "reward")
 # Stages that train on rows: they need `data`.
-DATA_STAGES = ("sft",)
+DATA_STAGES = ("sft", "rl", "reward")
 # How many parents a stage takes, (least, most).
-PARENTS = {"sft": (1, 1), "cpt": (1, 1), "merge": (2, None), "interpolate": (2, 2)}
+PARENTS = {"sft": (1, 1), "cpt": (1, 1), "rl": (1, 1), "reward": (1, 1), "merge": (2, None), "interpolate": (2, 2)}
 # What a task of evaluate may measure.
 AXES = ("target", "harder", "general", "dev")
 # Settings that act under some values of another setting only: stage -> that setting, {value: the keys that act}.
@@ -44,6 +44,16 @@ CHOICES = {
         },
     ),
     "interpolate": ("path", {"additive": (), "cayley": ("generator",)}),
+    "rl": (
+        "method",
+        {
+            "grpo": (),
+            "sdpo": ("contexts", "sdpo"),
+            "srpo": ("contexts", "srpo"),
+            "rlsd": ("contexts", "rlsd"),
+            "rlrt": ("contexts", "rlrt"),
+        },
+    ),
 }
 # Methods that merge what was learned on top of a model: their parents need that model in common.
 ON_A_BASE = ("task_arithmetic", "ties", "dare_linear", "dare_ties")
@@ -55,7 +65,8 @@ TREATS = {"sft": ("data_conflict", "insufficient_optimisation"), "cpt": ("missin
 class Node:
     """One checkpoint to make. `parents` name nodes or entries of `models`; `settings` is all that its step is told.
 
-    `treatment` is {"diagnosis": the node whose unlearned rows it treats, "causes": […], "at_random": bool}, or None.
+    `treatment` is {"diagnosis": the node whose unlearned rows it treats, "causes": […], "at_random": bool}, or None;
+    `judge` is the node whose reward model scores its samples, or None.
     """
 
     name: str
@@ -68,6 +79,7 @@ class Node:
     point: dict[str, Any]
     settings: dict[str, Any]
     treatment: dict[str, Any] | None
+    judge: str | None = None
 
     def to_dict(self) -> dict:
         return {**asdict(self), "parents": list(self.parents)}
@@ -104,15 +116,16 @@ def resolve(params: dict, schema: dict) -> list[Node]:
     """
     recipes = _collect(params)
     points: dict[str, list[Node]] = {}  # a point's name (without seed) -> its nodes, one per seed
-    for name in _ordered(recipes, params["models"]):
+    for name in _ordered(recipes, params):
         study, recipe = recipes[name]
         points |= _expand(name, study, recipe, points, params, schema)
     nodes = [node for family in points.values() for node in family]
-    _check_tasks(params["evaluate"], nodes)
+    explores = any(study.get("explore") for study in params["studies"].values())
+    _check_tasks(params["evaluate"], nodes, params["explore"]["tasks"] if explores else [])
     return nodes
 
 
-def _check_tasks(evaluate: dict, nodes: list[Node]) -> None:
+def _check_tasks(evaluate: dict, nodes: list[Node], explored: list[str]) -> None:
     """Each task stands on one axis; what is sampled is measured, what is described is used."""
     axis_of: dict[str, str] = {}
     for axis in AXES:
@@ -121,7 +134,7 @@ def _check_tasks(evaluate: dict, nodes: list[Node]) -> None:
                 raise ValueError(f"evaluate.{axis}: {task} already stands under {axis_of[task]}; name it once")
             axis_of[task] = axis
     chosen_on = {t for n in nodes if n.stage == "interpolate" for t in (*n.settings["target"], *n.settings["general"])}
-    used = {"sampling.tasks": axis_of.keys(), "tasks": axis_of.keys() | chosen_on}
+    used = {"sampling.tasks": axis_of.keys(), "tasks": axis_of.keys() | chosen_on | {*explored}}
     for key, names in (("sampling.tasks", evaluate["sampling"]["tasks"]), ("tasks", evaluate["tasks"])):
         for task in names:
             if task not in used[key]:
@@ -162,12 +175,20 @@ def _collect(params: dict) -> dict[str, tuple[str, dict]]:
     return recipes
 
 
-def _ordered(recipes: dict[str, tuple[str, dict]], models: dict) -> Iterator[str]:
-    """Names of the recipes, those first that another starts from or treats.
+def _judge(recipe: dict, params: dict) -> str | None:
+    """The recipe of stage reward that a recipe of stage rl names."""
+    rewards = (recipe.get("rewards") or params["rl"]["rewards"]) if recipe["stage"] == "rl" else {}
+    named = [r.get("model") for r in rewards.values() if isinstance(r, dict) and r.get("kind") == "preference"]
+    return named[0] if named else None
+
+
+def _ordered(recipes: dict[str, tuple[str, dict]], params: dict) -> Iterator[str]:
+    """Names of the recipes, those first that another starts from, treats or is judged by.
 
     Those may be a recipe, one point of a gridded recipe, or a model.
     """
     done: set[str] = set()
+    models = params["models"]
 
     def visit(name: str, path: tuple[str, ...]) -> Iterator[str]:
         study, recipe = recipes[name]
@@ -175,7 +196,9 @@ def _ordered(recipes: dict[str, tuple[str, dict]], models: dict) -> Iterator[str
             return
         path = (*path, name)
         diagnosis = [("diagnosis", recipe["diagnosis"])] if "diagnosis" in recipe else []
-        for key, other in [*(("from", parent) for parent in recipe["from"]), *diagnosis]:
+        judge = _judge(recipe, params)
+        judged = [("rewards", judge)] if judge else []
+        for key, other in [*(("from", parent) for parent in recipe["from"]), *diagnosis, *judged]:
             where = f"studies.{study}.recipes.{name}.{key}"
             if other in models:
                 continue
@@ -213,6 +236,10 @@ def _expand(
         raise ValueError(f"{where}.data: no entry `{data}` in data{_meant(data, params['data'])}")
 
     families = [_family(f"{where}.from", parent, points, params["models"]) for parent in parents]
+    for parent, family in zip(parents, families, strict=True):
+        if not isinstance(family, str) and family[0].stage == "reward":
+            raise ValueError(f"{where}.from: `{parent}` scores responses and writes none; start from another recipe")
+    judges = _judges(where, recipe, points, params)
     diagnosed = _diagnosed(where, recipe, points, params)
     seeds = _seeds(where, recipe, families, params["seeds"])
     expanded: dict[str, list[Node]] = {}
@@ -224,6 +251,8 @@ def _expand(
             _check_merge(where, recipe, settings, points, params)
         if stage == "interpolate":
             _check_path(where, recipe, settings, families, params)
+        if stage == "rl":
+            _check_rl(where, settings)
         point_name = "-".join([name, *(f"{key}={_in_a_name(value)}" for key, value in point.items())])
         expanded[point_name] = [
             Node(
@@ -242,6 +271,7 @@ def _expand(
                     "causes": recipe["treats"],
                     "at_random": recipe.get("at_random", False),
                 },
+                judge=judges and _paired(where, "reward model", judges, seed),
             )
             for seed in seeds
         ]
@@ -351,6 +381,29 @@ def _check_path(where: str, recipe: dict, settings: dict, families: list[list[No
         raise ValueError(
             f"{where}.path: cayley needs an oft adapter that was trained on `{start}`, which `{end}` is not"
         )
+
+
+def _check_rl(where: str, settings: dict) -> None:
+    from steps.rl import check_settings
+
+    try:
+        check_settings(settings)
+    except ValueError as error:
+        raise ValueError(f"{where}.{error}") from error
+
+
+def _judges(where: str, recipe: dict, points: dict[str, list[Node]], params: dict) -> list[Node] | None:
+    """The nodes, one per seed, whose reward model scores the samples of a recipe of stage rl."""
+    name = _judge(recipe, params)
+    if name is None:
+        return None
+    family = _family(f"{where}.rewards", name, points, params["models"])
+    if isinstance(family, str) or family[0].stage != "reward":
+        raise ValueError(f"{where}.rewards: `{name}` is no recipe of stage reward; name one")
+    rewards = recipe.get("rewards") or params["rl"]["rewards"]
+    if sum(reward["kind"] == "preference" for reward in rewards.values()) > 1:
+        raise ValueError(f"{where}.rewards: more than one of kind preference; keep one")
+    return family
 
 
 def _in_a_name(value: Any) -> str:

@@ -199,7 +199,7 @@ MISTAKES = {
     "its own parent": (None, {"a": SFT | {"from": "a"}}, [f"{AT}.from", "a -> a"]),
     "missing data set": (None, {"a": SFT | {"data": "problem"}}, [f"{AT}.data", "did you mean `problems`"]),
     "no data set": (None, {"a": {"stage": "sft", "from": "base"}}, [AT, "needs `data`", "problems"]),
-    "unknown stage": (None, {"a": SFT | {"stage": "sfft"}}, [f"{AT}.stage", "'sfft'", "sft, cpt, merge"]),
+    "unknown stage": (None, {"a": SFT | {"stage": "sfft"}}, [f"{AT}.stage", "'sfft'", "sft, cpt, rl, reward, merge"]),
     "no stage": (None, {"a": {"from": "base"}}, [AT, "`stage` is missing"]),
     "adapter.r without an adapter": (
         None,

@@ -167,6 +167,18 @@ ATTRIBUTING = TREATING | {"attribute plain", "score_causes plain", "mixture know
 DETECTING = ATTRIBUTING | {"detect plain", "evidence plain"}
 LEARNING = DETECTING | with_findings("plain")
 
+EXPLORED = {f"explore {name}" for name in ("sft", "grpo", "srpo")}
+
+
+def practised(*nodes: str) -> set[str]:
+    """What runs again when these are trained again by their rewards."""
+    return {f"{rule} {node}" for node in nodes for rule in ("rl", "evaluate", "explore")} | {"report"}
+
+
+GATED = practised("grpo", "srpo") | {"gate grpo", "gate srpo"}
+PRACTISED = GATED | {"difficulty sft", "explore sft"}
+JUDGED = practised("grpo") | {"reward judge", "gate grpo"}
+
 
 @pytest.mark.parametrize(
     "change, expected",
@@ -177,7 +189,7 @@ LEARNING = DETECTING | with_findings("plain")
         ),
         (
             {"studies": {"foundation": {"recipes": {"sft": {"learning_rate": 5.0e-4}}}}},
-            with_evaluation("sft", "blend", "child", "path_sft", "ties"),
+            with_evaluation("sft", "blend", "child", "path_sft", "ties") | PRACTISED,
         ),
         ({"merge": {"weights": [0.25, 0.75]}}, with_evaluation("blend", "ties")),
         ({"merge": {"density": 0.3}}, with_evaluation("ties")),
@@ -195,6 +207,12 @@ LEARNING = DETECTING | with_findings("plain")
         ({"treat": {"repeats": 2}}, TREATING),
         ({"detect": {"options": 4}}, DETECTING),
         ({"studies": {"incomplete_learning": {"recipes": {"plain": {"trajectory": 3}}}}}, LEARNING),
+        ({"difficulty": {"samples": 3}}, PRACTISED - {"explore sft"}),
+        ({"gate": {"rows": 5}}, GATED),
+        ({"rl": {"learning_rate": 1.0e-5}}, practised("grpo", "srpo")),
+        ({"rl": {"srpo": {"entropy_weight": 0.5}}}, practised("srpo")),
+        ({"reward": {"learning_rate": 1.0e-5}}, JUDGED),
+        ({"explore": {"resamples": 200}}, EXPLORED | {"report"}),
     ],
     ids=[
         "a leaf recipe",
@@ -209,6 +227,12 @@ LEARNING = DETECTING | with_findings("plain")
         "the treatment of rows",
         "detection",
         "the diagnosed recipe",
+        "the difficulty of rows",
+        "the reward's gate",
+        "reinforcement learning",
+        "one method of it",
+        "the reward model",
+        "exploration",
     ],
 )
 def test_a_changed_setting_reruns_its_recipe_and_what_descends_from_it(untouched, change, expected):
@@ -228,14 +252,18 @@ def test_a_new_recipe_runs_alone(untouched):
         ("merge", with_evaluation("blend", "ties", "path_sft")),
         ("interpolate", with_evaluation("path_sft")),
         ("geometry", GEOMETRY | {"report"}),
-        ("sft", with_evaluation(*RECIPES) | LEARNING),
+        ("sft", with_evaluation(*RECIPES) | LEARNING | PRACTISED | JUDGED),
         ("cpt", with_evaluation("knowledge") | with_findings("together")),
         (
             "evaluate",
-            {f"evaluate {name}" for name in ("base", "knowledge", *RECIPES, *LEARNERS)}
+            {f"evaluate {name}" for name in ("base", "knowledge", "grpo", "srpo", *RECIPES, *LEARNERS)}
             | with_evaluation("path_sft")
-            | GEOMETRY,
+            | GEOMETRY
+            | EXPLORED,
         ),
+        ("srpo", practised("grpo", "srpo")),
+        ("rewards", PRACTISED - {"explore sft"}),
+        ("explore", EXPLORED | {"report"}),
         ("score_dirt", {"score_dirt problems", "report"}),
         ("attribute", ATTRIBUTING),
         ("treat", TREATING),
@@ -295,7 +323,7 @@ def test_every_workload_dry_runs(tmp_path, overlay):
 def test_the_environments_agree():
     def pins(lines):
         found = [line.strip().removeprefix("- ") for line in lines if "==" in line]
-        return {re.sub(r"[-_.]+", "-", line.split("==")[0]).lower(): line.split("==")[1] for line in found}
+        return {re.sub(r"[-_.]+", "-", re.split(r"==|\[", line)[0]).lower(): line.split("==")[1] for line in found}
 
     direct = pins((ROOT / "requirements.txt").read_text().splitlines())
     conda = pins((ROOT / "environment.yaml").read_text().splitlines())
