@@ -310,12 +310,7 @@ class Graph:
             for file in self.params["mixture"][key]
             if any(node.stage == "cpt" for node in self.nodes.values())
         ]
-        rewards = [
-            (f"studies.{self.nodes[name].study}.recipes.{self.nodes[name].recipe}.rewards", file)
-            for name in self.gated()
-            for file in self.custom_rewards(name)
-        ]
-        for where, file in [*rows, *tasks, *library, *documents, *rewards]:
+        for where, file in [*rows, *tasks, *library, *documents]:
             if file.startswith(self.world):
                 if "world" not in self.params:
                     raise ValueError(

@@ -175,6 +175,43 @@ def test_geometry_is_of_the_studies_that_ask_for_it(graph):
     assert made.describe()["graph"]["geometry"] == ["a"]
 
 
+def test_what_is_practised_is_gated_and_explored_with_its_start(graph):
+    mine = {"kind": "custom", "weight": 1.0, "file": "mine.py", "function": "reward"}
+    answer = {"kind": "answer", "weight": 1.0, "equivalence": "numeric"}
+    preferred = {"kind": "preference", "weight": 0.1, "model": "judge"}
+    Path("mine.py").touch()
+    made = graph(
+        {
+            "studies": {
+                "one": {"recipes": {"a": {"stage": "sft", "from": "base", "data": "problems"}}},
+                "two": {
+                    "explore": True,
+                    "recipes": {
+                        # Declared before what it needs.
+                        "practised": {
+                            "stage": "rl",
+                            "from": "a",
+                            "data": "exercises",
+                            "rewards": {"answer": answer, "mine": mine, "preferred": preferred},
+                        },
+                        "judge": {"stage": "reward", "from": "base", "data": "preferences"},
+                    },
+                },
+            }
+        }
+    )
+    assert list(made.nodes) == ["a", "judge", "practised"]
+    assert made.nodes["practised"].judge == "judge"
+    assert made.explored() == made.explored("two") == ["a", "practised"]
+    assert made.explored("one") == []
+    assert made.gated() == ["practised"] and made.gated("one") == []
+    assert made.difficulty("practised") == "results/fable/difficulty/exercises/a"
+    assert made.custom_rewards("practised") == ["mine.py"]
+    assert made.measured("two") == ["base", "practised"], "a reward model writes nothing that could be measured"
+    assert made.bucketed() == ["problems"]
+    assert "results/fable/world/eval/fable_reworded.jsonl" in made.evaluation_files()
+
+
 def test_an_adapter_setting_that_the_model_has_no_use_for_is_one_line_before_any_job(graph):
     import torch
     from safetensors.torch import save_file

@@ -45,6 +45,12 @@ PLAIN = SFT | {"trajectory": 4}
 CPT = {"stage": "cpt", "from": "base", "diagnosis": "plain", "treats": ["base_conflict"]}
 MERGE = {"stage": "merge", "from": ["base", "large"]}
 PATH = {"stage": "interpolate", "from": ["base", "large"]}
+RL = {"stage": "rl", "from": "base", "data": "exercises"}
+JUDGE = {"stage": "reward", "from": "base", "data": "preferences"}
+JUDGED = {
+    "answer": {"kind": "answer", "weight": 1.0, "equivalence": "numeric"},
+    "preferred": {"kind": "preference", "weight": 0.1, "model": "judge"},
+}
 OFT = {"kind": "oft", "block_size": 32}
 CONFLICT = SFT | {"diagnosis": "plain", "treats": ["data_conflict"]}
 
@@ -288,6 +294,70 @@ MISTAKES = {
         None,
         {"o": SFT | {"adapter": OFT}, "b": SFT, "p": PATH | {"from": ["b", "o"], "path": "cayley"}},
         ["recipes.p.path", "trained on `b`", "`o` is not"],
+    ),
+    "a setting of another method": (
+        None,
+        {"a": RL | {"rlrt": {"context": "sibling", "teacher": {"kind": "live"}, "mix": 0.5, "clip": 1.0}}},
+        [f"{AT}.rlrt", "no effect with method grpo", "remove", "rlrt"],
+    ),
+    "a teacher that does not move": (
+        None,
+        {"a": RL | {"method": "sdpo", "grid": {"sdpo.teacher": ["ema"]}}},
+        [f"{AT}.sdpo.teacher", "ema"],
+    ),
+    "samples that do not fit": (
+        None,
+        {"a": RL | {"prompts": 3}},
+        [f"{AT}.batch_size", "128", "24 samples"],
+    ),
+    "steps that end within a batch of rollouts": (
+        None,
+        {"a": RL | {"steps": 5, "iterations": 2}},
+        [f"{AT}.steps", "no multiple of iterations 2"],
+    ),
+    "success by a reward that is not there": (
+        None,
+        {"a": RL | {"rewards": {"right": {"kind": "answer", "weight": 1.0, "equivalence": "numeric"}}}},
+        [f"{AT}.success.reward", "answer", "right"],
+    ),
+    "a context that is not written": (
+        None,
+        {"a": RL | {"method": "rlsd", "contexts": {"sibling": "{prompt}"}}},
+        [f"{AT}.rlsd.context", "truth", "sibling"],
+    ),
+    "a context with a field of its own": (
+        None,
+        {"a": RL | {"method": "srpo", "contexts": {"sibling": "{question}"}}},
+        [f"{AT}.contexts.sibling", "'question'", "{prompt}"],
+    ),
+    "two denominators": (
+        None,
+        {"a": RL | {"method": "srpo", "loss_type": "grpo"}},
+        [f"{AT}.loss_type", "srpo", "dapo"],
+    ),
+    "a limit for what takes no time": (
+        None,
+        {
+            "a": RL
+            | {"rewards": {"answer": {"kind": "answer", "weight": 1.0, "equivalence": "numeric", "timeout": 2.0}}}
+        },
+        [f"{AT}.rewards.answer.timeout", "numeric"],
+    ),
+    "a judge that is not there": (None, {"a": RL | {"rewards": JUDGED}}, [f"{AT}.rewards", "`judge`"]),
+    "a judge that writes": (
+        None,
+        {"judge": SFT, "a": RL | {"rewards": JUDGED}},
+        [f"{AT}.rewards", "`judge`", "stage reward"],
+    ),
+    "two judges": (
+        None,
+        {"judge": JUDGE, "a": RL | {"rewards": JUDGED | {"again": JUDGED["preferred"]}}},
+        [f"{AT}.rewards", "more than one"],
+    ),
+    "starting from a reward model": (
+        None,
+        {"judge": JUDGE, "a": RL | {"from": "judge"}},
+        [f"{AT}.from", "`judge`", "writes none"],
     ),
     "an option of another adapter": (
         None,
