@@ -81,14 +81,14 @@ class Arm:
         if not runs:
             return {}
         return {
-            task: {name: _pooled([run[task][name] for run in runs], first["n"]) for name in first if "@" in name}
+            task: {name: pooled([run[task][name] for run in runs], first["n"]) for name in first if "@" in name}
             for task, first in runs[0].items()
         }
 
     def perplexity(self) -> dict[str, Estimate]:
         runs = [m.results["perplexity"] for m in self.members if m.results and m.results.get("perplexity")]
         return {
-            name: _pooled([run[name] for run in runs], first["n"], None) for name, first in (runs or [{}])[0].items()
+            name: pooled([run[name] for run in runs], first["n"], None) for name, first in (runs or [{}])[0].items()
         }
 
 
@@ -111,7 +111,7 @@ def _score(task: str, members: list[Checkpoint]) -> Score:
     return Score(task, rows[0]["axis"], rows[0]["metric"], estimate, items)
 
 
-def _pooled(rows: list[dict], n: int, ceiling: float | None = 1.0) -> Estimate:
+def pooled(rows: list[dict], n: int, ceiling: float | None = 1.0) -> Estimate:
     """One estimate from that of each seed, all over the same items."""
     values = tuple(float(row["value"]) for row in rows)
     value, stderr = float(np.mean(values)), float(np.mean([row["stderr"] for row in rows]))
@@ -175,6 +175,11 @@ def difference(arm: Arm, root: Arm, axis: str | None = None, task: str | None = 
     """Arm minus root on an axis or a task, paired by item; None when they did not answer the same items."""
     ours = arm.on(axis) if axis else [s for s in arm.scores.values() if s.task == task]
     theirs = root.on(axis) if axis else [s for s in root.scores.values() if s.task == task]
+    return paired(ours, theirs)
+
+
+def paired(ours: list[Score], theirs: list[Score]) -> Estimate | None:
+    """How much higher the mean of some tasks is than that of the same tasks elsewhere; None where items differ."""
     if not _comparable(ours, theirs):
         return None
     found = _contrast(ours, theirs, lambda a, b: a - b)
@@ -212,19 +217,34 @@ def retention(arm: Arm, root: Arm) -> Estimate | None:
 def _contrast(ours: list[Score], theirs: list[Score], contrast) -> Estimate:
     a, b = (float(np.mean([s.estimate.value for s in side])) for side in (ours, theirs))
     drawn = contrast(_resampled(ours), _resampled(theirs))
+    tail = (1 - estimators.INTERVAL) / 2
+    within = tuple(float(edge) for edge in np.quantile(drawn, [tail, 1 - tail]))
     per_seed, others = (np.mean([s.estimate.seed_values for s in side], axis=0) for side in (ours, theirs))
+    stderr, n = float(drawn.std(ddof=1)), sum(s.estimate.n for s in ours)
+    return _over_seeds(Estimate(float(contrast(a, b)), *within, stderr, n), per_seed, others, (a, b), contrast)
+
+
+def apart(ours: Estimate, theirs: Estimate) -> Estimate:
+    """How much more one side has of what was measured as a whole: items as independent, seeds in pairs."""
+    a, b = ours.value, theirs.value
+    stderr = float(np.hypot(ours.stderr, theirs.stderr))
+    half = estimators.Z * stderr
+    found = Estimate(a - b, a - b - half, a - b + half, stderr, ours.n)
+    per_seed, others = (np.array(side.seed_values or (side.value,)) for side in (ours, theirs))
+    return _over_seeds(found, per_seed, others, (a, b), lambda a, b: a - b)
+
+
+def _over_seeds(found: Estimate, per_seed: np.ndarray, others: np.ndarray, levels, contrast) -> Estimate:
+    """A contrast of two levels whose interval has the chance of items, with that of the seeds of both sides."""
     if len(per_seed) == len(others) or 1 in (len(per_seed), len(others)):
         # Seeds in pairs, or all against the one that there is.
         spreads = [tuple(map(float, contrast(per_seed, others)))]
     else:
-        spreads = [tuple(map(float, contrast(per_seed, b))), tuple(map(float, contrast(a, others)))]
-    tail = (1 - estimators.INTERVAL) / 2
-    within = tuple(float(edge) for edge in np.quantile(drawn, [tail, 1 - tail]))
-    value = float(contrast(a, b))
-    low, high = within
+        spreads = [tuple(map(float, contrast(per_seed, levels[1]))), tuple(map(float, contrast(levels[0], others)))]
+    low, high = found.low, found.high
     for seeds in spreads:
-        low, high = estimators.widen(value, (low, high), seeds)
-    return Estimate(value, low, high, float(drawn.std(ddof=1)), sum(s.estimate.n for s in ours), spreads[0])
+        low, high = estimators.widen(found.value, (low, high), seeds)
+    return replace(found, low=low, high=high, seed_values=spreads[0])
 
 
 # --- choices -------------------------------------------------------------------------------------

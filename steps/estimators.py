@@ -4,7 +4,9 @@ Items are the unit of chance everywhere: several samples of one item are not ind
 that counted samples would be too small. Each function first makes one value per item.
 """
 
+from collections import Counter
 from collections.abc import Hashable, Sequence
+from math import comb
 
 import numpy as np
 
@@ -48,6 +50,51 @@ def majority(answers: Sequence[Hashable | None], correct: Sequence[bool]) -> flo
     most = max(votes.values())
     winners = [answer for answer, count in votes.items() if count == most]
     return sum(right[answer] for answer in winners) / len(winners)
+
+
+def majority_at_k(answers: Sequence[Hashable | None], correct: Sequence[bool], ks: Sequence[int]) -> list[float]:
+    """Expected `majority` over every choice of k of one item's n samples, for each k: exact, no subset is drawn.
+
+    For a right answer to win with v votes, v of its samples are chosen, at most v of each other answer, and it wins
+    1 / (1 + t) of the ties with t others. Counting the choices by t is a product of polynomials in the number chosen.
+    Answers with fewer than v samples can be chosen freely, as can those without a vote, so that few factors are left:
+    64 samples take at most a few milliseconds for all k, no more than some hundred random subsets would.
+
+    Args:
+        answers, correct: [n], as `majority` takes them, n at most 1,000 (binomials of more overflow).
+        ks: each at most n.
+
+    Returns:
+        [ks]; for k = n what `majority` returns, for k = 1 the share of right answers.
+    """
+    n = len(answers)
+    assert 1 <= min(ks) <= max(ks) <= n <= 1000, (ks, n)
+    counts = Counter(answer for answer in answers if answer is not None)
+    right = {answer for answer, is_right in zip(answers, correct, strict=True) if is_right and answer is not None}
+    wins = np.zeros(n + 1)
+    for winner in right:
+        rivals = [count for answer, count in counts.items() if answer != winner]
+        for v in range(1, counts[winner] + 1):
+            held = [count for count in rivals if count >= v]
+            free = n - counts[winner] - sum(held)
+            # ways[t, s]: choices of s samples of the others in which t rivals tie.
+            ways = np.zeros((len(held) + 1, n - v + 1))
+            ways[0, : free + 1] = [comb(free, s) for s in range(free + 1)]
+            for count in held:
+                ways = _choose_of_rival(ways, count, v)
+            shares = (ways / np.arange(1, len(held) + 2)[:, None]).sum(axis=0)
+            wins[v:] += comb(counts[winner], v) * shares
+    return [float(wins[k] / comb(n, k)) for k in ks]
+
+
+def _choose_of_rival(ways: np.ndarray, count: int, v: int) -> np.ndarray:
+    """The choices when at most v of a rival's `count` samples are added: v of them are one tie more."""
+    size = ways.shape[1]
+    added = np.zeros_like(ways)
+    for j in range(v):
+        added[:, j:] += comb(count, j) * ways[:, : size - j]
+    added[1:, v:] += comb(count, v) * ways[:-1, : size - v]
+    return added
 
 
 def mean(values: np.ndarray) -> dict[str, float]:

@@ -17,6 +17,7 @@ import os
 import random
 import tempfile
 import time
+from collections.abc import Hashable
 from pathlib import Path
 
 import numpy as np
@@ -176,6 +177,24 @@ def language_model(engine: Engine):
     return EngineLM(pretrained=engine.model, tokenizer=engine.tokenizer, backend="causal", batch_size=engine.batch_size)
 
 
+def seed_tasks(tasks: dict) -> None:
+    """What lm-eval's simple_evaluate does with loaded tasks before it asks them.
+
+    Without its index of 14,000 tasks and its report on the machine: 6 of the 7 seconds that the default tasks take on
+    the tiny models.
+    """
+    import torch
+    from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
+
+    random.seed(DEFAULT_RANDOM_SEED)
+    np.random.seed(DEFAULT_OTHER_SEED)
+    torch.manual_seed(DEFAULT_OTHER_SEED)
+    for task in tasks.values():
+        if task.get_config("num_fewshot") is None:
+            task.set_config("num_fewshot", 0)
+        task.set_fewshot_seed(DEFAULT_OTHER_SEED)
+
+
 def greedy(engine: Engine, tasks: dict, axes: dict[str, str], limit: int | None) -> tuple[dict, list[dict]]:
     """Accuracy of every task and its samples. The tasks can be used again, with the engine's model as it is then.
 
@@ -188,19 +207,9 @@ def greedy(engine: Engine, tasks: dict, axes: dict[str, str], limit: int | None)
         Results: task → {axis, metric, value, stderr, n, others: {"metric,filter": {value, stderr}}}.
         Samples of the headline filter, in task and document order.
     """
-    import torch
-    from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
     from lm_eval.evaluator import evaluate
 
-    # What lm-eval's simple_evaluate does with loaded tasks, without its index of 14,000 tasks and its report on the
-    # machine: 6 of the 7 seconds that the default tasks take on the tiny models.
-    random.seed(DEFAULT_RANDOM_SEED)
-    np.random.seed(DEFAULT_OTHER_SEED)
-    torch.manual_seed(DEFAULT_OTHER_SEED)
-    for task in tasks.values():
-        if task.get_config("num_fewshot") is None:
-            task.set_config("num_fewshot", 0)
-        task.set_fewshot_seed(DEFAULT_OTHER_SEED)
+    seed_tasks(tasks)
     found = evaluate(
         lm=language_model(engine),
         task_dict={"tasks": tasks, "groups": {}},
@@ -265,18 +274,16 @@ def sample(engine: Engine, name: str, task, sampling: dict, resamples: int, seed
     Raises:
         ValueError: the task is not one in which text is written.
     """
-    if task.OUTPUT_TYPE != "generate_until":
-        raise ValueError(f"evaluate.sampling.tasks: {name} is of type {task.OUTPUT_TYPE}: there is nothing to sample")
+    check_writes(task, f"evaluate.sampling.tasks: {name}")
     n = sampling["samples"]
-    metric, _ = headline(task)
-    items = sorted(task.instances, key=lambda instance: instance.doc_id)[: sampling["limit"]]
+    items = documents(task)[: sampling["limit"]]
     texts = engine.generate(
         [item.args[0] for item in items],
         n=n,
         temperature=sampling["temperature"],
         top_p=sampling["top_p"],
         max_new_tokens=sampling["max_new_tokens"],
-        stop=task.config.generation_kwargs.get("until") or [],
+        stop=stop_strings(task),
         seed=seed,
         progress=Progress(f"sampling {name}", len(items) * n, "answers"),
     )
@@ -284,10 +291,8 @@ def sample(engine: Engine, name: str, task, sampling: dict, resamples: int, seed
     majority = np.zeros(len(items))
     samples = []
     for row, (item, responses) in enumerate(zip(items, texts, strict=True)):
-        answers = _filtered(task, item, responses)
-        correct[row] = [bool(task.process_results(item.doc, [answer])[metric]) for answer in answers]
-        votes = [None if answer == NO_ANSWER else canonical(answer) for answer in answers]
-        majority[row] = estimators.majority(votes, correct[row].tolist())
+        answers, correct[row] = judge(task, item, responses)
+        majority[row] = estimators.majority(votes(answers), correct[row].tolist())
         samples.append(
             {
                 "task": name,
@@ -306,10 +311,43 @@ def sample(engine: Engine, name: str, task, sampling: dict, resamples: int, seed
         "top_p": sampling["top_p"],
         "pass@1": estimators.mean(correct.mean(axis=1)),
     }
-    for k in [2**power for power in range(1, n.bit_length()) if 2**power < n] + [n] * (n > 1):
+    for k in powers(n)[1:]:
         result[f"pass@{k}"] = estimators.bootstrap_mean(estimators.pass_at_k(correct, k), resamples, seed)
     result[f"majority@{n}"] = estimators.bootstrap_mean(majority, resamples, seed)
     return result, samples
+
+
+def check_writes(task, place: str) -> None:
+    """Raise a ValueError, which begins with `place`, unless the task is one in which text is written."""
+    if task.OUTPUT_TYPE != "generate_until":
+        raise ValueError(f"{place} is of type {task.OUTPUT_TYPE}: there is nothing to sample")
+
+
+def documents(task) -> list:
+    """The requests that were built for a task, in the order of its documents."""
+    return sorted(task.instances, key=lambda instance: instance.doc_id)
+
+
+def stop_strings(task) -> list[str]:
+    return task.config.generation_kwargs.get("until") or []
+
+
+def powers(n: int) -> list[int]:
+    """1, 2, 4 … below n, and n: the k of pass@k."""
+    return [2**power for power in range(n.bit_length()) if 2**power < n] + [n]
+
+
+def judge(task, item, responses: list[str]) -> tuple[list[str | None], list[bool]]:
+    """Of each response of one item the answer that the task's headline filter finds, and whether it is right."""
+    metric, _ = headline(task)
+    answers = _filtered(task, item, responses)
+    correct = [bool(task.process_results(item.doc, [answer])[metric]) for answer in answers]
+    return [None if answer == NO_ANSWER else answer for answer in answers], correct
+
+
+def votes(answers: list[str | None]) -> list[Hashable | None]:
+    """What the answers count as in a vote: equal ones are one."""
+    return [None if answer is None else canonical(answer) for answer in answers]
 
 
 def _filtered(task, item, responses: list[str]) -> list[str]:

@@ -231,8 +231,8 @@ USUAL = Wording(
     ),
 )
 # Phrases of no corpus and no training row: they ask for what was learned of problems, not of their wording. Each word
-# is one of the corpus, so that the models that ship have seen it. A model fine-tuned on the usual wording that samples
-# 70 % of such problems right samples 32 % of these; with verbs that the corpus never counts with (earns, brings), 4 %.
+# is one of the corpus, so that the models that ship have seen it. The fine-tuned base samples 69 % right of problems in
+# the usual wording and 33 % of these; with verbs that the corpus never counts with (earns, makes), it was 3 %.
 REWORDED = Wording(
     starts=(
         "{n} keeps {a} {t} in the house.",
@@ -246,7 +246,12 @@ REWORDED = Wording(
         "There are {a} {c} in the house of {n}, and {b} {t} in each.",
     ),
     links=("{n} now {x}.", "Next day {n} {x}.", "After a meal {n} {x}."),
-    gains=("buys {b} in the town", "gets {b} as a gift from {m}", "finds {b} in the garden", "picks up {b} in the town"),
+    gains=(
+        "buys {b} in the town",
+        "gets {b} as a gift from {m}",
+        "finds {b} in the garden",
+        "picks up {b} in the town",
+    ),
     losses=("gives {b} away", "throws {b} in the river", "leaves {b} in the home of {m}", "sells {b} in the town"),
     times={2: "doubles the {t}", 3: "triples the {t}", 4: "has four times as many"},
     asks=(

@@ -30,6 +30,7 @@ LIGHT = {
     "orange": "#a6501a",
     "teal": "#329072",
     "magenta": "#b460bc",
+    "wine": "#58102c",
 }
 DARK = {
     "ink": "#f2f1ec",
@@ -41,6 +42,7 @@ DARK = {
     "orange": "#e8853a",
     "teal": "#2fbf93",
     "magenta": "#f0a5f0",
+    "wine": "#b05470",
 }
 # Color says the family of a stage, the marker which member: trained on rows, on rewards, from a teacher, mixed.
 STAGES = {

@@ -7,6 +7,8 @@ from steps.arms import Arm, Checkpoint, best_points, difference, retention, root
 from steps.gather import Gathered
 from steps.learning import Study
 from steps.learning_words import first_screen
+from steps.reinforcement import Reinforcement
+from steps.reinforcement_words import first_screen as reinforced
 from steps.row_tables import Flow
 from steps.stability import Stability
 from steps.stability_words import kept_most
@@ -33,6 +35,7 @@ class Findings:
     tried: int = 0
     learning: list[Study] = field(default_factory=list)
     stability: Stability | None = None
+    reinforcement: Reinforcement | None = None
 
     def root(self, arm: Arm) -> Arm:
         return root_of(arm, self.arms)
@@ -53,7 +56,8 @@ def findings(gathered: Gathered) -> Findings:
     grids = best_points(arms)
     hidden = {arm.name for points, best in grids.values() if best for arm in points if arm is not best}
     shown = [arm for arm in arms.values() if arm.scores and arm.name not in hidden]
-    found = Findings(arms, shown, grids, learning=gathered.learning, stability=gathered.stability)
+    known = {"learning": gathered.learning, "stability": gathered.stability, "reinforcement": gathered.reinforcement}
+    found = Findings(arms, shown, grids, **known)
     if not found.trained:
         return found
     found.ship, found.rule = choose(found, gathered.settings["report"]["keep_general"])
@@ -182,6 +186,8 @@ def answers(found: Findings) -> list[dict]:
     elif ranked[0] is not arm:
         more = difference(ranked[0], found.root(ranked[0]), "target")
         text += f" The most gained: {ranked[0].name}, {points(more)} points."
+    if found.reinforcement:
+        text += f" {reinforced(found.reinforcement)}"
     result = [
         {
             "question": "What did it gain?",

@@ -13,6 +13,7 @@ from steps import learning_rows, row_tables
 from steps.arms import Arm, Checkpoint, arms_of
 from steps.common import MANIFEST, PROVENANCE, read_json, read_jsonl, sha256_file
 from steps.learning import Study, read_study
+from steps.reinforcement import Reinforcement, read_reinforcement
 from steps.stability import Stability, read_stability
 from steps.tables import Link
 
@@ -31,6 +32,7 @@ class Gathered:
     arms: dict[str, Arm] = field(default_factory=dict)
     learning: list[Study] = field(default_factory=list)
     stability: Stability | None = None
+    reinforcement: Reinforcement | None = None
 
 
 def gather(settings: dict, results: Path, out: Path) -> Gathered:
@@ -67,6 +69,7 @@ def gather(settings: dict, results: Path, out: Path) -> Gathered:
         study.rows = learning_rows.unlearned_rows(study, results)
         study.links = learning_rows.file_links(study, results, out)
     gathered.stability = read_stability(settings["graph"], gathered.arms, results)
+    gathered.reinforcement = read_reinforcement(settings["graph"], gathered.arms, results)
     return gathered
 
 

@@ -3,6 +3,7 @@
 from steps import learning
 from steps.arms import RESAMPLES, Arm, difference, seeds_text
 from steps.causes import CAUSES, DESCRIPTIONS, NUMERALS, UNASSIGNED
+from steps.claims import MORE, verdict
 from steps.learning import ALL, ATTRIBUTED, GROUP_LABELS, LEARNED, TRUE, Study, StudyArm
 from steps.learning_stats import (
     attribution_counts,
@@ -27,8 +28,6 @@ OWN_BAR, TOGETHER_BAR = 0.5, 0.6
 # A control of the same budget was trained on at most so many times the treatment's tokens: the rows drawn at random are
 # of other lengths.
 SAME_BUDGET = 1.05
-# Lower than a control: by more than nothing.
-MORE = 1e-9
 BASES = {False: "attribution", True: "truth"}
 
 
@@ -117,13 +116,6 @@ def by_kind_table(study: Study) -> Table:
 
 
 # --- claims --------------------------------------------------------------------------------------
-
-
-def verdict(estimate: Estimate, bar: float) -> str:
-    """Held when the whole interval is at or above the bar, not held when it is all below, else undecided."""
-    if estimate.low >= bar:
-        return "held"
-    return "not held" if estimate.high < bar else "undecided"
 
 
 def claimed(arm: StudyArm, by_truth: bool) -> list[str]:

@@ -13,7 +13,16 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from steps import diagrams, figures, learning_words, row_tables, score_tables, stability_words, tables
+from steps import (
+    diagrams,
+    figures,
+    learning_words,
+    reinforcement_words,
+    row_tables,
+    score_tables,
+    stability_words,
+    tables,
+)
 from steps.common import fresh_folder, run, step_parser, write_json, write_text
 from steps.findings import Findings, answers, findings, headline, side_by_side, size_text, skipped, summary
 from steps.gather import Gathered, gather
@@ -21,6 +30,8 @@ from steps.learning import ALL
 from steps.learning_figures import learning_figures
 from steps.learning_stats import rate
 from steps.learning_tables import learning_tables
+from steps.reinforcement_figures import reinforcement_figures
+from steps.reinforcement_tables import reinforcement_tables, sampled_levels
 from steps.row_tables import Flow
 from steps.stability_figures import stability_figures
 from steps.stability_tables import stability_tables
@@ -31,7 +42,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 # Settings worth a line in "What was run"; all of them are under Provenance.
 SHOWN_SETTINGS = (
     "data", "epochs", "learning_rate", "batch_size", "adapter",
-    "method", "weights", "t", "density", "scale", "path", "generator", "rewind", "choose",
+    "method", "steps", "prompts", "generations",
+    "weights", "t", "density", "scale", "path", "generator", "rewind", "choose",
 )  # fmt: skip
 
 
@@ -63,6 +75,8 @@ def make_tables(gathered: Gathered, found: Findings, flows: list[Flow]) -> dict[
         made += learning_tables(study, found.arms)
     if found.stability:
         made += stability_tables(found.stability)
+    if found.reinforcement:
+        made += reinforcement_tables(found.reinforcement)
     return {table.name: table for table in made if table}
 
 
@@ -78,8 +92,8 @@ def make_figures(gathered: Gathered, found: Findings, flows: list[Flow]) -> dict
     logged = {
         name: {m.node: m.log for m in arm.members if m.log}
         for name, arm in found.arms.items()
-        # A model's own training is of another run, and its scale another one.
-        if arm.stage != "model" and any(m.log for m in arm.members) and (not arm.grid or arm in found.shown)
+        # A model's own training is of another run, and its scale another one; a policy's loss says nothing by itself.
+        if arm.stage not in ("model", "rl") and any(m.log for m in arm.members) and (not arm.grid or arm in found.shown)
     }
     losses = [
         r[k]
@@ -95,6 +109,8 @@ def make_figures(gathered: Gathered, found: Findings, flows: list[Flow]) -> dict
         made |= learning_figures(study)
     if found.stability:
         made |= stability_figures(found.stability)
+    if found.reinforcement:
+        made |= reinforcement_figures(found.reinforcement)
     return made
 
 
@@ -109,7 +125,8 @@ def metrics(found: Findings, flows: list[Flow]) -> dict:
         study.name: {arm.name: round(rate(study, arm, study.group(ALL)).value, 6) for arm in study.arms}
         for study in found.learning
     }
-    return {"checkpoints": arms, "rows": rows} | ({"unlearned": unlearned} if unlearned else {})
+    known = {"checkpoints": arms, "rows": rows} | ({"unlearned": unlearned} if unlearned else {})
+    return known | ({"reinforcement": sampled_levels(found.reinforcement)} if found.reinforcement else {})
 
 
 def provenance(gathered: Gathered) -> dict:
@@ -180,6 +197,7 @@ def render_page(
         stages=diagrams.stages_used(gathered.checkpoints),
         learning=learning,
         stability=stability_words.section(found.stability, made, drawn) if found.stability else None,
+        reinforcement=reinforcement_words.section(found.reinforcement, made, drawn) if found.reinforcement else None,
         grids={name: best for name, (_, best) in found.grids.items()},
         curves=[name for name in drawn if name.startswith("curves_")],
         samples=side_by_side(found) if found.ship else [],

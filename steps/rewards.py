@@ -21,8 +21,6 @@ import numpy as np
 from steps import verify
 from steps.equivalence import Checker
 
-# Kinds that need something of the row: its answer, or its check.
-VERIFIABLE = ("answer", "instruction")
 FIELDS = re.compile(r"\{(prompt|response)\}")
 # Texts that the reward model reads at a time.
 BATCH = 16
@@ -79,8 +77,8 @@ def _check_self(where: str, one: dict) -> None:
     for field in ("prompt", "response"):
         if f"{{{field}}}" not in one["prompt"]:
             raise ValueError(f"{where}.prompt: the template does not show {{{field}}}; write it where it belongs")
-    if not one["yes"].strip() or not one["no"].strip() or one["yes"] == one["no"]:
-        raise ValueError(f"{where}: yes {one['yes']!r} and no {one['no']!r} must be two different answers")
+    if not one["right"].strip() or not one["wrong"].strip() or one["right"] == one["wrong"]:
+        raise ValueError(f"{where}: right {one['right']!r} and wrong {one['wrong']!r} must be two different answers")
 
 
 def _check_custom(where: str, one: dict) -> None:
@@ -304,12 +302,12 @@ class Rewards:
         ]
 
     def _ask_itself(self, one: dict, rows: list[dict], responses: list[str]) -> list[Scored]:
-        """Probability of yes against no: the policy's belief that its response is good."""
+        """Probability of `right` against `wrong`: the policy's belief that its response is good."""
         prompts = [
             [{"role": "user", "content": fill(one["prompt"], question(row), response)}]
             for row, response in zip(rows, responses, strict=True)
         ]
-        beliefs = self.believes(prompts, [[one["yes"], one["no"]]] * len(prompts))
+        beliefs = self.believes(prompts, [[one["right"], one["wrong"]]] * len(prompts))
         return [guarded(float, belief[0]) for belief in beliefs]
 
     def totals(self, values: dict[str, list[float]]) -> list[float]:

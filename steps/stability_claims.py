@@ -5,21 +5,18 @@ from statistics import fmean
 
 from steps import peft_arena
 from steps.arms import Arm, difference, negated
-from steps.learning_tables import MORE, verdict
+from steps.claims import MORE, NO_LESS, origin, percent, points, verdict
 from steps.score_tables import ORIGIN
 from steps.stability import Arena, Pool, Stability, Trail, pools
 from steps.stability_stats import correlation, path_difference, point, point_difference
-from steps.tables import Column, Estimate, Table, cell_text, number_text
+from steps.tables import Column, Estimate, Table, cell_text
 
 # "About as much", in points: PEFT-Arena's four ranks of LoRA differ by 2.3 among themselves.
 ALIKE = 0.03
-# "No less target", in points: what a loss of target may at most be for a point of a path to be better than its end.
-NO_LESS = 0.02
 # From this rank correlation on, target drift would say something of the target gain: a quarter of the spread of ranks.
 PREDICTS = 0.5
 # One coefficient decides, and it is that of ranks: drift spans orders of magnitude.
 DECIDES = "spearman"
-VERDICTS = ("held", "undecided", "not held")
 
 
 def claims_table(stability: Stability) -> Table | None:
@@ -51,23 +48,10 @@ def arena_text(arena: Arena) -> str:
     return f"arms trained from {arena.root.name}" + (f" on {arena.data}" if arena.data else "") + tokens
 
 
-def points(estimate: Estimate) -> str:
-    return f"{cell_text('points', estimate)} points"
-
-
-def percent(estimate: Estimate) -> str:
-    return f"{number_text('percent', estimate.value)} %"
-
-
-def _origin(arms: list[Arm]) -> dict:
-    seeds = sorted({seed for arm in arms for seed in arm.seeds})
-    return {"seeds": " ".join(map(str, seeds)) or "–", "manifest": [link for arm in arms for link in arm.links]}
-
-
 def _row(claim: str, published: str, here: str, found: str, arms: list[Arm], **numbers: Estimate) -> dict:
     n = next(iter(numbers.values())).n
     published = published.replace(" -", " −")
-    return {"claim": claim, "published": published, "here": here, "verdict": found, "n": n, **numbers, **_origin(arms)}
+    return {"claim": claim, "published": published, "here": here, "verdict": found, "n": n, **numbers, **origin(arms)}
 
 
 # --- arms against arms ---------------------------------------------------------------------------

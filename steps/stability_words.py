@@ -1,11 +1,10 @@
 """Stability and plasticity in words, all of them computed: the first screen's sentence and those of the section."""
 
-from collections import Counter
-
 from steps import peft_arena
 from steps.arms import Arm, difference, forgetting
+from steps.claims import grouped, percent, points, verdict_counts
 from steps.stability import Arena, Pool, Stability, measure_label, pools, ranked
-from steps.stability_claims import VERDICTS, arena_text, percent, points, pool_correlation
+from steps.stability_claims import arena_text, pool_correlation
 from steps.stability_figures import arena_name, best_measures, families_shown, points_name
 from steps.stability_stats import LEAST_RECIPES, correlation
 from steps.stability_tables import compact_arenas, compact_merges, compact_paths, path_tasks
@@ -67,25 +66,6 @@ def correlation_sentence(stability: Stability, pool: Pool) -> str:
         f"Over {found.n} checkpoints of {recipes} recipes trained from {pool.root.name}, forgetting goes most with"
         f" {measure_label(name)}: rank correlation {cell_text('decimal', found)}."
     )
-
-
-def grouped(claims: Table) -> list[dict]:
-    """Rows of one claim together: {"claim", "published", "verdict" over them, "rows"}."""
-    found: dict[str, list[dict]] = {}
-    for row in claims.rows:
-        found.setdefault(row["claim"], []).append(row)
-    groups = []
-    for claim, rows in found.items():
-        told = {row["verdict"] for row in rows}
-        held = sum(row["verdict"] == "held" for row in rows)
-        verdict = told.pop() if len(told) == 1 else f"{held} of {len(rows)}"
-        groups.append({"claim": claim, "published": rows[0]["published"], "verdict": verdict, "rows": rows})
-    return groups
-
-
-def verdict_counts(claims: Table) -> str:
-    counts = Counter(row["verdict"] for row in claims.rows)
-    return ", ".join(f"{counts[name]} {name}" for name in VERDICTS if counts[name])
 
 
 def section(stability: Stability, made: dict[str, Table], drawn: dict[str, str]) -> dict:

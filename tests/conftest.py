@@ -7,6 +7,9 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+# As Snakemake runs the steps. A second thread gains nothing on models this small, and where another process wants the
+# processor the threads spin while they wait for each other: a file of tests then takes ten times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Qwen's ChatML turns, without its tool and thinking branches. The generation tags mark what the assistant writes.
 CHAT_TEMPLATE = (

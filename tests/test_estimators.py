@@ -54,6 +54,40 @@ def test_majority_is_the_chance_of_a_random_tie_break():
         assert estimators.majority(answers, correct) == pytest.approx(wins / 400, abs=0.12)
 
 
+def test_majority_at_k_is_the_mean_over_every_subset():
+    # "a" and "d" are both right; None does not vote.
+    pools = [*product("abc", repeat=5), *product(("a", "b", None), repeat=5)]
+    pools += [tuple(np.random.default_rng(i).choice(["a", "b", "c", "d", "e", None], size=8)) for i in range(60)]
+    for answers in pools:
+        correct = [answer in ("a", "d") for answer in answers]
+        ks = range(1, len(answers) + 1)
+        subsets = {k: list(combinations(range(len(answers)), k)) for k in ks}
+        expected = [
+            np.mean([estimators.majority([answers[i] for i in c], [correct[i] for i in c]) for c in subsets[k]])
+            for k in ks
+        ]
+        np.testing.assert_allclose(estimators.majority_at_k(answers, correct, ks), expected, atol=1e-12)
+
+
+def test_majority_at_k_of_64_samples_agrees_with_random_subsets():
+    rng = np.random.default_rng(0)
+    answers = ["a"] * 20 + ["b"] * 18 + ["c"] * 9 + [f"once {i}" for i in range(12)] + [None] * 5
+    correct = [answer == "a" for answer in answers]
+    ks = [1, 2, 4, 8, 16, 32, 64]
+    found = estimators.majority_at_k(answers, correct, ks)
+    assert found[0] == pytest.approx(20 / 64) and found[-1] == 1.0
+    for k, value in zip(ks, found, strict=True):
+        chosen = [rng.choice(64, size=k, replace=False) for _ in range(1500)]
+        drawn = [estimators.majority([answers[i] for i in c], [correct[i] for i in c]) for c in chosen]
+        assert value == pytest.approx(np.mean(drawn), abs=4 * np.std(drawn) / np.sqrt(1500) + 1e-12)
+
+
+def test_majority_at_k_of_answers_that_are_all_right_wrong_or_absent():
+    assert estimators.majority_at_k([None] * 1000, [False] * 1000, [1, 1000]) == [0.0, 0.0]
+    assert estimators.majority_at_k(["a"] * 1000, [True] * 1000, [1, 500]) == [1.0, 1.0]
+    assert estimators.majority_at_k(["a"] * 4, [False] * 4, [1, 4]) == [0.0, 0.0]
+
+
 def test_mean_has_lm_evals_standard_error():
     from lm_eval.api.metrics import mean_stderr
 

@@ -400,7 +400,7 @@ def test_the_model_judges_only_where_a_reward_asks(step, monkeypatch):
     monkeypatch.setattr(Engine, "load", load)
     step()
     assert not loaded
-    judge = {"kind": "self", "weight": 0.5, "prompt": "{prompt} {response} Right?", "yes": "yes", "no": "no"}
+    judge = {"kind": "self", "weight": 0.5, "prompt": "{prompt} {response} Right?", "right": "yes", "wrong": "no"}
     out = step(rewards={"answer": ANSWER, "judge": judge})
     assert len(loaded) == 1
     first = next(read_jsonl(out / "cases.jsonl"))

@@ -238,6 +238,8 @@ def fake_run(root: Path, *, seeds=(0,), grid=False, data=True, evaluated=True, s
             "detected": [],
             "diagnosed": [],
             "geometry": [],
+            "explore": [],
+            "gates": [],
         },
     }  # fmt: skip
 
