@@ -34,13 +34,14 @@ test: lint
 
 # Needs training rows and checkpoints of the demo.
 bench: setup
-	snakemake --cores all results/fable/data/problems/bucket/train.jsonl results/fable/data/lessons/bucket/train.jsonl foundation
+	snakemake --cores all results/fable/data/problems/bucket/train.jsonl results/fable/data/lessons/bucket/train.jsonl results/fable/gate/grpo/manifest.json foundation
 	python -m benches.sft_throughput
 	python -m benches.clean
 	python -m benches.detection
 	python -m benches.adapters
 	python -m benches.merge
 	python -m benches.geometry
+	python -m benches.rl
 
 # What another clone has pushed, checked against dvc.lock.
 pull: setup

@@ -48,7 +48,7 @@ def build_trainer(
 
         # -- sampling and rewards
 
-        def rollouts(self, prompts: list, _: Any) -> dict:
+        def rollouts(self, prompts: list) -> dict:
             """TRL's rollout_func: every prompt comes `generations` times in a row."""
             size = settings["generations"]
             seeds = [settings["seed"], self.state.global_step // settings["iterations"]]
@@ -388,7 +388,7 @@ def build_trainer(
         ),
         train_dataset=Dataset.from_list([{"prompt": rows[i]["messages"][:-1], "row": i} for i in plan.order]),
         processing_class=tokenizer,
-        rollout_func=lambda prompts, trainer: trainer.rollouts(prompts, trainer),
+        rollout_func=lambda prompts, trainer: trainer.rollouts(prompts),
     )
     judged = any(reward["kind"] == "self" for reward in settings["rewards"].values())
     needs_start = settings["kl"] or settings["watch_kl"] or judged or (kin and kin["teacher"]["kind"] == "start")

@@ -38,12 +38,13 @@ class Explored:
     folder: Path
 
     @cached_property
-    def items(self) -> dict[tuple[str, str], dict[Any, dict]]:
-        """(task, mode) → item → {"correct": [samples] booleans, "answers"}."""
-        found: dict[tuple[str, str], dict[Any, dict]] = {}
+    def items(self) -> dict[tuple[str, str], dict[Any, tuple[list[bool], float]]]:
+        """(task, mode) → item → (which samples are correct, the chance that the majority of all is)."""
+        found: dict[tuple[str, str], dict[Any, tuple[list[bool], float]]] = {}
         for row in read_jsonl(self.folder / "items.jsonl"):
-            kept = {"correct": row["correct"], "answers": row["answers"]}
-            found.setdefault((row["task"], row["mode"]), {})[row["doc_id"]] = kept
+            votes = [None if answer is None else canonical(answer) for answer in row["answers"]]
+            judged = row["correct"], estimators.majority(votes, row["correct"])
+            found.setdefault((row["task"], row["mode"]), {})[row["doc_id"]] = judged
         return found
 
     def per_item(self, task: str, mode: str, metric: str) -> dict[Any, float]:
@@ -52,9 +53,8 @@ class Explored:
         rows = self.items[task, mode]
         if name == "majority":
             assert int(k) == self.tasks[task][mode]["samples"], metric
-            votes = {doc: [a and canonical(a) for a in row["answers"]] for doc, row in rows.items()}
-            return {doc: estimators.majority(votes[doc], row["correct"]) for doc, row in rows.items()}
-        values = estimators.pass_at_k(np.array([row["correct"] for row in rows.values()], dtype=bool), int(k))
+            return {doc: majority for doc, (_, majority) in rows.items()}
+        values = estimators.pass_at_k(np.array([correct for correct, _ in rows.values()], dtype=bool), int(k))
         return dict(zip(rows, values.tolist(), strict=True))
 
 

@@ -5,7 +5,7 @@ from statistics import fmean
 
 from steps.arms import Arm
 from steps.figures import LIGHT, new_axes, scatter, to_svg
-from steps.reinforcement import METHODS, MODES, Comparison, Reinforcement, logged, method, method_name, settings_of
+from steps.reinforcement import MODES, Comparison, Reinforcement, logged, method, settings_of
 from steps.reinforcement_tables import MODE_LABELS
 from steps.tables import Estimate
 
@@ -22,17 +22,15 @@ SOLID, DASHED, DOTTED = "-", (0, (5, 2.5)), (0, (1, 2))
 # Column of the training log → what its axis says, factor.
 QUANTITIES = {
     "correct": ("correct samples, %", 100),
-    "reward": ("reward, mean", 1),
     "length": ("response, tokens", 1),
     "entropy": ("entropy, nats per token", 1),
     "kl": ("KL to the start, nats per token", 1),
     "no_signal": ("groups without signal, %", 100),
+    "reward": ("reward, mean", 1),
     "clipped": ("clipped tokens, %", 100),
     "distilled": ("distilled samples, %", 100),
     "truncated": ("responses cut off, %", 100),
 }
-# Those shown at once; the others are folded away.
-FIRST = ("correct", "length", "entropy", "kl", "no_signal", "reward")
 PANEL = 330, 230
 # A curve is a running mean over this share of its steps.
 SMOOTH = 0.1
@@ -132,11 +130,15 @@ def curve_name(quantity: str) -> str:
 
 
 def curve_figures(found: Reinforcement) -> dict[str, str]:
-    """The curves of all runs; the parts of the reward where there are several."""
+    """The curves of all runs; the parts of the reward where there are several. What is 0 throughout is left out, and
+    the reward where it is 1 for correct samples and 0 for others."""
     rewards = dict.fromkeys(name for arm in found.arms for name in settings_of(arm)["rewards"])
     parts = {f"reward_{name}": (f"reward {name}, mean", 1) for name in rewards} if len(rewards) > 1 else {}
+    plain = all(logged(arm, "reward") == logged(arm, "correct") for arm in found.arms)
     made = {}
     for quantity, (label, factor) in (QUANTITIES | parts).items():
+        if quantity == "reward" and plain:
+            continue
         lines = []
         for arm in found.arms:
             runs = [(steps, [factor * v for v in values]) for steps, values in logged(arm, quantity)]
@@ -251,13 +253,6 @@ def trade_figure(found: Reinforcement, comparison: Comparison, name: str) -> str
     looks = {arm.name: look(arm, found) for arm in arms}
     title = f"Target against general capability of what was made from {comparison.start.name}"
     return scatter(arms, {comparison.start.name}, name, title, looks, size=(420, 380))
-
-
-def legend(found: Reinforcement) -> list[tuple[str, str]]:
-    """(what, color token) of everything shown, for the page."""
-    named = {method_name(arm): look(arm, found)[0] for arm in found.arms}
-    ordered = {name: named.pop(name) for name in METHODS.values() if name in named} | named
-    return list(ordered.items())
 
 
 def reinforcement_figures(found: Reinforcement) -> dict[str, str]:

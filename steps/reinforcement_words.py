@@ -13,12 +13,13 @@ from steps.reinforcement import (
     counted,
     flags,
     gain,
+    method,
     method_name,
     same_tokens,
     settings_of,
     spent,
 )
-from steps.reinforcement_figures import FIRST, curve_name, gain_name, legend, majority_name, pass_name, trade_name
+from steps.reinforcement_figures import curve_name, gain_name, majority_name, pass_name, trade_name
 from steps.reinforcement_tables import (
     MODE_LABELS,
     compact_changes,
@@ -34,6 +35,8 @@ from steps.text import shorten
 
 PROMPT_CHARS, RESPONSE_CHARS = 700, 500
 GRPO = "grpo"
+# Curves shown at once; the others are folded away.
+CURVES = 6
 
 
 # --- what was gained and lost --------------------------------------------------------------------
@@ -262,7 +265,6 @@ def section(found: Reinforcement, made: dict[str, Table], drawn: dict[str, str])
     """What the section says beside its tables and figures."""
     claims, changes = made.get("reinforcement_claims"), made.get("reinforcement_changes")
     curves = [name for name in drawn if name.startswith(curve_name(""))]
-    first = [curve_name(quantity) for quantity in FIRST if curve_name(quantity) in curves]
     return {
         "comparisons": [
             {
@@ -278,10 +280,9 @@ def section(found: Reinforcement, made: dict[str, Table], drawn: dict[str, str])
             }
             for i, comparison in enumerate(found.comparisons)
         ],
-        "legend": legend(found),
-        "others": [name for name in METHODS.values() if name not in dict(legend(found))],
-        "curves": first,
-        "more_curves": [name for name in curves if name not in first],
+        "others": [name for key, name in METHODS.items() if key not in map(method, found.arms)],
+        "curves": curves[:CURVES],
+        "more_curves": curves[CURVES:],
         "seeds": max(len(arm.members) for arm in found.arms),
         "passes": [name for of in (pass_name, gain_name) for task in found.tasks if (name := of(task)) in drawn],
         "majorities": [name for mode in MODE_LABELS if (name := majority_name(mode)) in drawn],

@@ -363,8 +363,8 @@ def measured(name: str, right: float, *, method=None, general=0.6, tokens=40.0, 
             made = replace(made, parents=[], stage="sft")
         nodes.append(replace(made, recipe=name, seed=seed, settings=settings, log=log, manifest=manifest))
         n, share = 200, right + off
-        rows = {i: {"correct": [i < round(share * n)] * 2, "answers": ["1", "1"]} for i in range(n)}
-        values = np.array([row["correct"] for row in rows.values()], dtype=float)
+        rows = {i: ([i < round(share * n)] * 2, float(i < round(share * n))) for i in range(n)}
+        values = np.array([correct for correct, _ in rows.values()], dtype=float)
         cell = {
             "n": n, "samples": 2, "temperature": 1.0, "pass@1": estimators.mean(values.mean(axis=1)),
             "pass@2": estimators.mean(values.max(axis=1)), "majority@2": estimators.mean(values.mean(axis=1)),
@@ -541,13 +541,12 @@ def test_methods_are_told_apart_by_everyone(palette):
 def test_every_quantity_is_drawn(made):
     _, _, out = made
     drawn = {path.stem for path in (out / "figures").glob("*.svg")}
-    curves = {
-        f"reinforcement_curve_{q}" for q in ("correct", "reward", "length", "entropy", "kl", "no_signal", "distilled")
-    }
+    curves = {f"reinforcement_curve_{q}" for q in ("correct", "length", "entropy", "kl", "no_signal", "distilled")}
     passes = {f"reinforcement_pass_{task}" for task in TASKS}
     votes = {"reinforcement_majority_cot", "reinforcement_majority_direct"}
     rest = {"reinforcement_trade", "timing_reinforcement", *(f"reinforcement_gain_{task}" for task in TASKS)}
     assert curves | passes | votes | rest <= drawn
+    assert "reinforcement_curve_reward" not in drawn  # which is the share of correct samples here
     assert not {f"curves_{name}" for name in METHODS} & drawn  # a policy's loss is no curve of learning
     assert "curves_more_sft" in drawn
     for name in drawn:
