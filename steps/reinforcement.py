@@ -130,6 +130,11 @@ class Reinforcement:
     def shown(self) -> list[Arm]:
         return list({arm.name: arm for comparison in self.comparisons for arm in comparison.shown}.values())
 
+    def short_name(self, arm: Arm) -> str:
+        """The recipe of a grid's chosen point, where no other point of it is shown."""
+        alone = sum(other.recipe == arm.recipe for other in self.shown) == 1
+        return arm.recipe if arm.grid and alone else arm.name
+
     @property
     def tasks(self) -> list[str]:
         """The tasks that were explored, those of the target first."""

@@ -113,7 +113,7 @@ def curve(name: str, label: str, lines: list[tuple[Arm, list[tuple[list, list]]]
         if len(runs) > 1:
             axes.fill_between(steps, low, high, color=color, alpha=0.14, lw=0)
         axes.plot(steps, mean, color=color, lw=1.6, ls=dash(arm, found))
-        labels.append((arm.name, steps[-1], mean[-1], color))
+        labels.append((found.short_name(arm), steps[-1], mean[-1], color))
     axes.set(xlabel="step", ylabel=label)
     axes.set_xlim(0, None)
     least, most = axes.get_ylim()
@@ -175,7 +175,7 @@ def samples_figure(
         if bands:
             axes.fill_between(ks, low, high, color=color, alpha=0.1, lw=0)
         axes.plot(ks, values, color=color, lw=1.5, ls=dash(arm, found), marker=marker, ms=3.5)
-        labels.append((arm.name, ks[-1], values[-1], color))
+        labels.append((found.short_name(arm), ks[-1], values[-1], color))
     axes.set_xscale("log", base=2)
     ks = sorted({k for _, at in lines for k in at})
     axes.set_xticks(ks, [str(k) for k in ks])

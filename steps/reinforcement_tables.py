@@ -1,6 +1,5 @@
 """The tables of reinforcement learning: what each method came to, exploration, votes, monitoring, the gate, speed."""
 
-from collections.abc import Iterable
 from dataclasses import replace
 from statistics import fmean, median
 
@@ -8,7 +7,6 @@ from steps.arms import RESAMPLES, Arm, negated
 from steps.reinforcement import (
     MODES,
     Comparison,
-    Gate,
     Reinforcement,
     counted,
     ends,
@@ -120,7 +118,7 @@ def compact_final(table: Table, comparison: Comparison) -> Table:
     """For the page: gains, losses and what became of exploration, of one comparison."""
     names = [arm.name for arm in comparison.shown]
     once = any(row.get("pass@1") for row in table.rows)
-    level, gain = ("pass@1", "gain") if once else ("target", "greedy_gain")
+    level, gained = ("pass@1", "gain") if once else ("target", "greedy_gain")
     columns = [IDENTITY[0], Column("level", "pass@1 %" if once else "target %", "percent")]
     columns += [Column("gained", "gain", "points"), Column("forgetting", "forgetting", "points")]
     columns += [Column("length", "tokens", "tenths"), Column("entropy", "entropy", "decimal")]
@@ -131,7 +129,7 @@ def compact_final(table: Table, comparison: Comparison) -> Table:
 
     rows = [
         row
-        | {"level": plain(row.get(level)), "gained": row.get(gain), "length": plain(row.get("length"))}
+        | {"level": plain(row.get(level)), "gained": row.get(gained), "length": plain(row.get("length"))}
         | {"entropy": plain(row.get("entropy"))}
         for row in rows
     ]
@@ -348,40 +346,55 @@ def compact_monitoring(table: Table) -> Table:
 # --- the gate ------------------------------------------------------------------------------------
 
 
-def _alike(found: Reinforcement) -> Iterable[tuple[list[str], Gate]]:
-    """Gates with the nodes that share them: equal rewards and rows from one start give equal ones."""
-    groups: dict[str, tuple[list[str], Gate]] = {}
-    for node, gate in found.gates.items():
-        groups.setdefault(repr((gate.checks, gate.counts)), ([], gate))[0].append(node)
-    return groups.values()
+def _alike(found: Reinforcement, cells: dict[str, list[tuple]]) -> list[tuple[tuple, str, str]]:
+    """Equal cells once, as (cells, recipes, seeds): the gates of recipes with equal rewards and start are alike.
+
+    Args:
+        cells: node → what its gate found, piece by piece.
+    """
+    of_node = {m.node: m for arm in found.every.values() for m in arm.members}
+    recipes: dict[tuple, dict[str, None]] = {}  # (piece, seed) → recipes
+    for node, pieces in cells.items():
+        for piece in pieces:
+            recipes.setdefault((piece, of_node[node].seed), {})[of_node[node].recipe] = None
+    seeds: dict[tuple, list[int]] = {}  # (piece, recipes) → seeds
+    for (piece, seed), names in recipes.items():
+        seeds.setdefault((piece, " ".join(names)), []).append(seed)
+    return [(piece, names, " ".join(map(str, of))) for (piece, names), of in seeds.items()]
+
+
+GATED = [Column("recipes", "recipes", "code"), Column("seeds", "seeds")]
 
 
 def gate_table(found: Reinforcement) -> Table | None:
+    cells = {
+        node: [(c["check"], float(c["value"]), float(c["bar"]), int(c["n"]), c["verdict"]) for c in gate.checks]
+        for node, gate in found.gates.items()
+    }
     columns = [Column("check", "check"), Column("value", "value", "number"), Column("bar", "bar", "number")]
-    columns += [Column("n", "n", "integer"), Column("verdict", "verdict"), Column("nodes", "nodes", "code")]
-    rows = []
-    for nodes, gate in _alike(found):
-        for check in gate.checks:
-            numbers = {key: float(check[key]) for key in ("value", "bar")}
-            rows.append(check | numbers | {"n": int(check["n"]), "nodes": " ".join(nodes)})
+    columns += [Column("n", "n", "integer"), Column("verdict", "verdict"), *GATED]
+    keys = [column.key for column in columns]
+    rows = [dict(zip(keys, (*piece, *of), strict=True)) for piece, *of in _alike(found, cells)]
+    order = list(dict.fromkeys(row["check"] for row in rows))
     caption = (
         "Before training: known-good answers must score above known-bad and malformed ones, answers must parse, and the"
         " start's own samples must differ in reward within their groups. A check that fails stops the run."
     )
+    rows.sort(key=lambda row: order.index(row["check"]))
     return Table("reinforcement_gate", caption, columns, rows) if rows else None
 
 
 def prompts_table(found: Reinforcement) -> Table | None:
     """How many rows train, and why the others do not."""
-    rows, reasons = [], {}
-    for nodes, gate in _alike(found):
-        left = gate.counts.get("quarantined", {})
-        reasons |= dict.fromkeys(left)
-        rows.append({"nodes": " ".join(nodes), "in": gate.counts["in"], "kept": gate.counts["kept"], **left})
-    columns = [Column("nodes", "nodes", "code"), Column("in", "rows", "integer"), Column("kept", "train", "integer")]
-    columns += [Column(reason, reason.replace("_", " "), "integer") for reason in sorted(reasons)]
+    counts = {node: gate.counts for node, gate in found.gates.items()}
+    reasons = sorted({reason for of_node in counts.values() for reason in of_node["quarantined"]})
+    keys = ["in", "kept", *reasons]
+    cells = {node: [tuple((of | of["quarantined"]).get(key, 0) for key in keys)] for node, of in counts.items()}
+    rows = [dict(zip([*keys, "recipes", "seeds"], (*piece, *of), strict=True)) for piece, *of in _alike(found, cells)]
+    columns = [Column("in", "rows", "integer"), Column("kept", "train", "integer")]
+    columns += [Column(reason, reason.replace("_", " "), "integer") for reason in reasons]
     caption = "Rows of the data set that the gate let through, and those left out by their pass rate under the start."
-    return Table("reinforcement_rows", caption, columns, rows) if rows else None
+    return Table("reinforcement_rows", caption, columns + GATED, rows) if rows else None
 
 
 # --- speed ---------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from steps.reinforcement import (
     counted,
     flags,
     gain,
+    matched,
     method,
     method_name,
     same_tokens,
@@ -58,13 +59,14 @@ def first_screen(found: Reinforcement) -> str:
     """Of the largest comparison, what GRPO, the best of its kin and the control gained; "" before any was measured."""
     comparison = found.comparisons[0]
     named = [comparison.of_method.get(GRPO), best_kin(found, comparison), *comparison.controls]
-    told = [(arm, estimate) for arm in named if arm and (estimate := measured_gain(found, comparison, arm))]
-    if not told:
-        return ""
-    once = found.change(told[0][0], comparison.start, "pass@1") is not None
-    what = f"pass@1 on {found.target}" if once else "the target, greedy"
-    each = ", ".join(f"{_named(arm)} {points(estimate)}" for arm, estimate in told)
-    return f"Reinforcement learning from {comparison.start.name}, in {what}: {each}."
+    named = [arm for arm in named if arm]
+    sampled = {arm.name: found.change(arm, comparison.start, "pass@1") for arm in named}
+    greedy = {arm.name: gain(arm, comparison.start, "target") for arm in named}
+    for told, what in ((sampled, f"pass@1 on {found.target}"), (greedy, "the target, greedy")):
+        each = [f"{_named(arm)} {points(told[arm.name])}" for arm in named if told[arm.name]]
+        if each:
+            return f"Reinforcement learning from {comparison.start.name}, in {what}: {', '.join(each)}."
+    return ""
 
 
 def _named(arm: Arm) -> str:
@@ -85,14 +87,21 @@ def leads(found: Reinforcement, comparison: Comparison) -> list[str]:
         told.append(text + (f" Against GRPO: {points(more)}." if more else ""))
     for control in comparison.controls:
         text = _gained(found, comparison, control, f"The control {control.name} ({control.stage})")
-        ours, theirs = spent(grpo or comparison.arms[0]), spent(control)
-        if ours and theirs:
-            text += f" It was trained on {theirs:,} tokens, {(grpo or comparison.arms[0]).name} on {ours:,}"
-            unequal = f": more than {100 * (SAME_TOKENS - 1):.0f} % apart, so that no claim rests on the two."
-            text += "." if same_tokens(grpo or comparison.arms[0], control) else unequal
-        told.append(text)
+        told.append(text and text + _tokens(control, grpo or comparison.arms[0]))
     measured = [text for text in told if text]
-    return measured or [f"{len(comparison.arms)} runs from {start.name} are trained; none has been measured yet."]
+    runs = sum(len(arm.members) for arm in comparison.arms)
+    return measured or [f"Of {runs} runs from {start.name} none has been measured on the target."]
+
+
+def _tokens(control: Arm, arm: Arm) -> str:
+    """What a control was trained on, and whether that is the budget of an arm."""
+    ours, theirs = spent(arm), spent(control)
+    if not ours or not theirs:
+        return ""
+    unequal = f": more than {100 * (SAME_TOKENS - 1):.0f} % apart, so that no claim rests on the two"
+    return (
+        f" It was trained on {theirs:,} tokens, {arm.name} on {ours:,}{'' if same_tokens(arm, control) else unequal}."
+    )
 
 
 def _called(arm: Arm) -> str:
@@ -106,7 +115,7 @@ def _gained(found: Reinforcement, comparison: Comparison, arm: Arm, who: str) ->
     greedy, general = (gain(arm, start, axis) for axis in ("target", "general"))
     parts = []
     if once:
-        before, after = (found.level(a, found.target, "pass@1") for a in (start, arm))
+        after, before = (found.level(side, found.target, "pass@1") for side in matched(arm, start))
         where = f"pass@1 on {found.target} (T = {temperature(found):g})"
         parts.append(f"{where} {percent(before)} → {percent(after)}, {points(once)}")
     if greedy:
@@ -205,10 +214,9 @@ def let_through(found: Reinforcement) -> str:
     node = next((m.node for arm in found.arms for m in arm.members if m.node in found.gates), None)
     if node is None:
         return ""
-    gate = found.gates[node]
-    left = gate.counts.get("quarantined", {})
-    why = ", ".join(f"{n:,} {reason.replace('_', ' ')}" for reason, n in sorted(left.items()))
-    text = f"{gate.counts['kept']:,} of {gate.counts['in']:,} rows train {node}"
+    counts = found.gates[node].counts
+    why = ", ".join(f"{n:,} {reason.replace('_', ' ')}" for reason, n in sorted(counts["quarantined"].items()))
+    text = f"{counts['kept']:,} of {counts['in']:,} rows train {node}"
     return text + (f"; left out: {why}." if why else ".")
 
 

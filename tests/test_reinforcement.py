@@ -20,7 +20,7 @@ from steps.gather import gather
 from steps.reinforcement import Comparison, Explored, Reinforcement
 from steps.reinforcement_claims import broken, claims_table
 from steps.reinforcement_figures import LOOKS, over_runs, reinforcement_figures, smoothed, spread
-from steps.reinforcement_tables import reading, reinforcement_tables
+from steps.reinforcement_tables import gate_table, reading, reinforcement_tables
 from steps.reinforcement_words import best_kin, completions, leads
 from tests import test_report
 from tests.test_report import VISION, Page, fake_run, linear, make, node, oklab, read_table, write_evaluation
@@ -337,10 +337,18 @@ def test_monitoring_compares_both_ends(made):
 
 
 def test_gates_that_are_alike_stand_once(made):
-    _, settings, out = made
+    root, settings, out = made
     rows = read_table(out, "reinforcement_gate")
     assert [row["check"] for row in rows] == [check for check, *_ in CHECKS]
-    assert rows[0]["nodes"].split() == sorted(settings["graph"]["gates"], key=settings["graph"]["gates"].index)
+    assert (rows[0]["recipes"], rows[0]["seeds"]) == ("grpo sdpo srpo rlsd rlrt grpo_judged", "0 1 2")
+    found = found_in(root, settings)
+    found.gates["sdpo-s1"].checks[2] = found.gates["sdpo-s1"].checks[2] | {"value": "0.5"}
+    rows = [row for row in gate_table(found).rows if row["check"] == CHECKS[2][0]]
+    assert {(row["value"], row["recipes"], row["seeds"]) for row in rows} == {
+        (0.87, "grpo sdpo srpo rlsd rlrt grpo_judged", "0 2"),
+        (0.87, "grpo srpo rlsd rlrt grpo_judged", "1"),
+        (0.5, "sdpo", "1"),
+    }
     (row,) = read_table(out, "reinforcement_rows")
     assert (row["in"], row["kept"], row["never_solved"], row["always_solved"]) == ("1140", "640", "320", "180")
     text = (out / "index.html").read_text(encoding="utf-8")
