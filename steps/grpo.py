@@ -205,15 +205,18 @@ def build_trainer(
 
         def mean_weight(self, found: dict, output: dict) -> Any:
             """SRPO's mean entropy weight over the whole batch of rollouts, of which the loss sees a part at a time."""
+            taught = found["taught"].nonzero().squeeze(1)
+            if not len(taught):
+                return torch.ones((), device=taught.device)
             total = count = 0.0
-            for chosen in found["taught"].nonzero().squeeze(1).split(settings["batch_size"]):
+            for chosen in taught.split(settings["batch_size"]):
                 part = {key: output[key][chosen] for key in ("completion_ids", "completion_mask")}
                 with teacher.wearing(self.model, self.teacher.weights):
                     logits = self.logits(found["teacher_ids"][chosen], found["teacher_mask"][chosen], part)
                 weights = torch.exp(-kin["entropy_weight"] * entropy_from_logits(logits))
                 total += (weights * part["completion_mask"]).sum()
                 count += part["completion_mask"].sum()
-            return torch.as_tensor(total / count if count else 1.0, device=found["taught"].device)
+            return total / count
 
         def keep(self, output: dict) -> None:
             """Some groups of the rollouts, and the failed scores, as files that a resumed run writes again."""

@@ -16,7 +16,6 @@ import numpy as np
 from steps import estimators
 from steps.arms import Arm, Checkpoint, Score, best_points, difference, paired, pooled
 from steps.common import MANIFEST, read_json, read_jsonl
-from steps.score_tables import AXES
 from steps.tables import Estimate
 from steps.verify import canonical
 
@@ -137,15 +136,15 @@ class Reinforcement:
 
     @property
     def tasks(self) -> list[str]:
-        """The tasks that were explored, those of the target first."""
-        axis = {score.task: AXES.index(score.axis) for arm in self.every.values() for score in arm.scores.values()}
-        names = {task for run in self.explored.values() for task in run.tasks}
-        return sorted(names, key=lambda task: (axis.get(task, len(AXES)), task))
+        """The tasks that were explored, in the order of the settings."""
+        return list(dict.fromkeys(task for run in self.explored.values() for task in run.tasks))
 
     @property
     def target(self) -> str | None:
-        """The task that speaks for the target; None while nothing was explored."""
-        return next(iter(self.tasks), None)
+        """The task that speaks for the target: the first of that axis or, where none is, the first of all; None while
+        nothing was explored."""
+        of_target = {score.task for arm in self.every.values() for score in arm.on("target")}
+        return next((task for task in self.tasks if task in of_target), next(iter(self.tasks), None))
 
     @property
     def largest(self) -> int:
@@ -285,7 +284,7 @@ def read_reinforcement(graph: dict, arms: dict[str, Arm], results: Path) -> Rein
     if not trained:
         return None
     explored = {
-        name: Explored(read_json(results / "explore" / name / "explore.json")["tasks"], results / "explore" / name)
+        name: _explored(results / "explore" / name)
         for name in graph["explore"]
         if (results / "explore" / name / MANIFEST).is_file()
     }
@@ -303,6 +302,12 @@ def read_reinforcement(graph: dict, arms: dict[str, Arm], results: Path) -> Rein
     }
     comparisons = _comparisons(trained, arms, graph["explore"])
     return Reinforcement(arms, comparisons, explored, gates, rollouts, judges)
+
+
+def _explored(folder: Path) -> Explored:
+    order = read_json(folder / MANIFEST)["settings"]["tasks"]
+    tasks = read_json(folder / "explore.json")["tasks"]
+    return Explored({task: tasks[task] for task in order}, folder)
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

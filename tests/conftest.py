@@ -62,19 +62,21 @@ def build_tokenizer():
     )
 
 
-def build_model(tokenizer, seed: int = 0):
-    """A random Qwen3 of fable's architecture: 4 layers, hidden 128, vocabulary 768, tied (0.89 M parameters)."""
+# fable's architecture.
+TINY = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "head_dim": 32}
+SMALL = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "head_dim": 16}
+
+
+def build_model(tokenizer, seed: int = 0, architecture: dict = TINY):
+    """A random Qwen3: vocabulary 768, tied, 4 heads with 2 keys; TINY has 0.89 M parameters, SMALL 0.12 M."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     config = Qwen3Config(
+        **architecture,
         vocab_size=768,
-        hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=32,
         max_position_embeddings=1024,
         tie_word_embeddings=True,
         bos_token_id=None,
@@ -91,11 +93,20 @@ def build_model(tokenizer, seed: int = 0):
     return model
 
 
+def checkpoint(folder: Path, architecture: dict) -> Path:
+    tokenizer = build_tokenizer()
+    tokenizer.save_pretrained(folder)
+    build_model(tokenizer, architecture=architecture).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory) -> Path:
     """Folder of a random tiny Qwen3 with its tokenizer, as a step would leave it (without a manifest). Read only."""
-    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
-    tokenizer = build_tokenizer()
-    tokenizer.save_pretrained(folder)
-    build_model(tokenizer).save_pretrained(folder)
-    return folder
+    return checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny", TINY)
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory) -> Path:
+    """The same of two layers: a training step takes a third of the time. Read only."""
+    return checkpoint(tmp_path_factory.mktemp("checkpoint") / "small", SMALL)

@@ -79,7 +79,8 @@ def write_explore(results: Path, name: str, skill: tuple, draw, items: int, samp
     folder = results / "explore" / name
     write_jsonl(folder / "items.jsonl", rows)
     write_json(folder / "explore.json", {"checkpoint": name, "tasks": found, "setup": {}})
-    write_json(folder / "manifest.json", {"step": "explore", "outputs": {}, "counts": {}})
+    settings = {"tasks": list(TASKS)}
+    write_json(folder / "manifest.json", {"step": "explore", "settings": settings, "outputs": {}, "counts": {}})
 
 
 LOG = (

@@ -78,8 +78,8 @@ def hashes(out: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tiny_checkpoint):
-    return checkpoints.load_tokenizer(tiny_checkpoint)
+def tokenizer(small_checkpoint):
+    return checkpoints.load_tokenizer(small_checkpoint)
 
 
 # --- what is trained on --------------------------------------------------------------------------
@@ -156,11 +156,11 @@ def test_rows_that_do_not_fit_are_skipped_with_their_reason(tokenizer, tmp_path)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tiny_checkpoint, data, tmp_path_factory) -> Path:
-    return run(SETTINGS, tiny_checkpoint, data, tmp_path_factory.mktemp("undisturbed"))
+def undisturbed(small_checkpoint, data, tmp_path_factory) -> Path:
+    return run(SETTINGS, small_checkpoint, data, tmp_path_factory.mktemp("undisturbed"))
 
 
-def test_weights_match_a_plain_loop(undisturbed, tiny_checkpoint, data, tokenizer):
+def test_weights_match_a_plain_loop(undisturbed, small_checkpoint, data, tokenizer):
     """Packing, accumulation and the trainer against a loop over single rows, written out."""
     import torch
     from safetensors.torch import load_file
@@ -168,7 +168,7 @@ def test_weights_match_a_plain_loop(undisturbed, tiny_checkpoint, data, tokenize
     from steps.packing import plan_batches
 
     kept, _ = sft.encode_rows(data["data"], tokenizer, SETTINGS)
-    model = checkpoints.load_model(tiny_checkpoint, torch.float32)
+    model = checkpoints.load_model(small_checkpoint, torch.float32)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim == 1]
     optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}])
@@ -189,7 +189,7 @@ def test_weights_match_a_plain_loop(undisturbed, tiny_checkpoint, data, tokenize
         optimizer.zero_grad()
 
     ours = load_file(undisturbed / "model.safetensors")
-    before = load_file(tiny_checkpoint / "model.safetensors")
+    before = load_file(small_checkpoint / "model.safetensors")
     for name, parameter in model.named_parameters():
         # Adam divides by the root of tiny second moments: rounding shows most where gradients are almost zero.
         torch.testing.assert_close(ours[name], parameter.detach(), rtol=0, atol=2e-4)
@@ -197,7 +197,7 @@ def test_weights_match_a_plain_loop(undisturbed, tiny_checkpoint, data, tokenize
     assert moved > 2e-3, "the tolerance would not notice a step left out"
 
 
-def test_the_folder_is_a_checkpoint(undisturbed, tiny_checkpoint, data):
+def test_the_folder_is_a_checkpoint(undisturbed, small_checkpoint, data):
     manifest = read_json(undisturbed / "manifest.json")
     assert checkpoints.check(undisturbed) == [undisturbed / "manifest.json"]
     assert manifest["counts"]["steps"] == 6
@@ -210,7 +210,7 @@ def test_the_folder_is_a_checkpoint(undisturbed, tiny_checkpoint, data):
     assert int(last["tokens"]) == manifest["counts"]["train"]["tokens"]
     saved = [line.split(",")[0] for line in lines[1:] if line.split(",")[-1]]
     assert saved == ["1", "3", "4", "6"]
-    assert str(tiny_checkpoint) in (undisturbed / "README.md").read_text()
+    assert str(small_checkpoint) in (undisturbed / "README.md").read_text()
     assert not (undisturbed.parent / "work").exists() or not list((undisturbed.parent / "work").iterdir())
 
 
@@ -237,13 +237,13 @@ def test_valid_loss_is_the_mean_over_tokens(undisturbed, data, tokenizer):
 # --- killed and resumed --------------------------------------------------------------------------
 
 
-def test_kill_minus_9_then_run_again(tiny_checkpoint, data, tmp_path):
+def test_kill_minus_9_then_run_again(small_checkpoint, data, tmp_path):
     """With LoRA and dropout, so that the random state matters too."""
     settings = SETTINGS | {"adapter": LORA, "epochs": 6, "saves": 8}
-    expected = hashes(run(settings, tiny_checkpoint, data, tmp_path / "undisturbed"))
+    expected = hashes(run(settings, small_checkpoint, data, tmp_path / "undisturbed"))
 
     out, work = tmp_path / "killed" / "out", tmp_path / "killed" / "work"
-    command = [sys.executable, "-m", "steps.sft", "--settings", json.dumps(settings), "--parent", tiny_checkpoint]
+    command = [sys.executable, "-m", "steps.sft", "--settings", json.dumps(settings), "--parent", small_checkpoint]
     command += ["--data", data["data"], "--valid", data["valid"], "--work", work, "--out", out]
     process = subprocess.Popen([*map(str, command)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     while not list(work.glob("*/checkpoint-*")):
@@ -254,7 +254,7 @@ def test_kill_minus_9_then_run_again(tiny_checkpoint, data, tmp_path):
     process.stderr.close()
     assert not out.exists() and list(work.glob("*/checkpoint-*"))
 
-    assert hashes(run(settings, tiny_checkpoint, data, tmp_path / "killed")) == expected
+    assert hashes(run(settings, small_checkpoint, data, tmp_path / "killed")) == expected
 
 
 class Killed(BaseException):
@@ -262,7 +262,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("save", [1, 3])
-def test_a_save_that_was_cut_short_is_ignored(undisturbed, tiny_checkpoint, data, tmp_path, monkeypatch, save):
+def test_a_save_that_was_cut_short_is_ignored(undisturbed, small_checkpoint, data, tmp_path, monkeypatch, save):
     calls = 0
 
     def cut(self, target):
@@ -275,16 +275,16 @@ def test_a_save_that_was_cut_short_is_ignored(undisturbed, tiny_checkpoint, data
     rename = Path.rename
     monkeypatch.setattr(Path, "rename", cut)
     with pytest.raises(Killed):
-        run(SETTINGS, tiny_checkpoint, data, tmp_path)
+        run(SETTINGS, small_checkpoint, data, tmp_path)
     monkeypatch.setattr(Path, "rename", rename)
     (folder,) = (tmp_path / "work").iterdir()
     (folder / "partial" / "state.safetensors").write_bytes(b"half")
     assert len(training.saved_states(folder)) == save - 1 if save == 1 else 1
-    assert hashes(run(SETTINGS, tiny_checkpoint, data, tmp_path)) == hashes(undisturbed)
+    assert hashes(run(SETTINGS, small_checkpoint, data, tmp_path)) == hashes(undisturbed)
 
 
 def test_a_run_killed_before_its_manifest_does_not_train_again_from_the_start(
-    undisturbed, tiny_checkpoint, data, tmp_path, monkeypatch
+    undisturbed, small_checkpoint, data, tmp_path, monkeypatch
 ):
     def cut(*args, **kwargs):
         raise Killed
@@ -292,13 +292,13 @@ def test_a_run_killed_before_its_manifest_does_not_train_again_from_the_start(
     with monkeypatch.context() as patch:
         patch.setattr(training, "write_manifest", cut)
         with pytest.raises(Killed):
-            run(SETTINGS, tiny_checkpoint, data, tmp_path)
+            run(SETTINGS, small_checkpoint, data, tmp_path)
     assert not (tmp_path / "out" / "manifest.json").exists()
     assert list((tmp_path / "work").glob("*/checkpoint-4"))
-    assert hashes(run(SETTINGS, tiny_checkpoint, data, tmp_path)) == hashes(undisturbed)
+    assert hashes(run(SETTINGS, small_checkpoint, data, tmp_path)) == hashes(undisturbed)
 
 
-def test_other_settings_do_not_resume(tiny_checkpoint, data):
+def test_other_settings_do_not_resume(small_checkpoint, data):
     from steps.common import fingerprint
 
     other = SETTINGS | {"learning_rate": 2e-3}
@@ -308,13 +308,13 @@ def test_other_settings_do_not_resume(tiny_checkpoint, data):
 # --- watched and steered -------------------------------------------------------------------------
 
 
-def test_trajectory_is_what_a_plain_loop_finds_and_changes_nothing(undisturbed, tiny_checkpoint, data, tmp_path):
+def test_trajectory_is_what_a_plain_loop_finds_and_changes_nothing(undisturbed, small_checkpoint, data, tmp_path):
     """Every row alone, no padding: loss, correctness and weakest token of the final weights."""
     import pyarrow.parquet as pq
     import torch
 
     settings = SETTINGS | {"trajectory": 4}
-    out = run(settings, tiny_checkpoint, data, tmp_path)
+    out = run(settings, small_checkpoint, data, tmp_path)
     for name in ("model.safetensors", "training_log.csv"):
         assert sha256_file(out / name) == sha256_file(undisturbed / name)
     points = pq.read_table(out / "trajectory.parquet").to_pylist()
@@ -335,13 +335,13 @@ def test_trajectory_is_what_a_plain_loop_finds_and_changes_nothing(undisturbed, 
         assert point["correct"] == all(right for _, right in found)
 
 
-def test_sources_are_gone_through_one_after_the_other(tiny_checkpoint, data, tmp_path, monkeypatch):
+def test_sources_are_gone_through_one_after_the_other(small_checkpoint, data, tmp_path, monkeypatch):
     two = [row | {"file": f"{row['row'] % 2}.jsonl"} for row in read_jsonl(data["data"])]
     write_jsonl(tmp_path / "train.jsonl", two)
     plans = []
     build = sft.build_trainer
     monkeypatch.setattr(sft, "build_trainer", lambda *args: plans.append(args[-2]) or build(*args))
-    run(SETTINGS | {"order": "sources"}, tiny_checkpoint, data | {"data": tmp_path / "train.jsonl"}, tmp_path)
+    run(SETTINGS | {"order": "sources"}, small_checkpoint, data | {"data": tmp_path / "train.jsonl"}, tmp_path)
     assert [row % 2 for batch in plans[0].batches for row in batch] == [0] * 24 + [1] * 24
 
 
@@ -370,11 +370,11 @@ def steered_data(tmp_path_factory) -> dict[str, Path]:
         {"progressive": {"delta": 0.05}, "epochs": 6},
     ],
 )
-def test_a_steered_run_that_is_killed_ends_the_same(tiny_checkpoint, steered_data, tmp_path, monkeypatch, steering):
+def test_a_steered_run_that_is_killed_ends_the_same(small_checkpoint, steered_data, tmp_path, monkeypatch, steering):
     """Killed as it puts away its third state, then once more right before the end."""
     monkeypatch.setattr(dealing, "fallen", lambda before, now, drop: sorted(now))
     settings = SETTINGS | STEERED | steering
-    expected = hashes(run(settings, tiny_checkpoint, steered_data, tmp_path / "undisturbed"))
+    expected = hashes(run(settings, small_checkpoint, steered_data, tmp_path / "undisturbed"))
 
     calls = 0
 
@@ -389,7 +389,7 @@ def test_a_steered_run_that_is_killed_ends_the_same(tiny_checkpoint, steered_dat
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", cut)
         with pytest.raises(Killed):
-            run(settings, tiny_checkpoint, steered_data, tmp_path / "killed")
+            run(settings, small_checkpoint, steered_data, tmp_path / "killed")
 
     def late(*args, **kwargs):
         raise Killed
@@ -397,12 +397,12 @@ def test_a_steered_run_that_is_killed_ends_the_same(tiny_checkpoint, steered_dat
     with monkeypatch.context() as patch:
         patch.setattr(training, "save_checkpoint", late)
         with pytest.raises(Killed):
-            run(settings, tiny_checkpoint, steered_data, tmp_path / "killed")
+            run(settings, small_checkpoint, steered_data, tmp_path / "killed")
     assert list((tmp_path / "killed" / "work").glob("*/checkpoint-*"))
-    assert hashes(run(settings, tiny_checkpoint, steered_data, tmp_path / "killed")) == expected
+    assert hashes(run(settings, small_checkpoint, steered_data, tmp_path / "killed")) == expected
 
 
-def test_dealing_is_logged_and_keeps_the_budget(undisturbed, tiny_checkpoint, steered_data, tmp_path, monkeypatch):
+def test_dealing_is_logged_and_keeps_the_budget(undisturbed, small_checkpoint, steered_data, tmp_path, monkeypatch):
     """Every domain counts as fallen: the tiny model has no row right."""
     monkeypatch.setattr(dealing, "fallen", lambda before, now, drop: sorted(now))
     plans = []
@@ -410,7 +410,7 @@ def test_dealing_is_logged_and_keeps_the_budget(undisturbed, tiny_checkpoint, st
     monkeypatch.setattr(sft, "build_trainer", lambda *args: plans.append(args[-2]) or build(*args))
     change = {"epochs": 2, "buckets": {"every": 4}, "resample": {"every": 3, "drop": 0.05, "share": 0.5}}
     settings = SETTINGS | STEERED | change
-    out = run(settings, tiny_checkpoint, steered_data, tmp_path)
+    out = run(settings, small_checkpoint, steered_data, tmp_path)
     log = list(read_jsonl(out / "dealing.jsonl"))
     assert [(line["step"], line["kind"]) for line in log] == [
         (0, "buckets"), (3, "resample"), (4, "buckets"), (6, "resample"), (8, "buckets"), (9, "resample")
@@ -424,10 +424,10 @@ def test_dealing_is_logged_and_keeps_the_budget(undisturbed, tiny_checkpoint, st
     assert read_json(out / "manifest.json")["counts"]["steps"] == 12
 
 
-def test_progressive_keeps_the_epoch_before_the_rise(tiny_checkpoint, steered_data, tmp_path):
+def test_progressive_keeps_the_epoch_before_the_rise(small_checkpoint, steered_data, tmp_path):
     """The weights are those of a run that has the same steps and is cut at the kept epoch."""
     settings = SETTINGS | STEERED | {"progressive": {"delta": 0.05}, "epochs": 8}
-    out = run(settings, tiny_checkpoint, steered_data, tmp_path / "progressive")
+    out = run(settings, small_checkpoint, steered_data, tmp_path / "progressive")
     counts = read_json(out / "manifest.json")["counts"]
     lines = [line.split(",") for line in (out / "training_log.csv").read_text().splitlines()[1:]]
     losses = [float(line[-1]) for line in lines if int(line[0]) % 6 == 0]
@@ -438,7 +438,7 @@ def test_progressive_keeps_the_epoch_before_the_rise(tiny_checkpoint, steered_da
     assert counts["steps"] == len(lines) == 6 * (kept + 1) and counts["kept_steps"] == 6 * kept
 
     whole = SETTINGS | STEERED | {"epochs": kept, "trajectory": 0}
-    reference = run(whole, tiny_checkpoint, steered_data, tmp_path / "reference")
+    reference = run(whole, small_checkpoint, steered_data, tmp_path / "reference")
     assert sha256_file(out / "model.safetensors") == sha256_file(reference / "model.safetensors")
 
     import pyarrow.parquet as pq
@@ -450,15 +450,15 @@ def test_progressive_keeps_the_epoch_before_the_rise(tiny_checkpoint, steered_da
 # --- adapters ------------------------------------------------------------------------------------
 
 
-def test_lora_loads_on_the_untouched_parent_and_can_be_a_parent(tiny_checkpoint, data, tmp_path):
+def test_lora_loads_on_the_untouched_parent_and_can_be_a_parent(small_checkpoint, data, tmp_path):
     import torch
     from peft import PeftModel
 
-    before = sha256_file(tiny_checkpoint / "model.safetensors")
-    out = run(SETTINGS | {"adapter": LORA}, tiny_checkpoint, data, tmp_path / "first")
-    assert read_json(out / "adapter_config.json")["base_model_name_or_path"] == str(tiny_checkpoint)
-    assert sha256_file(tiny_checkpoint / "model.safetensors") == before
-    base = checkpoints.load_model(tiny_checkpoint, torch.float32).eval()
+    before = sha256_file(small_checkpoint / "model.safetensors")
+    out = run(SETTINGS | {"adapter": LORA}, small_checkpoint, data, tmp_path / "first")
+    assert read_json(out / "adapter_config.json")["base_model_name_or_path"] == str(small_checkpoint)
+    assert sha256_file(small_checkpoint / "model.safetensors") == before
+    base = checkpoints.load_model(small_checkpoint, torch.float32).eval()
     ids = torch.arange(20)[None]
     with torch.no_grad():
         plain = base(ids).logits
@@ -491,28 +491,28 @@ def test_bad_settings_name_their_key(change, message):
         training.check_settings(SETTINGS | change)
 
 
-def test_an_adapter_that_does_not_fit_its_parent_is_refused(tiny_checkpoint, data, tmp_path):
+def test_an_adapter_that_does_not_fit_its_parent_is_refused(small_checkpoint, data, tmp_path):
     with pytest.raises(ValueError, match="adapter.r: 65 is above 64"):
-        run(SETTINGS | {"adapter": LORA | {"r": 65}}, tiny_checkpoint, data, tmp_path)
+        run(SETTINGS | {"adapter": LORA | {"r": 65}}, small_checkpoint, data, tmp_path)
 
 
-def test_buckets_need_rows_that_name_their_group(tiny_checkpoint, data, tmp_path):
+def test_buckets_need_rows_that_name_their_group(small_checkpoint, data, tmp_path):
     with pytest.raises(ValueError, match="no row of .*train.jsonl has a conflict_group"):
-        run(SETTINGS | {"buckets": {"every": 2}}, tiny_checkpoint, data, tmp_path)
+        run(SETTINGS | {"buckets": {"every": 2}}, small_checkpoint, data, tmp_path)
 
 
-def test_a_missing_or_truncated_parent_is_named(tiny_checkpoint, tmp_path):
+def test_a_missing_or_truncated_parent_is_named(small_checkpoint, tmp_path):
     import shutil
 
     with pytest.raises(ValueError, match="nowhere is missing"):
         checkpoints.check(tmp_path / "nowhere")
     copy = tmp_path / "copy"
-    shutil.copytree(tiny_checkpoint, copy)
+    shutil.copytree(small_checkpoint, copy)
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(ValueError, match="copy/model.safetensors is damaged"):
         checkpoints.check(copy)
-    digest = hashlib.sha256((tiny_checkpoint / "model.safetensors").read_bytes()).hexdigest()
+    digest = hashlib.sha256((small_checkpoint / "model.safetensors").read_bytes()).hexdigest()
     write_json(copy / "manifest.json", {"outputs": {"model.safetensors": digest}})
     with pytest.raises(ValueError, match="copy/model.safetensors is damaged"):
         checkpoints.check(copy)
@@ -522,16 +522,16 @@ def test_a_missing_or_truncated_parent_is_named(tiny_checkpoint, tmp_path):
         checkpoints.check(copy)
 
 
-def test_a_loss_that_is_not_a_number_is_the_users_error(tiny_checkpoint, data, tmp_path):
+def test_a_loss_that_is_not_a_number_is_the_users_error(small_checkpoint, data, tmp_path):
     with pytest.raises(ValueError, match="lower learning_rate"):
-        run(SETTINGS | {"learning_rate": 1e20, "epochs": 2, "max_grad_norm": 1e20}, tiny_checkpoint, data, tmp_path)
+        run(SETTINGS | {"learning_rate": 1e20, "epochs": 2, "max_grad_norm": 1e20}, small_checkpoint, data, tmp_path)
 
 
-def test_skipped_rows_are_written(tiny_checkpoint, data, tmp_path):
+def test_skipped_rows_are_written(small_checkpoint, data, tmp_path):
     with_long = [*read_jsonl(data["data"])]
     with_long[5]["messages"][0]["content"] = "pears " * 500
     write_jsonl(tmp_path / "train.jsonl", with_long)
-    out = run(SETTINGS, tiny_checkpoint, data | {"data": tmp_path / "train.jsonl"}, tmp_path)
+    out = run(SETTINGS, small_checkpoint, data | {"data": tmp_path / "train.jsonl"}, tmp_path)
     (record,) = read_jsonl(out / "skipped.jsonl")
     assert (record["row"], record["reason"], record["step"]) == (5, "too_long", "sft")
     assert read_json(out / "manifest.json")["counts"]["train"]["quarantined"] == {"too_long": 1}
