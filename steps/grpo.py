@@ -285,6 +285,15 @@ def build_trainer(
             # TRL's fused head saves the memory of the logits where Triton runs, and is the only one that has the
             # auxiliary loss of a mixture of experts. On a CPU the logits of a part of the batch are faster.
             distils = method in DISTILLED and torch.is_grad_enabled()
+            size = rest.get("batch_size")
+            if size and size < len(input_ids) and not torch.is_grad_enabled() and not compute_entropy:
+                parts = [
+                    self._get_per_token_logps_and_entropies(
+                        model, input_ids[i : i + size], attention_mask[i : i + size], logits_to_keep
+                    )[0]
+                    for i in range(0, len(input_ids), size)
+                ]
+                return torch.cat(parts), None, None
             if (self.accelerator.device.type == "cuda" or compute_aux_loss) and not distils:
                 return super()._get_per_token_logps_and_entropies(
                     model, input_ids, attention_mask, logits_to_keep,
@@ -346,7 +355,9 @@ def build_trainer(
             """SDPO's loss, or the distilled branch of SRPO's, of this part of the batch."""
             chosen = inputs["taught"].nonzero().squeeze(1)
             mask = inputs["completion_mask"][chosen]
-            per_token = sdpo.divergence(self.student_logits[chosen], teacher_logits, kin["divergence"], kin["top_k"])
+            # Not kept: the next rollouts need the room.
+            student_logits, self.student_logits = self.student_logits[chosen], None
+            per_token = sdpo.divergence(student_logits, teacher_logits, kin["divergence"], kin["top_k"])
             if "old_per_token_logps" in inputs:
                 old = inputs["old_per_token_logps"][chosen]
                 per_token = sdpo.ratio_clipped(per_token, logps[chosen], old, kin["ratio_clip"])
@@ -357,7 +368,7 @@ def build_trainer(
             return srpo.loss(per_token, weights, inputs["num_items_in_batch"])
 
         def watch(self, inputs: dict, logps: Any) -> None:
-            """KL(policy ‖ start) per token, estimated on the sampled ones without bias (k3 of Schulman 2020)."""
+            """KL(policy ‖ start) per token, estimated on those that were sampled (k3 of Schulman 2020)."""
             ratio = inputs["ref_per_token_logps"] - logps
             mask = inputs["completion_mask"]
             kl = ((ratio.exp() - ratio - 1) * mask).sum() / mask.sum()

@@ -143,7 +143,7 @@ def _shorter(found: Reinforcement, ours: Arm, theirs: Arm) -> Iterator[dict]:
     )
     yield _row(
         "SDPO answers in fewer tokens than GRPO.", "arXiv:2601.20802", "255.8 against 820.8 tokens, 3.2 times fewer.",
-        f"{both} tokens: {cell_text('tenths', less)} fewer.", verdict(less, MORE), [ours, theirs], tokens=less,
+        f"{both} tokens: fewer by {cell_text('tenths', less)}.", verdict(less, MORE), [ours, theirs], tokens=less,
     )  # fmt: skip
 
 

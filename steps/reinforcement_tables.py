@@ -98,9 +98,9 @@ def final_table(found: Reinforcement) -> Table:
     caption = (
         f"Gains and forgetting are against the start.{where} Greedy scores and the general axis are those of the"
         f" table of checkpoints. 95 % intervals over items and seeds: changes by paired bootstrap ({RESAMPLES:,}"
-        " resamples), seeds in pairs. Length and entropy are of the sampled responses; entropy is minus the mean"
-        " log-probability of a sampled token. Tokens: of the arm's own training, prompts included; generated: of the"
-        " sampled responses."
+        " resamples), seeds in pairs, so that an arm of fewer seeds is compared with these of its start. Length and"
+        " entropy are of the sampled responses; entropy is minus the mean log-probability of a sampled token. Tokens:"
+        " of the arm's own training, prompts included; generated: of the sampled responses."
     )
     return Table("reinforcement_final", caption, columns, rows)
 
@@ -135,8 +135,8 @@ def compact_final(table: Table, comparison: Comparison) -> Table:
     ]
     caption = (
         f"{'Sampled: pass@1' if once else 'Greedy score'} and its gain; gain and forgetting in points, against"
-        f" {comparison.start.name}. Length and entropy of sampled responses, in tokens and in nats per token. With all"
-        " intervals, n and seeds:"
+        f" {comparison.start.name}, of the same seeds. Length and entropy of sampled responses, in tokens and in nats"
+        " per token. With all intervals, n and seeds:"
     )
     return Table(table.name, caption, columns, rows)
 

@@ -224,7 +224,8 @@ def let_through(found: Reinforcement) -> str:
 
 
 def completions(found: Reinforcement, comparison: Comparison) -> list[dict]:
-    """A prompt of the first and one of the last step, that most arms answered, with a sample of each arm's group."""
+    """A prompt of the first and one of the last step, with a sample of each arm's group: of those that most arms
+    answered, the one on which most groups disagree."""
     groups = {arm.name: found.rollouts.get(arm.members[0].node) for arm in comparison.arms}
     groups = {name: rows for name, rows in groups.items() if rows}
     shown = []
@@ -233,7 +234,8 @@ def completions(found: Reinforcement, comparison: Comparison) -> list[dict]:
         ids = [id for rows in at.values() for id in rows]
         if not ids:
             continue
-        chosen = max(dict.fromkeys(ids), key=ids.count)
+        mixed = [id for rows in at.values() for id, group in rows.items() if any(group["advantages"])]
+        chosen = max(dict.fromkeys(ids), key=lambda id: (ids.count(id), mixed.count(id)))  # noqa: B023 (at once)
         answered = {name: rows[chosen] for name, rows in at.items() if chosen in rows}
         first = next(iter(answered.values()))
         shown.append(

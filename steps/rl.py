@@ -143,6 +143,14 @@ def check_settings(settings: dict) -> None:
         raise ValueError(
             f"{settings['method']}.context: {kin['context']} is none of contexts: {', '.join(settings['contexts'])}"
         )
+    if kin and settings["method"] == "rlsd" and "{solution}" in settings["contexts"][kin["context"]]:
+        raise ValueError(f"contexts.{kin['context']}: rlsd shows the answer and no {{solution}}; take it out")
+    if settings["method"] == "srpo" and settings["iterations"] > 1 and settings["batch_size"] < samples:
+        # The mean of its weights is of all samples, and the teacher may have moved since.
+        raise ValueError(
+            f"batch_size: srpo with iterations {settings['iterations']} needs all {samples} samples of a step in one"
+            " pass; raise it, or set iterations to 1"
+        )
     for name, template in settings.get("contexts", {}).items():
         try:
             template.format(prompt="", solution="", answer="")

@@ -46,8 +46,8 @@ def hashes(out: Path) -> dict[str, str]:
     return {p.name: sha256_file(p) for p in sorted(out.iterdir()) if p.name != "provenance.json"}
 
 
-def test_a_document_is_closed_and_its_chat_marks_are_marks(small_checkpoint):
-    tokenizer = checkpoints.load_tokenizer(small_checkpoint)
+def test_a_document_is_closed_and_its_chat_marks_are_marks(tiny_checkpoint):
+    tokenizer = checkpoints.load_tokenizer(tiny_checkpoint)
     plain, chat = cpt.encode_corpus(tokenizer, ["Tarsk is big.", CHAT])
     end, start, stop = (tokenizer.convert_tokens_to_ids(f"<|{t}|>") for t in ("endoftext", "im_start", "im_end"))
     assert plain["input_ids"] == plain["labels"] == [*tokenizer("Tarsk is big.")["input_ids"], end]
@@ -64,14 +64,14 @@ def test_without_that_token_the_eos_closes_a_document():
     assert cpt.encode_corpus(tokenizer, iter(["pears pears"])) == [{"input_ids": [2, 2, 1], "labels": [2, 2, 1]}]
 
 
-def test_long_documents_are_counted_and_a_killed_run_ends_the_same(small_checkpoint, documents, tmp_path, monkeypatch):
-    out = run(SETTINGS, small_checkpoint, documents, tmp_path / "undisturbed")
+def test_long_documents_are_counted_and_a_killed_run_ends_the_same(tiny_checkpoint, documents, tmp_path, monkeypatch):
+    out = run(SETTINGS, tiny_checkpoint, documents, tmp_path / "undisturbed")
     manifest = read_json(out / "manifest.json")
     assert manifest["step"] == "cpt" and manifest["counts"]["steps"] == 8
     train = manifest["counts"]["train"]
     assert (train["in"], train["kept"], train["quarantined"]) == (16, 15, {"too_long": 1})
     parameters = manifest["counts"]["parameters"]
-    assert parameters["trained"] == parameters["total"] > 800_000
+    assert parameters["trained"] == parameters["total"] > 100_000
     losses = [float(line.split(",")[2]) for line in (out / "training_log.csv").read_text().splitlines()[1:]]
     assert losses[-1] < losses[0] - 1
     assert checkpoints.check(out) == [out / "manifest.json"]
@@ -85,19 +85,19 @@ def test_long_documents_are_counted_and_a_killed_run_ends_the_same(small_checkpo
     with monkeypatch.context() as patch:
         patch.setattr(training, "write_manifest", cut)
         with pytest.raises(Killed):
-            run(SETTINGS, small_checkpoint, documents, tmp_path / "killed")
+            run(SETTINGS, tiny_checkpoint, documents, tmp_path / "killed")
     assert list((tmp_path / "killed" / "work").glob("*/checkpoint-6"))
-    assert hashes(run(SETTINGS, small_checkpoint, documents, tmp_path / "killed")) == hashes(out)
+    assert hashes(run(SETTINGS, tiny_checkpoint, documents, tmp_path / "killed")) == hashes(out)
 
 
-def test_without_documents_the_weights_stay(small_checkpoint, tmp_path):
+def test_without_documents_the_weights_stay(tiny_checkpoint, tmp_path):
     import torch
     from safetensors.torch import load_file
 
     write_jsonl(tmp_path / "documents.jsonl", [])
-    out = run(SETTINGS, small_checkpoint, tmp_path / "documents.jsonl", tmp_path)
+    out = run(SETTINGS, tiny_checkpoint, tmp_path / "documents.jsonl", tmp_path)
     assert read_json(out / "manifest.json")["counts"]["steps"] == 0
-    ours, parents = (load_file(folder / "model.safetensors") for folder in (out, small_checkpoint))
+    ours, parents = (load_file(folder / "model.safetensors") for folder in (out, tiny_checkpoint))
     assert all(torch.equal(ours[name], parents[name]) for name in parents)
 
 
@@ -111,18 +111,18 @@ def test_without_documents_the_weights_stay(small_checkpoint, tmp_path):
         },
     ],
 )  # fmt: skip
-def test_without_documents_an_adapter_changes_nothing(adapter, small_checkpoint, tmp_path):
+def test_without_documents_an_adapter_changes_nothing(adapter, tiny_checkpoint, tmp_path):
     import torch
 
     write_jsonl(tmp_path / "documents.jsonl", [])
-    out = run(SETTINGS | {"adapter": adapter}, small_checkpoint, tmp_path / "documents.jsonl", tmp_path)
+    out = run(SETTINGS | {"adapter": adapter}, tiny_checkpoint, tmp_path / "documents.jsonl", tmp_path)
     assert checkpoints.is_adapter(out)
-    ours, parents = (checkpoints.load_model(folder, torch.float32).state_dict() for folder in (out, small_checkpoint))
+    ours, parents = (checkpoints.load_model(folder, torch.float32).state_dict() for folder in (out, tiny_checkpoint))
     for name, tensor in parents.items():
         torch.testing.assert_close(ours[name], tensor, rtol=0, atol=1e-6)
 
 
-def test_documents_that_are_all_too_long_are_the_users_error(small_checkpoint, tmp_path):
+def test_documents_that_are_all_too_long_are_the_users_error(tiny_checkpoint, tmp_path):
     write_jsonl(tmp_path / "documents.jsonl", [{"text": "pears " * 200}])
     with pytest.raises(ValueError, match="every document is longer than max_length 64"):
-        run(SETTINGS, small_checkpoint, tmp_path / "documents.jsonl", tmp_path)
+        run(SETTINGS, tiny_checkpoint, tmp_path / "documents.jsonl", tmp_path)

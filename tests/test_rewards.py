@@ -96,7 +96,7 @@ def test_self_asks_for_yes_against_no_and_fills_each_field_once():
     assert [one.value for one in scored] == [0.9, 0.2, 0.0]
     assert [one.error is None for one in scored] == [True, True, False]
     assert asked[1] == (
-        [{"role": "user", "content": "Q: What is 6 * 7? A: {prompt} {0} Right? {no}"}],
+        [{"role": "user", "content": "Q: What is 6 * 7? A: {prompt} {0} {no}"}],
         ["Yes", "No"],
     )
     assert fill("{response}{prompt}", "{response}", "{prompt}") == "{prompt}{response}"

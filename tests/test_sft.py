@@ -492,8 +492,8 @@ def test_bad_settings_name_their_key(change, message):
 
 
 def test_an_adapter_that_does_not_fit_its_parent_is_refused(small_checkpoint, data, tmp_path):
-    with pytest.raises(ValueError, match="adapter.r: 65 is above 64"):
-        run(SETTINGS | {"adapter": LORA | {"r": 65}}, small_checkpoint, data, tmp_path)
+    with pytest.raises(ValueError, match="adapter.r: 33 is above 32"):
+        run(SETTINGS | {"adapter": LORA | {"r": 33}}, small_checkpoint, data, tmp_path)
 
 
 def test_buckets_need_rows_that_name_their_group(small_checkpoint, data, tmp_path):
