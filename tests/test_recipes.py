@@ -330,6 +330,16 @@ MISTAKES = {
         {"a": RL | {"method": "srpo", "contexts": {"sibling": "{question}"}}},
         [f"{AT}.contexts.sibling", "'question'", "{prompt}"],
     ),
+    "weights of a part": (
+        None,
+        {"a": RL | {"method": "srpo", "iterations": 2, "batch_size": 64}},
+        [f"{AT}.batch_size", "srpo", "128 samples", "iterations to 1"],
+    ),
+    "a solution for who is shown the answer": (
+        None,
+        {"a": RL | {"method": "rlsd", "contexts": {"truth": "{solution} {prompt}"}}},
+        [f"{AT}.contexts.truth", "{solution}"],
+    ),
     "two denominators": (
         None,
         {"a": RL | {"method": "srpo", "loss_type": "grpo"}},
