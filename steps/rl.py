@@ -28,7 +28,7 @@ from random import Random
 from typing import Any
 
 from steps import adapters, checkpoints, engine, groups, grpo, rewards, rlrt, rlsd, sdpo, srpo, teacher, training
-from steps.common import fingerprint, fresh_folder, read_jsonl, run, step_parser, write_jsonl
+from steps.common import Progress, fingerprint, fresh_folder, read_jsonl, run, step_parser, write_jsonl
 
 MODULES = (training, adapters, checkpoints, engine, grpo, groups, rewards, rlrt, rlsd, sdpo, srpo, teacher)
 SOURCES = [Path(module.__file__) for module in MODULES] + [Path(__file__)]
@@ -283,8 +283,10 @@ def main(args: argparse.Namespace) -> None:
     if args.logs:
         trainer.add_callback(board(args.logs))
     with trainer.rewards:
-        for row in rows:
+        progress = Progress("prompts", len(rows), "rows")
+        for done, row in enumerate(rows, 1):
             trainer.rewards.check_row(row)
+            progress.update(done)
         log = training.train(trainer, plan, "rl", watchers=[trainer.teacher] if trainer.teacher else [])
 
     out = fresh_folder(args.out)
