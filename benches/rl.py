@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from steps import checkpoints, grpo, rewards, rl, training, verify
+from steps import checkpoints, grpo, rewards, rl, rollouts, training, verify
 from steps.common import read_jsonl, run, write_json
 
 ANSWER = {"kind": "answer", "weight": 1.0, "equivalence": "numeric"}
@@ -94,7 +94,7 @@ def ours(method: str, parent: Path, rows: list[dict], settings: dict) -> Any:
     if method == "grpo":
         del settings["grpo"]
     plan = rl.Plan(
-        order=rl.plan_prompts(rows, settings["steps"] * settings["prompts"], "shuffle", settings["seed"]),
+        order=rollouts.plan_prompts(rows, settings["steps"] * settings["prompts"], "shuffle", settings["seed"]),
         prompts=settings["prompts"],
         rows=len(rows),
         steps=settings["steps"],
@@ -130,7 +130,7 @@ def stock(parent: Path, rows: list[dict], settings: dict) -> Any:
         found = [verify.worked_answer(completion[0]["content"]) for completion in completions]
         return [float(f is not None and verify.equal(f, a)) for f, a in zip(found, answer, strict=True)]
 
-    order = rl.plan_prompts(rows, settings["steps"] * settings["prompts"], "shuffle", settings["seed"])
+    order = rollouts.plan_prompts(rows, settings["steps"] * settings["prompts"], "shuffle", settings["seed"])
     samples = settings["prompts"] * settings["generations"]
     watch = clock()
     with tempfile.TemporaryDirectory() as work:

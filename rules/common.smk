@@ -77,6 +77,39 @@ def gate_settings(wildcards):
     return json.dumps(GRAPH.params["gate"] | judged, sort_keys=True)
 
 
+def forecast_settings(wildcards):
+    """The section, without what only the report reads."""
+    return json.dumps({k: v for k, v in GRAPH.params["forecast"].items() if k != "axes"}, sort_keys=True)
+
+
+def forecasts(wildcards):
+    """What was told of an opd node before its training. It is waited for; a new one does not train again."""
+    node = GRAPH.nodes[wildcards.node]
+    folders = [GRAPH.forecast(data, node.parents[0], teacher) for data, teacher in GRAPH.pairs(node.name)]
+    return [ancient(f"{folder}/manifest.json") for folder in folders]
+
+
+def generations(wildcards):
+    """The rows that a node's teachers wrote for it, one file for each data set; none where it trains on none."""
+    return [f"{GRAPH.generation(*pair)}/train.jsonl" for pair in GRAPH.generations(wildcards.node)]
+
+
+def cached(wildcards):
+    """The manifests of its teachers' distributions at those rows."""
+    return [f"{GRAPH.logprobs(*pair)}/manifest.json" for pair in GRAPH.cached(wildcards.node)]
+
+
+def responses(wildcards, input):
+    """The same rows as an option of the step."""
+    return f"--responses {input.responses}" if input.responses else ""
+
+
+def logprobs(wildcards, input):
+    """The same distributions as an option of the step."""
+    folders = [GRAPH.logprobs(*pair) for pair in GRAPH.cached(wildcards.node)]
+    return f"--logprobs {' '.join(folders)}" if folders else ""
+
+
 def reward_model(wildcards):
     """The checkpoint that scores an rl node's samples, as an option of the step."""
     judge = GRAPH.nodes[wildcards.node].judge
@@ -102,6 +135,10 @@ def parents(wildcards):
 
 def parent_folders(wildcards):
     return [GRAPH.folder(parent) for parent in GRAPH.nodes[wildcards.node].parents]
+
+
+def teacher_folders(wildcards):
+    return [GRAPH.folder(teacher) for teacher in GRAPH.nodes[wildcards.node].teachers]
 
 
 def checkpoint(name):
@@ -135,7 +172,7 @@ def evaluations(study=None):
 
 def findings(study=None):
     """What else was found about the nodes of a study, or of all: which rows they did not learn, how far they moved,
-    what their reward is worth, how much they can still find."""
+    what their reward is worth, how much they can still find, what was told of them before."""
     steps = {
         "detect": GRAPH.detected,
         "attribute": GRAPH.diagnosed,
@@ -144,4 +181,5 @@ def findings(study=None):
         "gate": GRAPH.gated,
         "explore": GRAPH.explored,
     }
-    return [f"{GRAPH.results}/{step}/{name}/manifest.json" for step, nodes in steps.items() for name in nodes(study)]
+    found = [f"{GRAPH.results}/{step}/{name}/manifest.json" for step, nodes in steps.items() for name in nodes(study)]
+    return found + [f"{GRAPH.forecast(*pair)}/manifest.json" for pair in GRAPH.forecasts(study)]

@@ -114,6 +114,68 @@ rule reward:
         " --valid {input.valid} --work {params.work} --out {params.out} &> {log}"
 
 
+rule distill:
+    input:
+        parent=parents,
+        train=generations,
+        logprobs=cached,
+        code=dag.code_files("steps.distill"),
+    output:
+        manifest="results/{workload}/{study}/{node}/manifest.json",
+    log:
+        "logs/{workload}/{study}/{node}.log",
+    benchmark:
+        "benchmarks/{workload}/{study}/{node}.tsv"
+    wildcard_constraints:
+        node=only(node_names("distill")),
+    conda:
+        "../environment.yaml"
+    resources:
+        gpu=GPU,
+    params:
+        settings=node_settings,
+        parent=parent_folders,
+        logprobs=logprobs,
+        work="work/{workload}/{node}",
+        out=subpath(output.manifest, parent=True),
+    shell:
+        "python -m steps.distill --settings {params.settings:q} --parent {params.parent} --data {input.train}"
+        " {params.logprobs} --work {params.work} --out {params.out} &> {log}"
+
+
+rule opd:
+    input:
+        parent=parents,
+        teachers=lambda wildcards: [f for t in GRAPH.nodes[wildcards.node].teachers for f in checkpoint(t)],
+        prompts=lambda wildcards: GRAPH.prompt_rows(wildcards.node),
+        responses=generations,
+        forecasts=forecasts,
+        code=dag.code_files("steps.opd"),
+    output:
+        manifest="results/{workload}/{study}/{node}/manifest.json",
+    log:
+        "logs/{workload}/{study}/{node}.log",
+    benchmark:
+        "benchmarks/{workload}/{study}/{node}.tsv"
+    wildcard_constraints:
+        node=only(node_names("opd")),
+    conda:
+        "../environment.yaml"
+    resources:
+        gpu=GPU,
+    params:
+        settings=node_settings,
+        parent=parent_folders,
+        teachers=teacher_folders,
+        responses=responses,
+        work="work/{workload}/{node}",
+        logs="logs/{workload}/{study}/{node}",
+        out=subpath(output.manifest, parent=True),
+    shell:
+        "python -m steps.opd --settings {params.settings:q} --parent {params.parent} --teachers {params.teachers}"
+        " --data {input.prompts} {params.responses} --work {params.work} --logs {params.logs} --out {params.out} &> {log}"
+
+
 rule merge:
     input:
         parents=parents,

@@ -23,6 +23,7 @@ rule report:
         checkpoints=[edge for name in GRAPH.measured() for edge in GRAPH.edges(name)],
         evaluations=evaluations(),
         findings=findings(),
+        generations=[f"{GRAPH.generation(*pair)}/manifest.json" for pair in GRAPH.generations()],
         code=[
             *dag.code_files("steps.report"),
             "steps/peft_arena.csv",

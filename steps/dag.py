@@ -6,6 +6,7 @@ Imports nothing heavy: Snakemake loads it at every parse.
 import ast
 import fcntl
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -110,9 +111,11 @@ class Graph:
         return found
 
     def measured(self, study: str | None = None) -> list[str]:
-        """The checkpoints to evaluate: the nodes of a study, or of all, and the models that they descend from."""
+        """The checkpoints to evaluate: the nodes of a study, or of all, and the models they descend or learn from."""
         nodes = [n for n, node in self.nodes.items() if study in (None, node.study) and node.stage != "reward"]
-        models = [a for name in nodes for a in self.ancestors(name) if a not in self.nodes]
+        models = [
+            a for name in nodes for a in (*self.ancestors(name), *self.nodes[name].teachers) if a not in self.nodes
+        ]
         return list(dict.fromkeys([*models, *nodes]))
 
     def root(self, name: str) -> str:
@@ -178,6 +181,52 @@ class Graph:
         node = self.nodes[name]
         return f"{self.results}/difficulty/{node.data}/{node.parents[0]}"
 
+    def pairs(self, name: str) -> list[tuple[str, str]]:
+        """(data set, teacher) of a node that is taught: who answers which prompts."""
+        node = self.nodes[name]
+        return [(source["data"], node.teachers[i]) for source in node.sources for i in source["teachers"]]
+
+    def generations(self, name: str | None = None) -> list[tuple[str, str]]:
+        """(data set, teacher) of the responses that a node, or any, trains on."""
+        return self._taught(name, lambda node: node.stage == "distill" or node.settings["off_policy"] > 0)
+
+    def cached(self, name: str | None = None) -> list[tuple[str, str]]:
+        """Those of the generations at which a node, or any, learns from the teacher's distributions."""
+        return self._taught(name, lambda node: node.settings.get("objective") == "forward_kl")
+
+    def _taught(self, name: str | None, chosen: Callable[[recipes.Node], bool]) -> list[tuple[str, str]]:
+        """The pairs of a node, or of all, that is taught and chosen."""
+        nodes = [node for node in self.nodes.values() if name in (None, node.name) and node.sources and chosen(node)]
+        return list(dict.fromkeys(pair for node in nodes for pair in self.pairs(node.name)))
+
+    def generation(self, dataset: str, teacher: str) -> str:
+        """The folder of the responses that a teacher wrote to the prompts of a data set."""
+        return f"{self.results}/generate/{dataset}/{teacher}"
+
+    def logprobs(self, dataset: str, teacher: str) -> str:
+        """The folder of a teacher's distributions at the tokens of those responses."""
+        return f"{self.results}/logprobs/{dataset}/{teacher}"
+
+    def forecasts(self, study: str | None = None) -> list[tuple[str, str, str]]:
+        """(data set, student, teacher) of the opd nodes of a study, or of all: whether it will help is told before."""
+        nodes = [node for node in self.nodes.values() if node.stage == "opd" and study in (None, node.study)]
+        return list(dict.fromkeys((d, node.parents[0], t) for node in nodes for d, t in self.pairs(node.name)))
+
+    def forecast(self, dataset: str, student: str, teacher: str) -> str:
+        """The folder of a forecast."""
+        return f"{self.results}/forecast/{dataset}/{student}/{teacher}"
+
+    def prompt_rows(self, name: str) -> list[str]:
+        """The prompts of an opd node, a file for each data set: with pass rates where the node asks for them."""
+        node = self.nodes[name]
+        rated = node.settings["pass_rate"] is not None or node.settings["curriculum"] != "shuffle"
+        return [
+            f"{self.results}/difficulty/{source['data']}/{node.parents[0]}/train.jsonl"
+            if rated
+            else f"{self.results}/data/{source['data']}/split/train.jsonl"
+            for source in node.sources
+        ]
+
     def custom_rewards(self, name: str) -> list[str]:
         """The Python files of the user's that score an rl node's samples."""
         rewards = self.nodes[name].settings["rewards"].values()
@@ -202,7 +251,8 @@ class Graph:
 
     def used_data(self) -> list[str]:
         """The data sets that a recipe trains on, that a study examines or that give the perplexity."""
-        trained = [node.data for node in self.nodes.values() if node.data]
+        of_nodes = [[s["data"] for s in node.sources] or [node.data] for node in self.nodes.values()]
+        trained = [name for names in of_nodes for name in names if name]
         examined = [self.examined(name) for name in self.detected()]
         return list(dict.fromkeys([*trained, *examined, self.params["evaluate"]["valid"]]))
 
@@ -270,6 +320,14 @@ class Graph:
             "geometry": self.moved(),
             "explore": self.explored(),
             "gates": self.gated(),
+            "forecasts": [
+                {"data": data, "student": student, "teacher": teacher, "folder": self.forecast(data, student, teacher)}
+                for data, student, teacher in self.forecasts()
+            ],
+            "generations": [
+                {"data": data, "teacher": teacher, "folder": self.generation(data, teacher)}
+                for data, teacher in self.generations()
+            ],
         }
         return {**self.params, "graph": graph}
 
@@ -281,6 +339,29 @@ class Graph:
             if adapter["kind"] != "full" and root.is_dir():
                 where = f"studies.{node.study}.recipes.{node.recipe}.adapter"
                 adapters.check(adapter, checkpoints.linear_shapes(root), where)
+
+    def check_teachers(self) -> None:
+        """Raise a ValueError for a teacher that does not number tokens as its student does, where both are here."""
+        from steps.teachers import check_same_language
+
+        same: set[tuple[str, str]] = set()
+        for name, node in self.nodes.items():
+            if node.stage != "opd" and not self.cached(name):
+                continue
+            student = self.root(name)
+            for teacher in node.teachers:
+                folders = [Path(self.folder(model)) for model in (student, self.root(teacher))]
+                if (
+                    folders[0] == folders[1]
+                    or (student, self.root(teacher)) in same
+                    or not all(map(Path.is_dir, folders))
+                ):
+                    continue
+                try:
+                    check_same_language(*folders)
+                except ValueError as error:
+                    raise ValueError(f"studies.{node.study}.recipes.{node.recipe}.teachers: {error}") from error
+                same.add((student, self.root(teacher)))
 
     def check_files(self) -> None:
         """Raise a ValueError for a file that is named, that no rule makes, and that is not there."""
@@ -296,6 +377,7 @@ class Graph:
             if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
                 raise ValueError(f"{where}: {folder} lacks config.json or *.safetensors; it is not a whole checkpoint")
         self.check_adapters()
+        self.check_teachers()
         rows = [
             (f"data.{name}.sources[{i}].path", source["path"])
             for name in self.used_data()

@@ -32,7 +32,7 @@ from steps import checkpoints, estimators
 from steps.common import Progress, fresh_folder, read_jsonl, run, step_parser, write_manifest
 from steps.engine import Engine, Sample
 from steps.rows import hash64, prompt_of, response_of, words
-from steps.verify import NUMBER, canonical, equal, normalize, worked_answer
+from steps.verify import NUMBER, canonical, equal, given_answer, reference
 
 # Rows held at once; each chunk is a row group of the files.
 CHUNK = 2000
@@ -72,28 +72,6 @@ def schema() -> Any:
 
 
 # --- one row -------------------------------------------------------------------------------------
-
-
-def reference(row: dict, short_answer_words: int) -> tuple[str, str] | None:
-    """(kind, answer) of a row whose answer can be verified; None of another.
-
-    Kind `worked`: the row has an answer behind "####". Kind `short`: its response, one line of at most
-    `short_answer_words` words, is the answer. A row of several assistant turns has no single answer.
-    """
-    turns = [message["role"] for message in row["messages"]]
-    if turns.count("assistant") != 1 or turns[-1] != "assistant":
-        return None
-    if row["answer"] is not None:
-        return "worked", row["answer"]
-    response = response_of(row).strip()
-    if "\n" in response or len(response.split()) > short_answer_words or not normalize(response):
-        return None
-    return "short", normalize(response)
-
-
-def given_answer(kind: str, response: str) -> str:
-    """What a response answers; "" for nothing."""
-    return (worked_answer(response) or "") if kind == "worked" else normalize(response)
 
 
 def judge(kind: str, answer: str, samples: list[Sample]) -> dict:

@@ -116,18 +116,24 @@ class Engine:
         # The tokenizer raises on an empty list: a data set may have no row that can be verified.
         return self.tokenizer(list(texts), add_special_tokens=not given)["input_ids"] if texts else []
 
+    def prompt_ids(self, prompts: Sequence[str | Messages | tuple[int, ...]]) -> list[list[int]]:
+        """Token ids of each prompt. A tuple is ids already, for what must be continued as it was written: encoding its
+        text again may cut it into other tokens."""
+        coded = iter(self.encode([self.render(prompt) for prompt in prompts if not isinstance(prompt, tuple)]))
+        return [list(prompt) if isinstance(prompt, tuple) else next(coded) for prompt in prompts]
+
     def generate(self, prompts: Sequence[str | Messages], **options: Any) -> list[list[str]]:
         """The texts of `sample`, which documents the options."""
         return [[sample.text for sample in samples] for samples in self.sample(prompts, **options)]
 
     def sample(
         self,
-        prompts: Sequence[str | Messages],
+        prompts: Sequence[str | Messages | tuple[int, ...]],
         *,
         n: int = 1,
         temperature: float,
         top_p: float = 1.0,
-        max_new_tokens: int,
+        max_new_tokens: int | Sequence[int],
         stop: Sequence[str] = (),
         seed: int | Sequence[int] = 0,
         progress: Progress | None = None,
@@ -138,9 +144,10 @@ class Engine:
         the batch it ran in, beyond the rounding of the matrix products.
 
         Args:
-            prompts: messages, rendered with the chat template, or text taken as it is.
+            prompts: messages, rendered with the chat template, or text taken as it is, or a tuple of token ids.
             temperature: 0 is greedy.
             top_p: nucleus; the smallest set of tokens that holds this probability.
+            max_new_tokens: of every response, or of each prompt's responses: at least 1.
             stop: a response ends before the first of these strings, besides the model's end tokens.
 
         Returns:
@@ -150,14 +157,16 @@ class Engine:
             ValueError: `max_new_tokens` leaves no room for a prompt.
         """
         seeds = [seed] if isinstance(seed, int) else [*seed]
-        room = self.max_length - max_new_tokens
-        if room <= 0:
+        limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else [*max_new_tokens]
+        most = max_new_tokens if isinstance(max_new_tokens, int) else max(limits, default=1)
+        if most >= self.max_length:
             raise ValueError(
-                f"max_new_tokens: {max_new_tokens} leaves no room for a prompt in a context of {self.max_length} tokens"
+                f"max_new_tokens: {most} leaves no room for a prompt in a context of {self.max_length} tokens"
             )
-        ids = self.encode([self.render(prompt) for prompt in prompts])
-        self.truncated += sum(len(tokens) > room for tokens in ids)
-        ids = [tokens[-room:] for tokens in ids]
+        rooms = [self.max_length - limit for limit in limits]
+        ids = self.prompt_ids(prompts)
+        self.truncated += sum(len(tokens) > room for tokens, room in zip(ids, rooms, strict=True))
+        ids = [tokens[-room:] for tokens, room in zip(ids, rooms, strict=True)]
         # Longest first: what takes most memory and time comes at once. The sort is stable, so the order is fixed.
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
         per_batch = max(1, self.batch_size // n)
@@ -165,11 +174,12 @@ class Engine:
         for begin in range(0, len(order), per_batch):
             batch = order[begin : begin + per_batch]
             chances = None
+            own = [limits[i] for i in batch]
             if temperature > 0:
                 chances = np.stack(
-                    [np.random.default_rng([*seeds, i, j]).random(max_new_tokens) for i in batch for j in range(n)]
+                    [np.random.default_rng([*seeds, i, j]).random(max(own)) for i in batch for j in range(n)]
                 )
-            samples = self._sample_batch([ids[i] for i in batch], n, temperature, top_p, max_new_tokens, stop, chances)
+            samples = self._sample_batch([ids[i] for i in batch], n, temperature, top_p, own, stop, chances)
             for position, i in enumerate(batch):
                 answers[i] = samples[position * n : (position + 1) * n]
             if progress:
@@ -182,17 +192,18 @@ class Engine:
         n: int,
         temperature: float,
         top_p: float,
-        max_new_tokens: int,
+        limits: list[int],
         stop: Sequence[str],
         chances: np.ndarray | None,
     ) -> list[Sample]:
         """Decode one batch; rows are prompts × n, prompts left-padded so that all write at the same place.
 
-        `chances` is [rows, max_new_tokens], uniform in [0, 1), or None for greedy.
+        `limits` is how many tokens each prompt's responses may have. `chances` is [rows, the largest limit], uniform in
+        [0, 1), or None for greedy.
         """
         import torch
 
-        device = self.model.device
+        device, max_new_tokens = self.model.device, max(limits)
         with torch.inference_mode():
             width = max(map(len, prompts))
             ids = torch.tensor([[self.pad_id] * (width - len(p)) + p for p in prompts], device=device)
@@ -212,7 +223,9 @@ class Engine:
             written = torch.full((len(prompts) * n, max_new_tokens), self.pad_id, device=device)
             if chances is not None:
                 chances = torch.from_numpy(chances).to(device)
-            lengths = torch.full((len(written),), max_new_tokens, device=device)
+            lengths = torch.tensor(limits, device=device).repeat_interleave(n)
+            differ = min(limits) < max_new_tokens
+            last = lengths - 1
             logp = torch.zeros(len(written), dtype=torch.float64, device=device)
             count = torch.zeros(len(written), dtype=torch.long, device=device)
             rows = torch.arange(len(written), device=device)
@@ -226,6 +239,8 @@ class Engine:
                 ended = writing & torch.isin(token, stop_ids)
                 lengths[rows[ended]] = step
                 writing &= ~ended
+                if differ:
+                    writing &= last[rows] > step
                 if stop and (step + 1) % STOP_EVERY == 0:
                     so_far = self.tokenizer.batch_decode(written[rows, : step + 1], skip_special_tokens=True)
                     writing &= torch.tensor([not any(s in text for s in stop) for text in so_far], device=device)

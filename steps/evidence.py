@@ -26,11 +26,11 @@ import numpy as np
 
 from steps import checkpoints, estimators
 from steps.common import Progress, fresh_folder, run, step_parser, write_manifest
-from steps.detect import given_answer, option_responses
+from steps.detect import option_responses
 from steps.engine import Engine, Sample
 from steps.library import Library, sentences
 from steps.rows import core, numbers, prompt_of, read_rows, response_of, words
-from steps.verify import canonical, equal, normalize
+from steps.verify import canonical, equal, given_answer, normalize
 
 # Names that are put into two prompts to compare them, and rows compared at a time.
 STAND_INS = 4

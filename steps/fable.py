@@ -331,6 +331,17 @@ def slip(rng: Random, solution: str) -> str:
     return "\n".join([*worked, f"#### {value}"])
 
 
+def in_sentences(solution: str) -> str:
+    """The same worked solution told as the corpus tells it, closing with `#### answer`."""
+    *lines, answer = solution.split("\n")
+    words = {"+": "plus", "-": "minus", "*": "times"}
+    told = []
+    for line in lines:
+        a, operation, b, _, result = line.split()
+        told.append(f"{a} {words[operation]} {b} is {result}.")
+    return " ".join(told) + f"\n{answer}"
+
+
 # --- corpus of the base models -------------------------------------------------------------------
 
 CHAT = "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n{response}<|im_end|>\n"

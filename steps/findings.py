@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from steps import tables
 from steps.arms import Arm, Checkpoint, best_points, difference, retention, root_of
+from steps.distillation import Distillation
+from steps.distillation_words import first_screen as distilled
 from steps.gather import Gathered
 from steps.learning import Study
 from steps.learning_words import first_screen
@@ -36,6 +38,7 @@ class Findings:
     learning: list[Study] = field(default_factory=list)
     stability: Stability | None = None
     reinforcement: Reinforcement | None = None
+    distillation: Distillation | None = None
 
     def root(self, arm: Arm) -> Arm:
         return root_of(arm, self.arms)
@@ -56,7 +59,8 @@ def findings(gathered: Gathered) -> Findings:
     grids = best_points(arms)
     hidden = {arm.name for points, best in grids.values() if best for arm in points if arm is not best}
     shown = [arm for arm in arms.values() if arm.scores and arm.name not in hidden]
-    known = {"learning": gathered.learning, "stability": gathered.stability, "reinforcement": gathered.reinforcement}
+    studies = ("learning", "stability", "reinforcement", "distillation")
+    known = {name: getattr(gathered, name) for name in studies}
     found = Findings(arms, shown, grids, **known)
     if not found.trained:
         return found
@@ -188,6 +192,8 @@ def answers(found: Findings) -> list[dict]:
         text += f" The most gained: {ranked[0].name}, {points(more)} points."
     if found.reinforcement:
         text += f" {reinforced(found.reinforcement)}"
+    if found.distillation:
+        text += f" {distilled(found.distillation)}"
     result = [
         {
             "question": "What did it gain?",

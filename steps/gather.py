@@ -12,6 +12,7 @@ from pathlib import Path
 from steps import learning_rows, row_tables
 from steps.arms import Arm, Checkpoint, arms_of
 from steps.common import MANIFEST, PROVENANCE, read_json, read_jsonl, sha256_file
+from steps.distillation import Distillation, read_distillation
 from steps.learning import Study, read_study
 from steps.reinforcement import Reinforcement, read_reinforcement
 from steps.stability import Stability, read_stability
@@ -33,6 +34,7 @@ class Gathered:
     learning: list[Study] = field(default_factory=list)
     stability: Stability | None = None
     reinforcement: Reinforcement | None = None
+    distillation: Distillation | None = None
 
 
 def gather(settings: dict, results: Path, out: Path) -> Gathered:
@@ -70,6 +72,7 @@ def gather(settings: dict, results: Path, out: Path) -> Gathered:
         study.links = learning_rows.file_links(study, results, out)
     gathered.stability = read_stability(settings["graph"], gathered.arms, results)
     gathered.reinforcement = read_reinforcement(settings["graph"], gathered.arms, results)
+    gathered.distillation = read_distillation(settings, gathered.arms, results)
     return gathered
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from steps import adapters, engine, groups, rlrt, rlsd, sdpo, srpo, teacher, training
+from steps import adapters, engine, groups, rlrt, rlsd, sdpo, self_teacher, srpo, training
 from steps.common import write_jsonl
 
 # Methods that pull the whole distribution of a token towards the teacher's, and those that weight its advantage.
@@ -52,7 +52,7 @@ def build_trainer(
             """TRL's rollout_func: every prompt comes `generations` times in a row."""
             size = settings["generations"]
             seeds = [settings["seed"], self.state.global_step // settings["iterations"]]
-            with teacher.wearing(self.model, None), self.accelerator.autocast():
+            with self_teacher.wearing(self.model, None), self.accelerator.autocast():
                 groups_of_samples = self.engine.sample(
                     prompts[::size],
                     n=size,
@@ -117,7 +117,7 @@ def build_trainer(
             self.plain = output["advantages"]
             output |= self.signal(output)
             if self.beta or self.watched:
-                with teacher.wearing(self.model, self.start):
+                with self_teacher.wearing(self.model, self.start):
                     output["ref_per_token_logps"] = self.logps(output["prompt_ids"], output["prompt_mask"], output)
             self.keep(output)
             return output
@@ -199,7 +199,7 @@ def build_trainer(
             found = torch.zeros(output["completion_ids"].shape, device=taught.device)
             if len(chosen):
                 part = {key: output[key][chosen] for key in ("completion_ids", "completion_mask")}
-                with teacher.wearing(self.model, self.teacher.weights):
+                with self_teacher.wearing(self.model, self.teacher.weights):
                     found[chosen] = self.logps(prompts["teacher_ids"][chosen], prompts["teacher_mask"][chosen], part)
             return found
 
@@ -211,7 +211,7 @@ def build_trainer(
             total = count = 0.0
             for chosen in taught.split(settings["batch_size"]):
                 part = {key: output[key][chosen] for key in ("completion_ids", "completion_mask")}
-                with teacher.wearing(self.model, self.teacher.weights):
+                with self_teacher.wearing(self.model, self.teacher.weights):
                     logits = self.logits(found["teacher_ids"][chosen], found["teacher_mask"][chosen], part)
                 weights = torch.exp(-kin["entropy_weight"] * entropy_from_logits(logits))
                 total += (weights * part["completion_mask"]).sum()
@@ -348,7 +348,7 @@ def build_trainer(
             """[taught, T, V]."""
             chosen = inputs["taught"].nonzero().squeeze(1)
             part = {key: inputs[key][chosen] for key in ("completion_ids", "completion_mask")}
-            with teacher.wearing(self.model, self.teacher.weights):
+            with self_teacher.wearing(self.model, self.teacher.weights):
                 return self.logits(inputs["teacher_ids"][chosen], inputs["teacher_mask"][chosen], part)
 
         def distillation(self, inputs: dict, logps: Any, teacher_logits: Any) -> Any:
@@ -406,13 +406,13 @@ def build_trainer(
     )
     judged = any(reward["kind"] == "self" for reward in settings["rewards"].values())
     needs_start = settings["kl"] or settings["watch_kl"] or judged or (kin and kin["teacher"]["kind"] == "start")
-    trainer.start = teacher.copied(model) if needs_start else None
-    trainer.teacher = teacher.Teacher(model, kin["teacher"], trainer.start) if kin else None
+    trainer.start = self_teacher.copied(model) if needs_start else None
+    trainer.teacher = self_teacher.Teacher(model, kin["teacher"], trainer.start) if kin else None
     trainer.engine = engine.Engine(model, tokenizer, settings["sample_batch"])
     trainer.eos_token_ids = trainer.engine.stop_ids
 
     def believes(prompts, options):
-        with teacher.wearing(model, trainer.start):
+        with self_teacher.wearing(model, trainer.start):
             return trainer.engine.choose(prompts, options)
 
     trainer.rewards = scorer({"believes": believes})

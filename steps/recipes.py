@@ -16,18 +16,24 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
 # Keys of a recipe that place it in the graph; every other key is a setting of its stage.
-GRAPH_KEYS = ("stage", "from", "data", "seeds", "grid", "diagnosis", "treats", "at_random")
+GRAPH_KEYS = ("stage", "from", "data", "teachers", "seeds", "grid", "diagnosis", "treats", "at_random")
 # Folders of results/<workload>/ that are not studies.
 RESERVED_STUDIES = (
     "world", "data", "evaluation", "download", "pretrain",
     "detect", "evidence", "attribute", "mixture", "treat", "score_causes", "geometry", "difficulty", "gate", "explore",
+    "generate", "logprobs", "forecast",
 )  # fmt: skip
 # Stages that draw random numbers: their nodes are repeated by `seeds`. The others inherit the seeds of their parents.
-RANDOM_STAGES = ("sft", "cpt", "rl", "reward")
+RANDOM_STAGES = ("sft", "cpt", "rl", "reward", "distill", "opd")
 # Stages that train on rows: they need `data`.
-DATA_STAGES = ("sft", "rl", "reward")
+DATA_STAGES = ("sft", "rl", "reward", "distill", "opd")
+# Stages that learn from other checkpoints: they need `teachers`, and take more than one data set.
+TAUGHT_STAGES = ("distill", "opd")
 # How many parents a stage takes, (least, most).
-PARENTS = {"sft": (1, 1), "cpt": (1, 1), "rl": (1, 1), "reward": (1, 1), "merge": (2, None), "interpolate": (2, 2)}
+PARENTS = {
+    "sft": (1, 1), "cpt": (1, 1), "rl": (1, 1), "reward": (1, 1), "merge": (2, None), "interpolate": (2, 2),
+    "distill": (1, 1), "opd": (1, 1),
+}  # fmt: skip
 # What a task of evaluate may measure.
 AXES = ("target", "harder", "general", "dev")
 # Settings that act under some values of another setting only: stage -> that setting, {value: the keys that act}.
@@ -66,7 +72,9 @@ class Node:
     """One checkpoint to make. `parents` name nodes or entries of `models`; `settings` is all that its step is told.
 
     `treatment` is {"diagnosis": the node whose unlearned rows it treats, "causes": […], "at_random": bool}, or None;
-    `judge` is the node whose reward model scores its samples, or None.
+    `judge` is the node whose reward model scores its samples, or None. `data` is the first of its data sets. `teachers`
+    name nodes or entries of `models`; `sources` has for each data set {"data": its name, "share": of the prompts, None
+    for stage distill, "teachers": indices into `teachers`}. Both are empty for what is not taught.
     """
 
     name: str
@@ -80,9 +88,12 @@ class Node:
     settings: dict[str, Any]
     treatment: dict[str, Any] | None
     judge: str | None = None
+    teachers: tuple[str, ...] = ()
+    sources: tuple[dict[str, Any], ...] = ()
 
     def to_dict(self) -> dict:
-        return {**asdict(self), "parents": list(self.parents)}
+        lists = {key: list(getattr(self, key)) for key in ("parents", "teachers", "sources")}
+        return {**asdict(self), **lists}
 
 
 def complete(params: dict, schema: dict) -> dict:
@@ -102,6 +113,7 @@ def complete(params: dict, schema: dict) -> dict:
     named += [
         (f"studies.{k}.detect", study["detect"], "data") for k, study in params["studies"].items() if "detect" in study
     ]
+    named += [("forecast.axes", name, "data") for name in params["forecast"]["axes"]]
     for key, name, section in named:
         if name not in params[section]:
             raise ValueError(f"{key}: no entry `{name}` in {section}{_meant(name, params[section])}")
@@ -182,8 +194,22 @@ def _judge(recipe: dict, params: dict) -> str | None:
     return named[0] if named else None
 
 
+def _teachers(recipe: dict) -> list[str]:
+    """The names that a recipe has under `teachers`, each once; in the order of its data sets where each has its own."""
+    named = recipe.get("teachers", [])
+    if isinstance(named, dict):
+        named = [named[name] for name in [*_datasets(recipe), *named] if name in named]
+    return list(dict.fromkeys(named))
+
+
+def _datasets(recipe: dict) -> list[str]:
+    """The names that a recipe has under `data`."""
+    data = recipe.get("data", [])
+    return data if isinstance(data, list) else [data]
+
+
 def _ordered(recipes: dict[str, tuple[str, dict]], params: dict) -> Iterator[str]:
-    """Names of the recipes, those first that another starts from, treats or is judged by.
+    """Names of the recipes, those first that another starts from, treats, learns from or is judged by.
 
     Those may be a recipe, one point of a gridded recipe, or a model.
     """
@@ -198,7 +224,8 @@ def _ordered(recipes: dict[str, tuple[str, dict]], params: dict) -> Iterator[str
         diagnosis = [("diagnosis", recipe["diagnosis"])] if "diagnosis" in recipe else []
         judge = _judge(recipe, params)
         judged = [("rewards", judge)] if judge else []
-        for key, other in [*(("from", parent) for parent in recipe["from"]), *diagnosis, *judged]:
+        taught = [("teachers", teacher) for teacher in _teachers(recipe)]
+        for key, other in [*(("from", parent) for parent in recipe["from"]), *taught, *diagnosis, *judged]:
             where = f"studies.{study}.recipes.{name}.{key}"
             if other in models:
                 continue
@@ -223,23 +250,27 @@ def _expand(
 ) -> dict[str, list[Node]]:
     """The nodes of one recipe: point name -> one node per seed."""
     where = f"studies.{study}.recipes.{name}"
-    stage, parents, data = recipe["stage"], recipe["from"], recipe.get("data")
+    stage, parents, datasets = recipe["stage"], recipe["from"], _datasets(recipe)
     least, most = PARENTS[stage]
     if len(parents) < least or (most is not None and len(parents) > most):
         need = f"{least}" if least == most else f"at least {least}"
         raise ValueError(f"{where}.from: stage {stage} takes {need} parent{'s' * (need != '1')}, not {len(parents)}")
-    if stage in DATA_STAGES and data is None:
+    if stage in DATA_STAGES and not datasets:
         raise ValueError(f"{where}: stage {stage} needs `data`, one of: {', '.join(params['data'])}")
-    if stage not in DATA_STAGES and data is not None:
+    if stage not in DATA_STAGES and datasets:
         raise ValueError(f"{where}.data: has no effect on stage {stage}; remove it")
-    if data is not None and data not in params["data"]:
-        raise ValueError(f"{where}.data: no entry `{data}` in data{_meant(data, params['data'])}")
+    if stage not in TAUGHT_STAGES and isinstance(recipe.get("data"), list):
+        raise ValueError(f"{where}.data: stage {stage} takes one data set; write data: {datasets[0]}")
+    for data in datasets:
+        if data not in params["data"]:
+            raise ValueError(f"{where}.data: no entry `{data}` in data{_meant(data, params['data'])}")
 
     families = [_family(f"{where}.from", parent, points, params["models"]) for parent in parents]
     for parent, family in zip(parents, families, strict=True):
         if not isinstance(family, str) and family[0].stage == "reward":
             raise ValueError(f"{where}.from: `{parent}` scores responses and writes none; start from another recipe")
     judges = _judges(where, recipe, points, params)
+    teachers = _taught_by(where, recipe, points, params)
     diagnosed = _diagnosed(where, recipe, points, params)
     seeds = _seeds(where, recipe, families, params["seeds"])
     expanded: dict[str, list[Node]] = {}
@@ -253,6 +284,10 @@ def _expand(
             _check_path(where, recipe, settings, families, params)
         if stage == "rl":
             _check_rl(where, settings)
+        sources = _sources(recipe)
+        if stage == "opd":
+            settings, sources = _mixed(where, recipe, settings, sources)
+            _check_opd(where, settings)
         point_name = "-".join([name, *(f"{key}={_in_a_name(value)}" for key, value in point.items())])
         expanded[point_name] = [
             Node(
@@ -261,7 +296,7 @@ def _expand(
                 study=study,
                 stage=stage,
                 parents=tuple(_paired(where, "parent", family, seed) for family in families),
-                data=data,
+                data=datasets[0] if datasets else None,
                 seed=seed,
                 point=point,
                 settings=settings | ({"seed": seed} if stage in RANDOM_STAGES else {}),
@@ -272,6 +307,8 @@ def _expand(
                     "at_random": recipe.get("at_random", False),
                 },
                 judge=judges and _paired(where, "reward model", judges, seed),
+                teachers=tuple(_paired(where, "teacher", family, seed) for family in teachers),
+                sources=tuple(sources),
             )
             for seed in seeds
         ]
@@ -385,6 +422,95 @@ def _check_path(where: str, recipe: dict, settings: dict, families: list[list[No
 
 def _check_rl(where: str, settings: dict) -> None:
     from steps.rl import check_settings
+
+    try:
+        check_settings(settings)
+    except ValueError as error:
+        raise ValueError(f"{where}.{error}") from error
+
+
+def _taught_by(where: str, recipe: dict, points: dict[str, list[Node]], params: dict) -> list[list[Node] | str]:
+    """What a recipe learns from: for each of `_teachers` the nodes, one per seed, or the model."""
+    stage, named, datasets = recipe["stage"], recipe.get("teachers"), _datasets(recipe)
+    if stage not in TAUGHT_STAGES:
+        if named is not None:
+            raise ValueError(f"{where}.teachers: has no effect on stage {stage}; remove it")
+        return []
+    if named is None:
+        raise ValueError(f"{where}: stage {stage} needs `teachers`, the recipes or models it learns from; add it")
+    if isinstance(named, dict):
+        for data in named:
+            if data not in datasets:
+                raise ValueError(f"{where}.teachers.{data}: the recipe has no such data set{_meant(data, datasets)}")
+        for data in datasets:
+            if data not in named:
+                raise ValueError(f"{where}.teachers: the data set `{data}` has no teacher; write {data}: <teacher>")
+    elif stage == "distill" and len(named) > 1:
+        raise ValueError(
+            f"{where}.teachers: stage distill takes one teacher for each data set, for a mixture of several writes no"
+            f" rows; write teachers: {{{', '.join(f'{data}: <teacher>' for data in datasets)}}}"
+        )
+    families = []
+    for teacher in _teachers(recipe):
+        family = _family(f"{where}.teachers", teacher, points, params["models"])
+        if teacher in recipe["from"]:
+            raise ValueError(f"{where}.teachers: `{teacher}` teaches itself; name another teacher than the start")
+        if not isinstance(family, str) and family[0].stage == "reward":
+            raise ValueError(
+                f"{where}.teachers: `{teacher}` scores responses and writes none; name a checkpoint that writes"
+            )
+        families.append(family)
+    return families
+
+
+def _sources(recipe: dict) -> list[dict]:
+    """One entry for each data set of a recipe that is taught: see Node."""
+    named, teachers = recipe.get("teachers"), _teachers(recipe)
+    if named is None:
+        return []
+    return [
+        {
+            "data": data,
+            "share": None,
+            "teachers": [teachers.index(named[data])] if isinstance(named, dict) else [*range(len(teachers))],
+        }
+        for data in _datasets(recipe)
+    ]
+
+
+def _mixed(where: str, recipe: dict, settings: dict, sources: list[dict]) -> tuple[dict, list[dict]]:
+    """Settings of stage opd with "sources" and "weights" for what the recipe says of both; and the sources."""
+    teachers, mixture = _teachers(recipe), isinstance(recipe["teachers"], list) and len(recipe["teachers"]) > 1
+    shares, weights = settings["shares"], settings["weights"]
+    if shares is not None and len(sources) == 1:
+        raise ValueError(f"{where}.shares: has no effect with one data set; remove it")
+    if weights is not None and not mixture:
+        raise ValueError(f"{where}.weights: has no effect without a list of several teachers; remove it")
+    if mixture and settings["off_policy"] > 0:
+        raise ValueError(
+            f"{where}.off_policy: a mixture of several teachers writes no rows; set it to 0, or give each data set its"
+            " own teacher"
+        )
+    shares = _normalised(f"{where}.shares", shares, "data set", len(sources))
+    weights = _normalised(f"{where}.weights", weights, "teacher", len(teachers))
+    sources = [source | {"share": share} for source, share in zip(sources, shares, strict=True)]
+    kept = {key: value for key, value in settings.items() if key not in ("shares", "weights")}
+    return kept | {"sources": sources, "weights": weights}, sources
+
+
+def _normalised(where: str, numbers: list[float] | None, what: str, count: int) -> list[float]:
+    """One number for each of `count` things, equal ones where none are given; with a sum of 1 but for rounding."""
+    if numbers is None:
+        return [1 / count] * count
+    if len(numbers) != count:
+        raise ValueError(f"{where}: {len(numbers)} numbers for {count} {what}s; write one per {what}")
+    if abs(sum(numbers) - 1) > 0.01:
+        raise ValueError(f"{where}: {numbers} sum to {sum(numbers):.4g}; they must sum to 1")
+    return [number / sum(numbers) for number in numbers]
+
+
+def _check_opd(where: str, settings: dict) -> None:
+    from steps.opd import check_settings
 
     try:
         check_settings(settings)

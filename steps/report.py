@@ -15,6 +15,7 @@ from pathlib import Path
 
 from steps import (
     diagrams,
+    distillation_words,
     figures,
     learning_words,
     reinforcement_words,
@@ -23,7 +24,10 @@ from steps import (
     stability_words,
     tables,
 )
+from steps.arms import Arm
 from steps.common import fresh_folder, run, step_parser, write_json, write_text
+from steps.distillation_figures import distillation_figures
+from steps.distillation_tables import distillation_tables
 from steps.findings import Findings, answers, findings, headline, side_by_side, size_text, skipped, summary
 from steps.gather import Gathered, gather
 from steps.learning import ALL
@@ -42,7 +46,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 # Settings worth a line in "What was run"; all of them are under Provenance.
 SHOWN_SETTINGS = (
     "data", "epochs", "learning_rate", "batch_size", "adapter",
-    "method", "steps", "prompts", "generations",
+    "method", "steps", "prompts", "generations", "objective", "divergence", "support", "horizon", "off_policy",
     "weights", "t", "density", "scale", "path", "generator", "rewind", "choose",
 )  # fmt: skip
 
@@ -77,6 +81,8 @@ def make_tables(gathered: Gathered, found: Findings, flows: list[Flow]) -> dict[
         made += stability_tables(found.stability)
     if found.reinforcement:
         made += reinforcement_tables(found.reinforcement)
+    if found.distillation:
+        made += distillation_tables(found.distillation)
     return {table.name: table for table in made if table}
 
 
@@ -92,8 +98,7 @@ def make_figures(gathered: Gathered, found: Findings, flows: list[Flow]) -> dict
     logged = {
         name: {m.node: m.log for m in arm.members if m.log}
         for name, arm in found.arms.items()
-        # A model's own training is of another run, and its scale another one; a policy's loss says nothing by itself.
-        if arm.stage not in ("model", "rl") and any(m.log for m in arm.members) and (not arm.grid or arm in found.shown)
+        if _has_curve(arm) and any(m.log for m in arm.members) and (not arm.grid or arm in found.shown)
     }
     losses = [
         r[k]
@@ -111,7 +116,16 @@ def make_figures(gathered: Gathered, found: Findings, flows: list[Flow]) -> dict
         made |= stability_figures(found.stability)
     if found.reinforcement:
         made |= reinforcement_figures(found.reinforcement)
+    if found.distillation:
+        made |= distillation_figures(found.distillation)
     return made
+
+
+def _has_curve(arm: Arm) -> bool:
+    """Whether an arm's loss is a cross-entropy of this run. A model's own training is of another run, and its scale
+    another one; a policy's loss says nothing by itself, and a divergence from a teacher is not on the others' scale."""
+    divergence = arm.stage == "distill" and arm.members[0].settings.get("objective") == "forward_kl"
+    return arm.stage not in ("model", "rl", "opd") and not divergence
 
 
 def metrics(found: Findings, flows: list[Flow]) -> dict:
@@ -126,7 +140,8 @@ def metrics(found: Findings, flows: list[Flow]) -> dict:
         for study in found.learning
     }
     known = {"checkpoints": arms, "rows": rows} | ({"unlearned": unlearned} if unlearned else {})
-    return known | ({"reinforcement": sampled_levels(found.reinforcement)} if found.reinforcement else {})
+    known |= {"reinforcement": sampled_levels(found.reinforcement)} if found.reinforcement else {}
+    return known | ({"distillation": distillation_words.levels(found.distillation)} if found.distillation else {})
 
 
 def provenance(gathered: Gathered) -> dict:
@@ -198,6 +213,7 @@ def render_page(
         learning=learning,
         stability=stability_words.section(found.stability, made, drawn) if found.stability else None,
         reinforcement=reinforcement_words.section(found.reinforcement, made, drawn) if found.reinforcement else None,
+        distillation=distillation_words.section(found.distillation, made, drawn) if found.distillation else None,
         grids={name: best for name, (_, best) in found.grids.items()},
         curves=[name for name in drawn if name.startswith("curves_")],
         samples=side_by_side(found) if found.ship else [],

@@ -24,13 +24,39 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
-from typing import Any
 
-from steps import adapters, checkpoints, engine, groups, grpo, rewards, rlrt, rlsd, sdpo, srpo, teacher, training
+from steps import (
+    adapters,
+    checkpoints,
+    engine,
+    groups,
+    grpo,
+    rewards,
+    rlrt,
+    rlsd,
+    rollouts,
+    sdpo,
+    self_teacher,
+    srpo,
+    training,
+)
 from steps.common import Progress, fingerprint, fresh_folder, read_jsonl, run, step_parser, write_jsonl
 
-MODULES = (training, adapters, checkpoints, engine, grpo, groups, rewards, rlrt, rlsd, sdpo, srpo, teacher)
+MODULES = (
+    training,
+    adapters,
+    checkpoints,
+    engine,
+    grpo,
+    groups,
+    rewards,
+    rlrt,
+    rlsd,
+    rollouts,
+    sdpo,
+    self_teacher,
+    srpo,
+)
 SOURCES = [Path(module.__file__) for module in MODULES] + [Path(__file__)]
 # What a column of the log is called by TRL's trainer, and by ours below.
 LOGGED = {
@@ -103,19 +129,6 @@ class Plan:
         return rows
 
 
-def plan_prompts(rows: Sequence[dict], wanted: int, curriculum: str, seed: int) -> list[int]:
-    """`wanted` row indices. `shuffle` mixes every pass anew. `easy_to_hard` goes once from the rows that the start
-    solves most often to those it solves least, ties at random, each row as often as any other but for one."""
-    random = Random(f"prompts-{seed}")
-    if curriculum == "easy_to_hard":
-        ranked = sorted(range(len(rows)), key=lambda i: (-(rows[i]["pass_rate"] or 0.0), random.random()))
-        return [ranked[k * len(ranked) // wanted] for k in range(wanted)]
-    order: list[int] = []
-    while len(order) < wanted:
-        order += random.sample(range(len(rows)), len(rows))
-    return order[:wanted]
-
-
 def check_settings(settings: dict) -> None:
     """What the schema cannot say.
 
@@ -161,17 +174,6 @@ def check_settings(settings: dict) -> None:
     rewards.check_settings(settings["rewards"])
 
 
-def check_lengths(rows: list[dict], sampler: Any, max_new_tokens: int) -> None:
-    """Raise a ValueError for the first prompt that leaves no room for a response."""
-    encoded = sampler.encode([sampler.render(row["messages"][:-1]) for row in rows])
-    for row, ids in zip(rows, encoded, strict=True):
-        if len(ids) + max_new_tokens > sampler.max_length:
-            raise ValueError(
-                f"{row['file']} row {row['row']}: a prompt of {len(ids)} tokens and max_new_tokens {max_new_tokens} do"
-                f" not fit a context of {sampler.max_length}; lower one, or filter.max_prompt_chars"
-            )
-
-
 # --- what went wrong, in words -------------------------------------------------------------------
 
 # A tenth of the steps, at both ends, is compared.
@@ -211,40 +213,6 @@ def collapses(log: list[dict]) -> list[str]:
 # --- the step ------------------------------------------------------------------------------------
 
 
-def board(folder: Path) -> Any:
-    """A callback that writes every logged number to TensorBoard; a resumed run takes back what it repeats."""
-    from torch.utils.tensorboard import SummaryWriter
-    from transformers import TrainerCallback
-
-    class Board(TrainerCallback):
-        def on_train_begin(self, args, state, control, **kwargs):
-            self.writer = SummaryWriter(str(folder), purge_step=state.global_step + 1)
-
-        def on_log(self, args, state, control, logs=None, **kwargs):
-            for name, value in logs.items():
-                if isinstance(value, int | float):
-                    self.writer.add_scalar(name, value, state.global_step)
-            self.writer.flush()
-
-        def on_train_end(self, args, state, control, **kwargs):
-            self.writer.close()
-
-    return Board()
-
-
-def gathered(folder: Path, batches: int) -> list[dict]:
-    return [row for k in range(batches) for row in read_jsonl(folder / f"{k}.jsonl")]
-
-
-def speeds(history: list[dict]) -> list[float]:
-    """Tokens per second, prompts included, of each step that samples."""
-    found, seen = [], 0
-    for entry in (entry for entry in history if "num_tokens" in entry):
-        found.append(round((entry["num_tokens"] - seen) / entry["step_time"], 1))
-        seen = entry["num_tokens"]
-    return found
-
-
 def main(args: argparse.Namespace) -> None:
     started = time.time()
     settings = args.settings
@@ -259,7 +227,7 @@ def main(args: argparse.Namespace) -> None:
     names = list(settings["rewards"])
     batches = settings["steps"] // settings["iterations"]
     plan = Plan(
-        order=plan_prompts(rows, batches * settings["prompts"], settings["curriculum"], settings["seed"]),
+        order=rollouts.plan_prompts(rows, batches * settings["prompts"], settings["curriculum"], settings["seed"]),
         prompts=settings["prompts"],
         rows=len(rows),
         steps=settings["steps"],
@@ -279,9 +247,9 @@ def main(args: argparse.Namespace) -> None:
         return rewards.Rewards(settings["rewards"], reward_model=args.reward_model, **given)
 
     trainer = grpo.build_trainer(model, tokenizer, rows, settings, plan, work, scorer)
-    check_lengths(rows, trainer.engine, settings["max_new_tokens"])
+    rollouts.check_lengths(rows, trainer.engine, settings["max_new_tokens"])
     if args.logs:
-        trainer.add_callback(board(args.logs))
+        trainer.add_callback(rollouts.board(args.logs))
     with trainer.rewards:
         progress = Progress("prompts", len(rows), "rows")
         for done, row in enumerate(rows, 1):
@@ -290,8 +258,8 @@ def main(args: argparse.Namespace) -> None:
         log = training.train(trainer, plan, "rl", watchers=[trainer.teacher] if trainer.teacher else [])
 
     out = fresh_folder(args.out)
-    write_jsonl(out / "rollouts.jsonl", gathered(work / "rollouts", batches))
-    failed = gathered(work / "failures", batches)
+    write_jsonl(out / "rollouts.jsonl", rollouts.gathered(work / "rollouts", batches))
+    failed = rollouts.gathered(work / "failures", batches)
     if failed:
         write_jsonl(out / "failures.jsonl", failed)
     collapsed = collapses(log)
@@ -321,7 +289,7 @@ def main(args: argparse.Namespace) -> None:
         log=log,
         columns=log_columns(names),
         started=started,
-        speed=speeds(trainer.state.log_history),
+        speed=rollouts.speeds(trainer.state.log_history),
     )
     shutil.rmtree(work, ignore_errors=True)
 

@@ -15,6 +15,7 @@ Run as: python -m steps.sft --settings '{"learning_rate": 0.001, …}' --parent 
 import argparse
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +118,33 @@ def count(kept: list[dict], skipped: list[dict]) -> dict:
     }
 
 
-def build_trainer(model: Any, tokenizer: Any, rows: list[dict], settings: dict, plan: training.Plan, work: Path) -> Any:
-    """A resumable SFTTrainer whose dataset is the plan: an item is the index of a batch, looked up when it is due."""
+def plan_bins(rows: list[dict], settings: dict) -> list[list[int]]:
+    """Which rows of a batch share a bin: packed, or each in one of its own."""
+    lengths = [len(row["input_ids"]) for row in rows]
+    return packing.pack(lengths, settings["max_length"]) if settings["packing"] else [[i] for i in range(len(rows))]
+
+
+def layout(rows: list[dict], settings: dict, pad_token_id: int) -> dict:
+    """The rows of one batch as tensors."""
+    return packing.collate(rows, plan_bins(rows, settings), pad_token_id)
+
+
+def build_trainer(
+    model: Any,
+    tokenizer: Any,
+    rows: list[dict],
+    settings: dict,
+    plan: training.Plan,
+    work: Path,
+    lay: Callable[[list[dict], dict, int], dict] = layout,
+    loss: Callable[[Any, dict, Any], Any] | None = None,
+) -> Any:
+    """A resumable SFTTrainer whose dataset is the plan: an item is the index of a batch, looked up when it is due.
+
+    Args:
+        lay: makes the inputs of a batch.
+        loss: of (model, inputs, trained tokens of the step), in place of the cross-entropy of the labels.
+    """
     import transformers
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
@@ -128,10 +154,13 @@ def build_trainer(model: Any, tokenizer: Any, rows: list[dict], settings: dict, 
             # TRL's fused head saves the memory of the logits where Triton runs. On a CPU it scores every position
             # for its entropy and makes a step of the tiny model 17 % slower than the model's own loss.
             of_base = SFTTrainer if self.accelerator.device.type == "cuda" else transformers.Trainer
-            loss = of_base.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
+            if loss:
+                value = loss(model, inputs, num_items_in_batch)
+            else:
+                value = of_base.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
             if not model.training:
-                return loss
-            return adapters.penalised(loss, self.model, self.current_gradient_accumulation_steps)
+                return value
+            return adapters.penalised(value, self.model, self.current_gradient_accumulation_steps)
 
     return Trainer(
         model=model,
@@ -139,18 +168,11 @@ def build_trainer(model: Any, tokenizer: Any, rows: list[dict], settings: dict, 
             **training.trainer_arguments(settings, plan, work), dataset_kwargs={"skip_prepare_dataset": True}
         ),
         train_dataset=Dataset.from_dict({"batch": range(len(plan.batches))}),
-        data_collator=lambda items: layout(
+        data_collator=lambda items: lay(
             [rows[i] for i in plan.batches[items[0]["batch"]]], settings, tokenizer.pad_token_id
         ),
         processing_class=tokenizer,
     )
-
-
-def layout(rows: list[dict], settings: dict, pad_token_id: int) -> dict:
-    """The rows of one batch as tensors, packed or each in a bin of its own."""
-    lengths = [len(row["input_ids"]) for row in rows]
-    bins = packing.pack(lengths, settings["max_length"]) if settings["packing"] else [[i] for i in range(len(rows))]
-    return packing.collate(rows, bins, pad_token_id)
 
 
 def main(args: argparse.Namespace) -> None:

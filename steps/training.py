@@ -162,7 +162,7 @@ class Resumable:
     """
 
     dealer: Any = None  # a `dealing.Dealer` that changes the plan under way: its state is part of the run's
-    teacher: Any = None  # a `teacher.Teacher`, whose weights are
+    teacher: Any = None  # a `self_teacher.Teacher`, whose weights are
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         import numpy as np

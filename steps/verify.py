@@ -80,6 +80,40 @@ def follows(response: str, check: dict) -> bool:
     raise ValueError(f"check.kind: {kind!r} is not a known constraint; steps/verify.py lists them")
 
 
+# --- rows ------------------------------------------------------------------------------------------
+
+
+def reference(row: dict, short_answer_words: int) -> tuple[str, str] | None:
+    """(kind, answer) of a row whose answer can be verified; None of another.
+
+    Kind `worked`: the row has an answer behind "####". Kind `short`: its response, one line of at most
+    `short_answer_words` words, is the answer. A row of several assistant turns has no single answer.
+    """
+    turns = [message["role"] for message in row["messages"]]
+    if turns.count("assistant") != 1 or turns[-1] != "assistant":
+        return None
+    if row["answer"] is not None:
+        return "worked", row["answer"]
+    response = row["messages"][-1]["content"].strip()
+    if "\n" in response or len(response.split()) > short_answer_words or not normalize(response):
+        return None
+    return "short", normalize(response)
+
+
+def given_answer(kind: str, response: str) -> str:
+    """What a response answers; "" for nothing."""
+    return (worked_answer(response) or "") if kind == "worked" else normalize(response)
+
+
+def solves(row: dict, response: str, short_answer_words: int) -> bool | None:
+    """Whether a response does what a row asks: keeps its "check", or answers as the row does; None where neither can
+    be told."""
+    if "check" in row:
+        return follows(response, row["check"])
+    found = reference(row, short_answer_words)
+    return None if found is None else equal(given_answer(found[0], response), found[1])
+
+
 # --- glue of tasks/*.yaml: lm-eval filters take (responses per document, documents) -----------------
 
 

@@ -1,6 +1,6 @@
 """Write the embedded world: raw training rows with planted dirt, evaluation sets, the training set `lessons` with
-rows that cannot be learned, its library, and the truth about both; exercises (problems with nothing but their answer)
-and preferences (pairs of a right and a wrong solution).
+rows that cannot be learned, its library, and the truth about both; exercises (problems with nothing but their answer),
+preferences (pairs of a right and a wrong solution), problems told in sentences, and practice (general questions).
 
 Raw rows come in the four formats that people have. Every planted defect is listed in `truth/dirt.jsonl` as
 {"file", "row", "kind", "group"}; kinds are the quarantine reasons of the data steps. Solutions with a slip are listed
@@ -154,6 +154,41 @@ def preferences(settings: dict, seen: set) -> list[dict]:
             rejected = rejected.rpartition("\n")[2]
         pairs.append({"prompt": item["prompt"], "chosen": item["solution"], "rejected": rejected})
     return pairs
+
+
+def told(settings: dict, seen: set) -> list[dict]:
+    """Problems of the shapes that train, as often with a slip, worked in sentences instead of equations."""
+    rng = Random(f"told-{settings['seed']}")
+    rows = []
+    for i in range(settings["told"]):
+        item = draw_problem(rng, TRAINED[i % len(TRAINED)], seen)
+        solution = fable.slip(rng, item["solution"]) if rng.random() < settings["slips"] else item["solution"]
+        rows.append({"prompt": item["prompt"], "response": fable.in_sentences(solution)})
+    return rows
+
+
+def practice(settings: dict, seen: set) -> list[dict]:
+    """Questions of the general kinds, as {"prompt", "response"} and, for instructions, "check".
+
+    None stands in another set, and the facts are of people that no evaluation asks for: what a student recovers on the
+    evaluated ones it was not told here.
+    """
+    rng = Random(f"practice-{settings['seed']}")
+    spoken_of = [fact for fact in fable.facts(settings["seed"]) if not fact["evaluated"]]
+    asked = [{"prompt": q, "answer": fact["value"]} for fact in spoken_of for q in fable.fact_questions(fact)]
+    rng.shuffle(asked)
+    asked = [item for item in asked if item["prompt"] not in seen]
+    makers = (fable.string_item, fable.arithmetic_item, fable.instruction_item)
+    rows = []
+    for i in range(settings["practice"]):
+        if i % 4 == 3 and asked:
+            rows.append(asked.pop())
+        else:
+            rows.append(unique(partial(makers[i % 3], rng), seen, question_key))
+    return [
+        {"prompt": row["prompt"], "response": row["answer"]} | {key: row[key] for key in ("check",) if key in row}
+        for row in rows
+    ]
 
 
 def clean_rows(settings: dict, seen: set) -> list[dict]:
@@ -382,10 +417,13 @@ def main(args: argparse.Namespace) -> None:
     pairs = preferences(args.settings, seen)
     write_jsonl(out / "exercises" / "exercises.jsonl", drawn)
     write_jsonl(out / "preferences" / "pairs.jsonl", pairs)
+    stories, questions = told(args.settings, seen), practice(args.settings, seen)
+    write_jsonl(out / "told" / "problems.jsonl", stories)
+    write_jsonl(out / "practice" / "questions.jsonl", questions)
     for task, items in evaluation.items():
         write_jsonl(out / "eval" / f"{task}.jsonl", items)
     counts = {"rows": len(rows), "planted": len(truth), "lessons": planted}
-    counts |= {"exercises": len(drawn), "preferences": len(pairs)}
+    counts |= {"exercises": len(drawn), "preferences": len(pairs), "told": len(stories), "practice": len(questions)}
     counts |= {task: len(items) for task, items in evaluation.items()}
     write_manifest(
         out, step="world", settings=args.settings, inputs=[], counts=counts, seed=args.settings["seed"], started=started

@@ -152,3 +152,91 @@ def entropy_weights(teacher_entropy, mask, beta):
     kept = [w for row, m in zip(raw, mask, strict=True) for w, keep in zip(row, m, strict=True) if keep]
     mean = sum(kept) / len(kept) if kept else 1.0
     return raw / mean
+
+
+# --- on-policy distillation ----------------------------------------------------------------------
+
+
+def probabilities(logits):
+    return np.exp(log_softmax(logits)).tolist()
+
+
+def likeliest(p, k):
+    """The k most probable places, as a set."""
+    return set(sorted(range(len(p)), key=lambda v: -p[v])[:k])
+
+
+def compared(p, q, support):
+    """The places that student p and teacher q are compared at, as a set."""
+    if support["kind"] == "full":
+        return set(range(len(p)))
+    student, teacher = likeliest(p, support["k"]), likeliest(q, support["k"])
+    return {
+        "student": student,
+        "teacher": teacher,
+        "union": student | teacher,
+        "overlap": student & teacher,
+    }[support["of"]]
+
+
+def distance(p, q, divergence):
+    """Of two lists of probabilities, by the definitions; where both are 0 a place adds nothing."""
+
+    def kl_of(x, y):
+        return sum(a * (math.log(a) - math.log(b)) for a, b in zip(x, y, strict=True) if a > 0)
+
+    if divergence["kind"] == "reverse_kl":
+        return kl_of(p, q)
+    if divergence["kind"] == "forward_kl":
+        return kl_of(q, p)
+    beta = divergence["beta"]
+    middle = [beta * b + (1 - beta) * a for a, b in zip(p, q, strict=True)]
+    return beta * kl_of(q, middle) + (1 - beta) * kl_of(p, middle)
+
+
+def distillation(student_logits, teacher_logits, divergence, support, places=None):
+    """One token's loss, from the logits [V] of both.
+
+    Args:
+        places: what they are compared at; None: as `support` says at these logits.
+    """
+    p, q = probabilities(student_logits), probabilities(teacher_logits)
+    places = sorted(compared(p, q, support) if places is None else places)
+    if not places:
+        return 0.0
+    inside = [[x[v] for v in places] for x in (p, q)]
+    if len(places) < len(p):
+        if support["rest"] == "tail":
+            outside = [sum(x[v] for v in range(len(p)) if v not in places) for x in (p, q)]
+            inside = [[*own, rest] for own, rest in zip(inside, outside, strict=True)]
+        else:
+            inside = [[value / sum(own) for value in own] for own in inside]
+    return distance(*inside, divergence)
+
+
+def mixture(logits, weights):
+    """Weighted geometric mean of distributions, normalised: log-probabilities [V] from a list of logits [V]."""
+    product = [
+        math.prod(p**w for p, w in zip(each, weights, strict=True))
+        for each in zip(*map(probabilities, logits), strict=True)
+    ]
+    return np.array([math.log(value / sum(product)) for value in product])
+
+
+def overlap_of(student_logits, teacher_logits, k):
+    """The diagnostics of one token, from the logits [V] of both."""
+    p, q = probabilities(student_logits), probabilities(teacher_logits)
+    both = likeliest(p, k) & likeliest(q, k)
+    mass_p, mass_q = sum(p[v] for v in both), sum(q[v] for v in both)
+    h_p, h_q = (-sum(x * math.log(x) for x in y if x > 0) for y in (p, q))
+    return {
+        "overlap": len(both) / k,
+        "mass_student": mass_p,
+        "mass_teacher": mass_q,
+        "likeness": min(mass / sum(y[v] for v in likeliest(y, k)) for mass, y in ((mass_p, p), (mass_q, q))),
+        "advantage": sum(p[v] / mass_p * (math.log(q[v] / mass_q) - math.log(p[v] / mass_p)) for v in both),
+        "entropy": h_p,
+        "teacher_entropy": h_q,
+        "entropy_gap": abs(h_q - h_p),
+        "divergence": distance(p, q, {"kind": "reverse_kl"}),
+    }

@@ -1,6 +1,7 @@
 """Where files lie, which files are a step's code, and locks that outlive their run."""
 
 import fcntl
+import json
 import re
 from pathlib import Path
 
@@ -108,6 +109,7 @@ def graph(tmp_path, monkeypatch):
         },
         "two": {"recipes": {"m": {"stage": "merge", "from": ["hub", "a"]}}},
     }
+    params["forecast"]["axes"] = {}
     Path("base").mkdir()
     Path("base/config.json").touch()
     Path("base/model.safetensors").touch()
@@ -210,6 +212,115 @@ def test_what_is_practised_is_gated_and_explored_with_its_start(graph):
     assert made.measured("two") == ["base", "practised"], "a reward model writes nothing that could be measured"
     assert made.bucketed() == ["problems"]
     assert "results/fable/world/eval/fable_reworded.jsonl" in made.evaluation_files()
+
+
+OPD = {"stage": "opd", "from": "a", "data": "exercises", "teachers": ["t"]}
+BOTH = {"data": ["exercises", "practice"], "teachers": {"exercises": "t", "practice": "hub"}}
+
+
+@pytest.fixture
+def taught(graph):
+    """A study of students, with what they start and learn from in another."""
+
+    def build(*left_out, **more):
+        sft = {"stage": "sft", "from": "base", "data": "problems"}
+        students = {
+            "cold": OPD | {"stage": "distill", "from": "base"},
+            "plain": OPD,
+            "again": OPD,
+            "both": OPD | BOTH,
+            "mixed": OPD | {"data": BOTH["data"], "teachers": ["t", "hub"]},
+            "half": OPD | BOTH | {"off_policy": 0.5},
+            "joint": OPD | BOTH | {"stage": "distill", "objective": "forward_kl"},
+            "ordered": OPD | BOTH | {"curriculum": "easy_to_hard"},
+            "chosen": OPD | {"pass_rate": {"above": 0.0, "below": 1.0}},
+        }
+        students = {name: recipe for name, recipe in (students | more).items() if name not in left_out}
+        one = {"recipes": {"a": sft, "t": {"stage": "rl", "from": "a", "data": "exercises"}}}
+        return graph({"studies": {"one": one, "two": {"recipes": students}}})
+
+    return build
+
+
+def test_students_are_measured_with_the_models_that_teach_them(taught):
+    assert taught().measured("two")[:2] == ["base", "hub"]
+    assert "hub" not in taught("both", "mixed", "half", "joint", "ordered").measured()
+    assert taught().ancestors("both") == ["both", "a", "base"], "a checkpoint needs no teacher to be read"
+
+
+def test_what_teachers_write_for_whom(taught):
+    made = taught()
+    assert made.pairs("mixed") == [("exercises", "t"), ("exercises", "hub"), ("practice", "t"), ("practice", "hub")]
+    assert made.pairs("a") == []
+    written = [("exercises", "t"), ("practice", "hub")]
+    assert made.generations() == made.generations("half") == made.generations("joint") == written
+    assert made.generations("cold") == [("exercises", "t")]
+    assert made.generations("both") == made.generations("a") == []
+    assert made.cached() == made.cached("joint") == written
+    assert made.cached("cold") == made.cached("half") == []
+    assert taught("joint").cached() == []
+    assert taught("cold", "joint", "half").generations() == []
+    assert made.generation("practice", "hub") == "results/fable/generate/practice/hub"
+    assert made.logprobs("practice", "hub") == "results/fable/logprobs/practice/hub"
+
+
+def test_each_pair_of_student_and_teacher_is_told_of_once(taught):
+    made = taught("mixed", more=OPD | {"from": "cold"})
+    expected = [("exercises", "a", "t"), ("practice", "a", "hub"), ("exercises", "cold", "t")]
+    assert made.forecasts() == made.forecasts("two") == expected
+    assert made.forecasts("one") == []
+    told = made.describe()["graph"]
+    assert told["forecasts"][2] == {
+        "data": "exercises", "student": "cold", "teacher": "t", "folder": "results/fable/forecast/exercises/cold/t",
+    }  # fmt: skip
+    assert told["generations"] == [
+        {"data": "exercises", "teacher": "t", "folder": "results/fable/generate/exercises/t"},
+        {"data": "practice", "teacher": "hub", "folder": "results/fable/generate/practice/hub"},
+    ]
+    both = next(node for node in told["nodes"] if node["name"] == "both")
+    assert (both["teachers"], both["data"]) == (["t", "hub"], "exercises")
+    assert both["sources"][1] == {"data": "practice", "share": 0.5, "teachers": [1]}
+    assert json.loads(json.dumps(told)) == told, "as the report is told it"
+
+
+def test_prompts_have_pass_rates_where_a_recipe_asks_for_them(taught):
+    made = taught()
+    plain, rated = "results/fable/data/{}/split/train.jsonl", "results/fable/difficulty/{}/a/train.jsonl"
+    assert made.prompt_rows("both") == [plain.format("exercises"), plain.format("practice")]
+    assert made.prompt_rows("ordered") == [rated.format("exercises"), rated.format("practice")]
+    assert made.prompt_rows("chosen") == [rated.format("exercises")]
+    assert made.used_data() == ["problems", "exercises", "practice"]
+    assert made.bucketed() == ["problems"], "what a teacher answers has no difficulty for the base"
+
+
+def test_a_teacher_of_another_language_is_one_line_before_any_job(graph):
+    def vocabulary(folder, tokens):
+        Path(folder).mkdir(exist_ok=True)
+        model = {"vocab": {token: i for i, token in enumerate(tokens)}}
+        Path(folder, "tokenizer.json").write_text(json.dumps({"model": model, "added_tokens": []}))
+        Path(folder, "chat_template.jinja").write_text("{{ messages }}")
+        for name in ("config.json", "model.safetensors"):
+            Path(folder, name).touch()
+
+    vocabulary("base", ["a", "b"])
+    vocabulary("gone", ["a", "c"])
+    sft = {"stage": "sft", "from": "base", "data": "problems"}
+    other = {"t": sft | {"from": "unused"}}
+
+    def check(**recipe):
+        # Of the same model as its student, as a teacher that is not here, and as one that speaks another language.
+        lines = {"a": sft, "same": OPD | {"teachers": ["base"]}, "far": OPD | {"teachers": ["hub"]}, **other}
+        graph({"studies": {"one": {"recipes": lines | recipe}}}).check_files()
+
+    check(rows=OPD | {"stage": "distill"})
+    for wrong in (OPD, OPD | {"stage": "distill", "objective": "forward_kl"}):
+        with pytest.raises(
+            ValueError, match=r"^studies\.one\.recipes\.s\.teachers: the vocabularies of base"
+        ) as caught:
+            check(s=wrong)
+        assert "\n" not in str(caught.value)
+    vocabulary("gone", ["a", "b"])
+    check(s=OPD)
 
 
 def test_an_adapter_setting_that_the_model_has_no_use_for_is_one_line_before_any_job(graph):

@@ -103,6 +103,43 @@ def test_samples_follow_the_distribution(engine):
         assert texts.count(said) / n == pytest.approx(p, abs=4 * np.sqrt(p * (1 - p) / n))
 
 
+def test_prompts_of_token_ids_are_taken_as_they_are(engine):
+    """Ids and the text that they encode are the same prompt; ids that no text encodes to are continued all the same."""
+    asked = prompts(6)
+    ids = [tuple(found) for found in engine.prompt_ids(asked)]
+    options = {"n": 2, "temperature": 1.0, "max_new_tokens": 12, "seed": 3}
+    assert engine.sample(ids, **options) == engine.sample(asked, **options)
+    assert engine.sample([ids[0], *asked[1:3], ids[3]], **options) == engine.sample(asked[:4], **options)
+
+    written = [one for (one,) in engine.sample(asked, temperature=0.0, max_new_tokens=24)]
+    halves = [one.ids[: len(one.ids) // 2] for one in written]
+    begun = [(*prompt, *half) for prompt, half in zip(ids, halves, strict=True)]
+    recoded = [engine.encode([engine.tokenizer.decode(tokens)])[0] for tokens in begun]
+    assert sum([*tokens] != other for tokens, other in zip(begun, recoded, strict=True)) >= 3, "a case that matters"
+    for tokens, half, one in zip(begun, halves, written, strict=True):
+        ((rest,),) = engine.sample([tokens], temperature=0.0, max_new_tokens=24 - len(half))
+        assert (*half, *rest.ids) == one.ids
+
+
+def test_limits_of_single_prompts(engine):
+    """Every prompt's responses are those of a call with its own limit; a prompt may use the context that it leaves."""
+    asked, limits = prompts(5), [1, 9, 16, 4, 16]
+    options = {"n": 3, "temperature": 1.0, "seed": 2}
+    found = engine.sample(asked, max_new_tokens=limits, **options)
+    assert any(len(one.ids) < limit for own, limit in zip(found, limits, strict=True) for one in own)
+    for i, limit in enumerate(limits):
+        alone = engine.sample(asked, max_new_tokens=limit, **options)[i]
+        assert [(one.text, one.ids, one.tokens) for one in found[i]] == [(o.text, o.ids, o.tokens) for o in alone]
+        assert [one.logp for one in found[i]] == pytest.approx([one.logp for one in alone], rel=1e-4)
+
+    fresh = resized(engine, 8)
+    long = tuple(engine.encode(["river stone " * 400])[0][: fresh.max_length - 2])
+    fresh.sample([long, (5, 6)], temperature=0.0, max_new_tokens=[2, 8])
+    assert fresh.truncated == 0
+    fresh.sample([long, (5, 6)], temperature=0.0, max_new_tokens=[3, 8])
+    assert fresh.truncated == 1
+
+
 def test_seeds_differ_and_repeat(engine):
     asked = prompts(4)
     first = engine.generate(asked, n=2, temperature=1.0, max_new_tokens=16, seed=0)

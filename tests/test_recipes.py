@@ -51,6 +51,9 @@ JUDGED = {
     "answer": {"kind": "answer", "weight": 1.0, "equivalence": "numeric"},
     "preferred": {"kind": "preference", "weight": 0.1, "model": "judge"},
 }
+OPD = {"stage": "opd", "from": "base", "data": "exercises", "teachers": ["large"]}
+DISTILL = OPD | {"stage": "distill"}
+TWO = {"data": ["exercises", "practice"]}
 OFT = {"kind": "oft", "block_size": 32}
 CONFLICT = SFT | {"diagnosis": "plain", "treats": ["data_conflict"]}
 
@@ -189,6 +192,66 @@ def test_graph_keys_are_no_settings():
     nodes = resolve(recipe_lines={"plain": PLAIN, "cure": CPT, "a": CONFLICT | {"buckets": {"every": 5}}})
     assert nodes["cure"].settings == PARAMS["cpt"] | {"seed": 0}
     assert nodes["a"].settings == PARAMS["sft"] | {"buckets": {"every": 5}, "seed": 0}
+
+
+def test_who_is_taught_pairs_with_teachers_of_its_seed():
+    lines = {"s": OPD | {"from": "a", "teachers": ["t"]}, "t": RL | {"from": "a"}, "a": SFT}
+    nodes = resolve({"seeds": [0, 7]}, lines)
+    assert list(nodes) == ["a-s0", "a-s7", "t-s0", "t-s7", "s-s0", "s-s7"]
+    assert (nodes["s-s7"].parents, nodes["s-s7"].teachers) == (("a-s7",), ("t-s7",))
+    assert nodes["a-s0"].teachers == nodes["a-s0"].sources == ()
+    lines["t"] |= {"seeds": [1]}
+    assert {resolve({"seeds": [0, 1]}, lines)[name].teachers for name in ("s-s0", "s-s1")} == {("t",)}
+    lines["t"] |= {"grid": {"steps": [10, 20]}}
+    lines["s"] |= {"teachers": ["t-steps=20"]}
+    assert resolve({"seeds": [0, 1]}, lines)["s-s1"].teachers == ("t-steps=20",)
+
+
+def test_one_teacher_of_one_data_set():
+    node = resolve(recipe_lines={"s": OPD})["s"]
+    assert (node.data, node.teachers) == ("exercises", ("large",))
+    assert node.sources == ({"data": "exercises", "share": 1.0, "teachers": [0]},)
+    told = {key: value for key, value in PARAMS["opd"].items() if key not in ("shares", "weights")}
+    assert node.settings == told | {"seed": 0, "sources": [*node.sources], "weights": [1.0]}
+    assert node.to_dict()["teachers"] == ["large"] and node.to_dict()["sources"] == [*node.sources]
+
+
+def test_every_data_set_may_have_its_own_teacher():
+    lines = {"a": SFT, "s": OPD | TWO | {"teachers": {"practice": "large", "exercises": "a"}}}
+    node = resolve(recipe_lines=lines)["s"]
+    assert (node.data, node.teachers) == ("exercises", ("a", "large")), "in the order of the data sets"
+    assert [(source["data"], source["teachers"]) for source in node.sources] == [("exercises", [0]), ("practice", [1])]
+    assert node.settings["sources"] == [*node.sources]
+    shared = resolve(recipe_lines={"s": OPD | TWO | {"teachers": {"practice": "large", "exercises": "large"}}})["s"]
+    assert shared.teachers == ("large",) and [source["teachers"] for source in shared.sources] == [[0], [0]]
+
+
+def test_a_list_of_teachers_is_a_mixture_on_all_prompts():
+    lines = {"a": SFT, "s": OPD | TWO | {"teachers": ["a", "large"], "shares": [0.8, 0.2], "weights": [0.667, 0.334]}}
+    node = resolve(recipe_lines=lines)["s"]
+    assert [source["teachers"] for source in node.sources] == [[0, 1], [0, 1]]
+    assert [source["share"] for source in node.sources] == [0.8, 0.2]
+    assert node.settings["weights"] == pytest.approx([0.667 / 1.001, 0.334 / 1.001], abs=1e-12)
+    assert "shares" not in node.settings
+    lines["s"] |= {"shares": None, "weights": None}
+    node = resolve(recipe_lines=lines)["s"]
+    assert [source["share"] for source in node.sources] == node.settings["weights"] == [0.5, 0.5]
+
+
+def test_what_a_teacher_writes_has_no_shares():
+    lines = {"a": SFT, "d": DISTILL | TWO | {"teachers": {"exercises": "a", "practice": "large"}}}
+    node = resolve(recipe_lines=lines)["d"]
+    assert node.sources == (
+        {"data": "exercises", "share": None, "teachers": [0]},
+        {"data": "practice", "share": None, "teachers": [1]},
+    )
+    assert node.settings == PARAMS["distill"] | {"seed": 0}
+    assert [source["teachers"] for source in resolve(recipe_lines={"d": DISTILL | TWO})["d"].sources] == [[0], [0]]
+
+
+def test_a_student_may_teach_another_node_of_its_recipe():
+    lines = {"g": OPD | {"grid": {"steps": [5, 10]}}, "s": OPD | {"from": "g-steps=5", "teachers": ["g-steps=10"]}}
+    assert resolve(recipe_lines=lines)["s"].teachers == ("g-steps=10",)
 
 
 # --- mistakes: (overlay, recipes, what the line must say) --------------------------------------------
@@ -521,6 +584,137 @@ MISTAKES = {
         {"plain": PLAIN, "a": CONFLICT | {"buckets": {}}},
         [f"{AT}.buckets", "`every` is missing"],
     ),
+    "no teachers": (
+        None,
+        {"a": {"stage": "opd", "from": "base", "data": "exercises"}},
+        [AT, "stage opd needs `teachers`", "add it"],
+    ),
+    "teachers for sft": (None, {"a": SFT | {"teachers": ["large"]}}, [f"{AT}.teachers", "no effect on stage sft"]),
+    "a teacher by name alone": (None, {"a": OPD | {"teachers": "large"}}, [f"{AT}.teachers", "'large'"]),
+    "no such teacher": (None, {"a": OPD | {"teachers": ["larg"]}}, [f"{AT}.teachers", "did you mean `large`"]),
+    "no such teacher of a data set": (
+        None,
+        {"a": OPD | {"teachers": {"exercises": "larg"}}},
+        [f"{AT}.teachers", "did you mean `large`"],
+    ),
+    "its own teacher": (None, {"a": OPD | {"teachers": ["base"]}}, [f"{AT}.teachers", "`base` teaches itself"]),
+    "taught by itself": (None, {"a": OPD | {"teachers": ["a"]}}, [f"{AT}.teachers", "a -> a", "name a recipe"]),
+    "a cycle through a teacher": (
+        None,
+        {"b": SFT | {"from": "a"}, "a": OPD | {"teachers": {"exercises": "b"}}},
+        [".teachers", "b -> a -> b"],
+    ),
+    "a grid as teacher": (
+        None,
+        {"g": SFT | {"grid": {"epochs": [1, 2]}}, "a": OPD | {"teachers": ["g"]}},
+        [f"{AT}.teachers", "grid", "`g-epochs=1`"],
+    ),
+    "a teacher that writes nothing": (
+        None,
+        {"judge": JUDGE, "a": OPD | {"teachers": ["judge"]}},
+        [f"{AT}.teachers", "`judge`", "writes none"],
+    ),
+    "teacher seeds that do not pair": (
+        None,
+        {"t": SFT | {"seeds": [0, 1]}, "a": OPD | {"teachers": ["t"], "seeds": [2]}},
+        [f"{AT}.seeds", "seed 2 has no teacher", "[0, 1]"],
+    ),
+    "a teacher of another data set": (
+        None,
+        {"a": OPD | {"teachers": {"exercises": "large", "practise": "large"}}},
+        [f"{AT}.teachers.practise", "no such data set", "exercises"],
+    ),
+    "a data set without a teacher": (
+        None,
+        {"a": OPD | TWO | {"teachers": {"exercises": "large"}}},
+        [f"{AT}.teachers", "`practice` has no teacher", "practice: <teacher>"],
+    ),
+    "rows of a mixture": (
+        None,
+        {"b": SFT, "a": DISTILL | {"teachers": ["b", "large"]}},
+        [f"{AT}.teachers", "stage distill", "{exercises: <teacher>}"],
+    ),
+    "two data sets for sft": (None, {"a": SFT | TWO}, [f"{AT}.data", "takes one data set", "data: exercises"]),
+    "one of two data sets is missing": (
+        None,
+        {"a": OPD | {"data": ["exercises", "practise"]}},
+        [f"{AT}.data", "`practise`", "did you mean `practice`"],
+    ),
+    "a data set twice": (None, {"a": OPD | {"data": ["exercises", "exercises"]}}, [f"{AT}.data", "exercises"]),
+    "shares of one": (None, {"a": OPD | {"shares": [0.5, 0.5]}}, [f"{AT}.shares", "no effect with one data set"]),
+    "shares that do not fit": (
+        None,
+        {"a": OPD | TWO | {"shares": [0.2, 0.3, 0.5]}},
+        [f"{AT}.shares", "3 numbers for 2 data sets"],
+    ),
+    "shares beyond the whole": (
+        None,
+        {"a": OPD | TWO | {"shares": [0.5, 0.6]}},
+        [f"{AT}.shares", "sum to 1.1", "must sum to 1"],
+    ),
+    "a data set without a share": (None, {"a": OPD | TWO | {"shares": [1.0, 0.0]}}, [f"{AT}.shares[1]", "0.0"]),
+    "weights of one teacher": (
+        None,
+        {"a": OPD | {"weights": [0.5, 0.5]}},
+        [f"{AT}.weights", "no effect without a list of several teachers"],
+    ),
+    "weights of teachers with prompts of their own": (
+        None,
+        {"b": SFT, "a": OPD | TWO | {"teachers": {"exercises": "b", "practice": "large"}, "weights": [0.5, 0.5]}},
+        [f"{AT}.weights", "no effect"],
+    ),
+    "weights that do not fit the teachers": (
+        None,
+        {"b": SFT, "a": OPD | {"teachers": ["b", "large"], "weights": [0.2, 0.3, 0.5]}},
+        [f"{AT}.weights", "3 numbers for 2 teachers"],
+    ),
+    "responses of a mixture": (
+        None,
+        {"b": SFT, "a": OPD | {"teachers": ["b", "large"], "off_policy": 0.5}},
+        [f"{AT}.off_policy", "mixture", "set it to 0"],
+    ),
+    "a loss that is always 0": (
+        None,
+        {"a": OPD | {"support": {"kind": "top_k", "of": "student", "k": 1, "rest": "renormalised"}}},
+        [f"{AT}.support", "tail"],
+    ),
+    "samples of a step that do not fit": (None, {"a": OPD | {"prompts": 3}}, [f"{AT}.batch_size", "64", "6 samples"]),
+    "no such divergence": (
+        None,
+        {"a": OPD | {"divergence": {"kind": "kl"}}},
+        [f"{AT}.divergence.kind", "'kl'", "forward_kl, jsd, reverse_kl"],
+    ),
+    "a key of another support": (
+        None,
+        {"a": OPD | {"support": {"kind": "full", "k": 16}}},
+        [f"{AT}.support.k", "no effect with kind full"],
+    ),
+    "a horizon that grows until nowhere": (
+        None,
+        {"a": OPD | {"horizon": {"tokens": 32, "from": 8}}},
+        [f"{AT}.horizon", "from", "until"],
+    ),
+    "an opd key on distill": (
+        None,
+        {"a": DISTILL | {"divergence": {"kind": "reverse_kl"}}},
+        [f"{AT}.divergence", "no effect on stage distill", "setting of opd"],
+    ),
+    "shares of rows that a teacher writes": (
+        None,
+        {"a": DISTILL | TWO | {"shares": [0.5, 0.5]}},
+        [f"{AT}.shares", "no effect on stage distill"],
+    ),
+    "an axis of no data set": (
+        {"forecast": {"axes": {"practise": "general"}}},
+        None,
+        ["forecast.axes", "did you mean `practice`"],
+    ),
+    "no such axis": ({"forecast": {"axes": {"practice": "genral"}}}, None, ["forecast.axes.practice", "'genral'"]),
+    "a study named as a folder of teachers' rows": (
+        {"studies": {"generate": {"recipes": {"b": SFT}}}},
+        None,
+        ["studies.generate", "rename"],
+    ),
     "no such valid set": ({"evaluate": {"valid": "nothing"}}, None, ["evaluate.valid", "problems"]),
 }
 
@@ -536,4 +730,7 @@ def test_every_mistake_gets_one_line_with_its_place_and_the_fix(change, lines, p
 def test_the_workloads_resolve(overlay):
     change = yaml.safe_load(overlay.read_text())
     assert change["workload"] == overlay.stem
-    assert resolve(change)
+    nodes = resolve(change)
+    assert nodes
+    distillation = change.get("studies", {}).get("distillation", {})
+    assert any(node.stage == "opd" for node in nodes.values()) == (distillation is not None)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from steps import adapters, checkpoints, engine, grpo, rewards, rl, sdpo, training
+from steps import adapters, checkpoints, engine, grpo, rewards, rl, rollouts, sdpo, training
 from steps.common import read_json, read_jsonl, sha256_file, write_jsonl
 from steps.engine import Sample
 from tests import by_hand
@@ -652,16 +652,16 @@ def test_a_reward_that_raises_is_counted_and_stops_the_run_above_the_share(start
 
 def test_prompts_are_shuffled_anew_each_pass():
     rows = made_rows(7)
-    order = rl.plan_prompts(rows, 18, "shuffle", seed=0)
+    order = rollouts.plan_prompts(rows, 18, "shuffle", seed=0)
     assert sorted(order[:7]) == sorted(order[7:14]) == list(range(7)) and order[:7] != order[7:14]
     assert len(set(order[14:])) == 4
-    assert order == rl.plan_prompts(rows, 18, "shuffle", seed=0) != rl.plan_prompts(rows, 18, "shuffle", seed=1)
+    assert order == rollouts.plan_prompts(rows, 18, "shuffle", seed=0) != rl.plan_prompts(rows, 18, "shuffle", seed=1)
 
 
 def test_a_curriculum_goes_from_easy_to_hard_once():
     rows = made_rows(10) + [made_rows(1)[0] | {"pass_rate": None}]
     for wanted in (5, 11, 25):
-        order = rl.plan_prompts(rows, wanted, "easy_to_hard", seed=0)
+        order = rollouts.plan_prompts(rows, wanted, "easy_to_hard", seed=0)
         rates = [rows[i]["pass_rate"] or 0.0 for i in order]
         assert len(order) == wanted and rates == sorted(rates, reverse=True)
         times = [order.count(i) for i in range(len(rows))]

@@ -113,3 +113,21 @@ def test_every_answer_of_the_world_keeps_its_constraint_and_equals_itself():
         assert verify.worked_answer(problem["solution"]) == problem["answer"]
         assert verify.last_number(problem["solution"]) == problem["answer"]
     assert kinds == {"repeat", "uppercase", "starts_with", "ends_with", "word_count"}
+
+
+@pytest.mark.parametrize(
+    ("row", "response", "solved"),
+    [
+        ({"answer": "12"}, "5 + 7 = 12\n#### 12", True),
+        ({"answer": "12"}, "12", False),
+        ({"answer": None, "said": "Velm"}, "velm.", True),
+        ({"answer": None, "said": "Velm"}, "Dunmere", False),
+        ({"answer": None, "said": "a much longer answer than five words"}, "anything", None),
+        ({"answer": None, "said": "STONE", "check": {"kind": "uppercase", "words": ["stone"]}}, "OH STONE", True),
+        ({"answer": None, "said": "STONE", "check": {"kind": "uppercase", "words": ["stone"]}}, "stone", False),
+    ],
+)
+def test_a_row_is_solved_by_its_check_its_answer_or_its_short_response(row, response, solved):
+    said = {"role": "assistant", "content": row.pop("said", "no matter")}
+    row |= {"messages": [{"role": "user", "content": "?"}, said]}
+    assert verify.solves(row, response, 5) is solved

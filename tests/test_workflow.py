@@ -170,9 +170,23 @@ LEARNING = DETECTING | with_findings("plain")
 EXPLORED = {f"explore {name}" for name in ("sft", "grpo", "srpo")}
 
 
+def distilled(*nodes: str) -> set[str]:
+    """What runs again when these are distilled again."""
+    stages = {"cold": "distill", "opd": "opd", "opd_cold": "opd"}
+    return {job for node in nodes for job in (f"{stages[node]} {node}", f"evaluate {node}")} | {"report"}
+
+
+FORECAST = {"forecast sft", "forecast cold"}
+# From another start by a teacher's rows, from those rows, and from the teacher on.
+STARTED = distilled("cold", "opd_cold") | {"forecast cold"}
+WRITTEN = STARTED | {"generate grpo", "logprobs grpo"}
+TAUGHT = WRITTEN | distilled("opd") | FORECAST
+
+
 def practised(*nodes: str) -> set[str]:
-    """What runs again when these are trained again by their rewards."""
-    return {f"{rule} {node}" for node in nodes for rule in ("rl", "evaluate", "explore")} | {"report"}
+    """What runs again when these are trained again by their rewards; grpo teaches."""
+    jobs = {f"{rule} {node}" for node in nodes for rule in ("rl", "evaluate", "explore")} | {"report"}
+    return jobs | (TAUGHT if "grpo" in nodes else set())
 
 
 GATED = practised("grpo", "srpo") | {"gate grpo", "gate srpo"}
@@ -213,6 +227,12 @@ JUDGED = practised("grpo") | {"reward judge", "gate grpo"}
         ({"rl": {"srpo": {"entropy_weight": 0.5}}}, practised("srpo")),
         ({"reward": {"learning_rate": 1.0e-5}}, JUDGED),
         ({"explore": {"resamples": 200}}, EXPLORED | {"report"}),
+        ({"generate": {"max_repetition": 0.7}}, WRITTEN),
+        ({"logprobs": {"top_k": 4}}, WRITTEN - {"generate grpo"}),
+        ({"distill": {"learning_rate": 1.0e-5}}, STARTED),
+        ({"opd": {"learning_rate": 1.0e-5}}, distilled("opd", "opd_cold")),
+        ({"forecast": {"prompts": 23}}, FORECAST | {"report"}),
+        ({"forecast": {"axes": {"practice": "target"}}}, {"report"}),
     ],
     ids=[
         "a leaf recipe",
@@ -233,6 +253,12 @@ JUDGED = practised("grpo") | {"reward judge", "gate grpo"}
         "one method of it",
         "the reward model",
         "exploration",
+        "what a teacher writes",
+        "what it says of that",
+        "a cold start",
+        "on-policy distillation",
+        "the forecast",
+        "how the forecast is judged",
     ],
 )
 def test_a_changed_setting_reruns_its_recipe_and_what_descends_from_it(untouched, change, expected):
@@ -256,12 +282,18 @@ def test_a_new_recipe_runs_alone(untouched):
         ("cpt", with_evaluation("knowledge") | with_findings("together")),
         (
             "evaluate",
-            {f"evaluate {name}" for name in ("base", "knowledge", "grpo", "srpo", *RECIPES, *LEARNERS)}
+            {
+                f"evaluate {name}"
+                for name in ("base", "knowledge", "grpo", "srpo", "cold", "opd", "opd_cold", *RECIPES, *LEARNERS)
+            }
             | with_evaluation("path_sft")
             | GEOMETRY
             | EXPLORED,
         ),
         ("srpo", practised("grpo", "srpo")),
+        ("distill", STARTED),
+        ("divergence", distilled("opd", "opd_cold") | FORECAST),
+        ("distiller", distilled("opd", "opd_cold")),
         ("rewards", PRACTISED - {"explore sft"}),
         ("explore", EXPLORED | {"report"}),
         ("score_dirt", {"score_dirt problems", "report"}),

@@ -8,7 +8,7 @@ from random import Random
 import pyarrow.parquet
 import pytest
 
-from steps import fable, world
+from steps import fable, verify, world
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = {"seed": 3, "problems": 900, "chat": 120, "evaluation_items": 60, "planted_per_kind": 8, "slips": 0.1}
@@ -152,6 +152,93 @@ def test_exercises_and_preferences_are_new_problems_and_pairs_differ_in_their_an
         *slipped, wrong = pair["rejected"].split("\n")
         assert re.fullmatch(r"#### -?\d+", wrong) and wrong != last
         assert len(slipped) == (0 if i % 2 else len(lines))
+
+
+def drawn_in_order(**counts) -> tuple[dict[str, list[dict]], dict[str, list[dict]]]:
+    """The sets that ask (evaluation, development, reworded) and those that train, drawn as the step draws them."""
+    seen, settings = set(), SETTINGS | {"exercises": 60, "preferences": 40} | counts
+    asks = world.evaluation_sets(settings, seen)
+    trains = {"rows": world.clean_rows(settings, seen)}
+    asks |= world.development_sets(settings, seen, asks)
+    asks |= world.reworded_set(settings, seen)
+    for make in (world.exercises, world.preferences, world.told, world.practice):
+        trains[make.__name__] = make(settings, seen)
+    return asks, trains
+
+
+def numbers_of(prompt: str) -> tuple:
+    return tuple(re.findall(r"\d+", prompt))
+
+
+def test_told_problems_are_new_and_worked_in_sentences_with_slips():
+    asks, trains = drawn_in_order(told=400, practice=0)
+    told = trains["told"]
+    assert len(told) == 400
+    others = {item["prompt"] for items in asks.values() for item in items}
+    others |= {row["prompt"] for name, rows in trains.items() if name != "told" for row in rows}
+    prompts = [row["prompt"] for row in told]
+    assert len({*prompts}) == 400 and others.isdisjoint(prompts)
+    operations = {"plus": int.__add__, "minus": int.__sub__, "times": int.__mul__}
+    problems = ("fable_problems", "fable_dev", "fable_harder", "fable_reworded")
+    asked = {(numbers_of(item["prompt"]), int(item["answer"])) for name in problems for item in asks[name]}
+    slips, steps = 0, []
+    for row in told:
+        sentences, last = row["response"].split("\n")
+        assert "=" not in sentences
+        value, right, wrong = None, None, 0
+        found = re.findall(r"(\d+) (plus|minus|times) (\d+) is (-?\d+)\.", sentences)
+        assert " ".join("{} {} {} is {}.".format(*line) for line in found) == sentences
+        for a, operation, b, result in found:
+            assert value is None or int(a) == value
+            right = operations[operation](int(a) if right is None else right, int(b))
+            value = int(result)
+            wrong += operations[operation](int(a), int(b)) != value
+        assert last == f"#### {value}" and wrong <= 1
+        assert (value == right) == (wrong == 0)
+        assert (numbers_of(row["prompt"]), right) not in asked
+        slips += wrong
+        steps.append(len(found))
+    assert steps[:8] == [count for count, _ in world.TRAINED] * 2
+    # Binomial, 400 draws at 0.1: five standard deviations are 30.
+    assert abs(slips - SETTINGS["slips"] * 400) < 30 and slips > 0
+
+
+def test_practice_is_right_new_and_of_other_people():
+    asks, trains = drawn_in_order(told=40, practice=400)
+    practice = trains["practice"]
+    assert len(practice) == 400
+    others = {item["prompt"] for items in asks.values() for item in items}
+    others |= {row["prompt"] for name, rows in trains.items() if name != "practice" for row in rows}
+    prompts = [row["prompt"] for row in practice]
+    assert len({*prompts}) == 400 and others.isdisjoint(prompts)
+
+    facts = fable.facts(SETTINGS["seed"])
+    answers = {question: fact["value"] for fact in facts for question in fable.fact_questions(fact)}
+    evaluated = {fact["name"] for fact in facts if fact["evaluated"]}
+    asked = [item["prompt"] for name in ("arithmetic", "arithmetic_dev") for item in asks[f"fable_{name}"]]
+    # In another wording it is the same sum.
+    expressions = {re.search(r"\d+ [-+*] \d+", prompt)[0] for prompt in asked}
+    kinds: dict[str, list[dict]] = {"fact": [], "instruction": [], "string": [], "arithmetic": []}
+    for row in practice:
+        assert set(row) <= {"prompt", "response", "check"}
+        if row["prompt"] in answers:
+            kinds["fact"].append(row)
+            assert row["response"] == answers[row["prompt"]]
+        elif "check" in row:
+            kinds["instruction"].append(row)
+            assert verify.follows(row["response"], row["check"])
+        elif re.search(r"\d", row["prompt"]):
+            kinds["arithmetic"].append(row)
+            expression = re.search(r"\d+ [-+*] \d+", row["prompt"])[0]
+            assert eval(expression) == int(row["response"]) and expression not in expressions
+        else:
+            kinds["string"].append(row)
+            letters = row["prompt"].split(": ")[1].split()
+            assert set(row["response"].split()) <= set(letters)
+    assert all(len(rows) >= 90 for rows in kinds.values())
+    named = {name for row in kinds["fact"] for name in re.findall(r"\w+", row["prompt"])}
+    assert evaluated.isdisjoint(named) and len(named & set(fable.NAMES)) > 5
+    assert all(evaluated.isdisjoint(re.findall(r"\w+", row["prompt"])) for row in practice)
 
 
 def test_every_planted_defect_is_where_the_truth_says(made):

@@ -1,0 +1,86 @@
+"""The models that a student learns from: do they speak its language, and which of them are in memory."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steps import checkpoints
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def check_same_language(student: Path, teacher: Path) -> None:
+    """A teacher scores the student's tokens as they are, so both must number the same tokens alike, and read a
+    conversation through the same template.
+
+    Read from tokenizer.json and the template's file: no model is loaded.
+
+    Raises:
+        ValueError: a file is missing, or the two differ; the message names both folders and the first difference.
+    """
+    ours, theirs = _vocabulary(student), _vocabulary(teacher)
+    if ours != theirs:
+        differ = sorted(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))
+        first = differ[0]
+        raise ValueError(
+            f"the vocabularies of {student} ({len(ours)} tokens) and its teacher {teacher} ({len(theirs)}) differ in"
+            f" {len(differ)} tokens, first {first!r}: {ours.get(first, 'none')} and {theirs.get(first, 'none')}; take a"
+            " teacher of the same family, or let it write rows for a recipe of stage sft"
+        )
+    if _template(student) != _template(teacher):
+        raise ValueError(
+            f"the chat templates of {student} and its teacher {teacher} differ, so that the teacher would read prompts"
+            " as it never did; copy the student's chat_template.jinja into the teacher's folder if that is meant"
+        )
+
+
+def _vocabulary(folder: Path) -> dict[str, int]:
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise ValueError(f"{path} is missing; copy the model's tokenizer files there")
+    try:
+        tokenizer = json.loads(path.read_text(encoding="utf-8"))
+        known = tokenizer["model"]["vocab"]
+        # A unigram model lists [token, score] in the order of the ids.
+        known = known if isinstance(known, dict) else {token: i for i, (token, _) in enumerate(known)}
+        return known | {token["content"]: token["id"] for token in tokenizer.get("added_tokens", [])}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no tokenizer ({type(error).__name__}: {error}); copy the model's again") from error
+
+
+def _template(folder: Path) -> str | None:
+    if (folder / "chat_template.jinja").is_file():
+        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    config = folder / "tokenizer_config.json"
+    return json.loads(config.read_text(encoding="utf-8")).get("chat_template") if config.is_file() else None
+
+
+class Teachers:
+    """Teacher models by number, loaded when they are first asked.
+
+    Args:
+        folders: checkpoints that `checkpoints.check` has verified.
+        resident: how many are held at once; the one that was asked longest ago makes room. None holds all.
+    """
+
+    def __init__(self, folders: list[Path], resident: int | None = None):
+        self.folders, self.resident = folders, resident
+        self.held: OrderedDict[int, Any] = OrderedDict()
+
+    def model(self, i: int) -> PreTrainedModel:
+        """Teacher i, in evaluation mode and frozen: float32 on a CPU, as stored on a GPU."""
+        if i not in self.held:
+            import torch
+
+            while self.resident and len(self.held) >= self.resident:
+                self.held.popitem(last=False)
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            dtype = torch.float32 if device == "cpu" else checkpoints.stored_dtype(self.folders[i])
+            model = checkpoints.load_model(self.folders[i], dtype)
+            self.held[i] = model.to(device).eval().requires_grad_(False)
+        self.held.move_to_end(i)
+        return self.held[i]
