@@ -41,6 +41,13 @@ WITHOUT_EFFECT = (
     "short_answer_words",
 )  # fmt: skip
 # What the sources say already.
+# The part of the gap that a run must close for its teacher to have helped.
+HALF = 0.5
+# A property of Forecast that may count as help, and one that may stand for the forecast → how a table calls it.
+COUNTS = {"helped": "at least half of the gap closed", "gained": "any gain beyond chance"}
+RULES = {"says": "as given", "says_by_ratio": "by the overlap ratio"}
+# The bar of the overlap ratio: more in common than not. `steps/forecast.py` tells why it does not judge by it.
+RATIO = 0.5
 LINEAGE = ("sources", "weights", "data")
 
 
@@ -116,15 +123,27 @@ class Forecast:
     prefixes: list[dict[str, str]]  # prefixes.csv
     member: Checkpoint | None  # the one run of this pair with the reference's settings
     outcome: Estimate | None  # its change on the axis
+    share: Estimate | None = None  # of the gap, closed by that run; None where there is no gap to speak of
 
     @property
     def says(self) -> bool:
         return self.found["helps"]
 
     @property
-    def helped(self) -> bool | None:
+    def says_by_ratio(self) -> bool:
+        """The verdict, had likeness been judged by the share of the k likeliest tokens in common."""
+        others = [check["passed"] for check in self.found["checks"] if check["check"] != "thinks alike"]
+        return self.found["overlap"]["low"] >= RATIO and all(passed is not False for passed in others)
+
+    @property
+    def gained(self) -> bool | None:
         """Whether the change is above nothing with its whole interval; None while there is no such run."""
         return self.outcome.low > 0 if self.outcome else None
+
+    @property
+    def helped(self) -> bool | None:
+        """Whether it gained, and by at least HALF of the gap where there is one."""
+        return self.gained and (self.share is None or self.share.value >= HALF)
 
     @property
     def right(self) -> bool | None:
@@ -135,10 +154,12 @@ class Forecast:
 class ForecastScore:
     """How often forecasts were right, beside what guessing would give."""
 
+    rule: str  # what stands for the forecast
+    counts: str  # what counts as help
     pairs: int
     recipes: int
-    said: int  # pairs that were to gain
-    helped: int  # pairs that did
+    said: int  # pairs that were to be helped
+    helped: int  # pairs that were
     right: int
     accuracy: Estimate
     commoner: float  # accuracy of always giving the commoner outcome
@@ -488,16 +509,20 @@ class Distillation:
         """Those whose outcome is known."""
         return [forecast for forecast in self.forecasts if forecast.outcome]
 
-    def score_forecasts(self) -> ForecastScore | None:
+    def score_forecasts(self, rule: str = "says", counts: str = "helped") -> ForecastScore | None:
+        """How often a rule of RULES was right about what of COUNTS counts as help."""
         known = self.scored_forecasts
         if not known:
             return None
         n = len(known)
-        said, helped, right = (sum(getattr(f, key) for f in known) for key in ("says", "helped", "right"))
+        said, helped = (sum(getattr(f, key) for f in known) for key in (rule, counts))
+        right = sum(getattr(f, rule) == getattr(f, counts) for f in known)
         accuracy = right / n
         guess = (said * helped + (n - said) * (n - helped)) / n**2
         low, high = estimators.wilson(accuracy, n)
         return ForecastScore(
+            rule=RULES[rule],
+            counts=COUNTS[counts],
             pairs=n,
             recipes=len({forecast.member.recipe for forecast in known}),
             said=said,
@@ -849,14 +874,15 @@ def _forecasts(found: Distillation, planned: list[dict]) -> list[Forecast]:
             continue
         axis = found.axes.get(pair["data"], "target")
         prefixes = _rows(folder / "prefixes.csv") if (folder / "prefixes.csv").is_file() else []
-        member, outcome = _outcome(found, pair, axis)
         said = read_json(folder / "forecast.json")
-        made.append(Forecast(pair["data"], pair["student"], pair["teacher"], axis, said, prefixes, member, outcome))
+        came = _outcome(found, pair, axis)
+        made.append(Forecast(pair["data"], pair["student"], pair["teacher"], axis, said, prefixes, *came))
     return made
 
 
-def _outcome(found: Distillation, pair: dict, axis: str) -> tuple[Checkpoint | None, Estimate | None]:
-    """The run of exactly this student, teacher and data set with the reference's settings, and its change."""
+def _outcome(found: Distillation, pair: dict, axis: str) -> tuple[Checkpoint | None, Estimate | None, Estimate | None]:
+    """The run of exactly this student, teacher and data set with the reference's settings, its change, and the share of
+    the gap that it closed."""
     for run in found.runs:
         if run.stage != "opd" or run.data != (pair["data"],) or len(run.teachers) != 1:
             continue
@@ -866,5 +892,5 @@ def _outcome(found: Distillation, pair: dict, axis: str) -> tuple[Checkpoint | N
             if found.starts[member.node] == pair["student"] and found.teaching[member.node] == [pair["teacher"]]:
                 sides = (found._arm([member.node]), found._arm([pair["student"]]))
                 if outcome := found._difference(*sides, axis):
-                    return member, outcome
-    return None, None
+                    return member, outcome, found.recovery(run, [member.seed]).share
+    return None, None, None

@@ -4,6 +4,8 @@ from steps import estimators
 from steps.arms import RESAMPLES
 from steps.distillation import (
     AXES,
+    COUNTS,
+    RULES,
     STILL_WRITING,
     Distillation,
     Family,
@@ -228,6 +230,7 @@ def forecasts_table(found: Distillation) -> Table | None:
     columns = [Column("data", "prompts", "code"), Column("student", "student", "code")]
     columns += [Column("teacher", "teacher", "code"), Column("says", "forecast"), Column("outcome", "outcome")]
     columns += [Column("right", "right?"), Column("axis", "axis"), Column("change", "change, points", "points")]
+    columns += [Column("share", "of the gap %", "percent")]
     columns += [Column("run", "run", "code"), Column("student_pass", "student passes %", "percent")]
     columns += [Column("teacher_pass", "teacher passes %", "percent"), Column("gain", "gain, points", "points")]
     columns += [Column("beyond", "solved by the teacher alone %", "percent")]
@@ -244,7 +247,8 @@ def forecasts_table(found: Distillation) -> Table | None:
         unmeasured = [f"{check['check']} (not measured)" for check in said["checks"] if check["passed"] is None]
         row = {"data": forecast.data, "student": forecast.student, "teacher": forecast.teacher, "axis": forecast.axis}
         row |= {"says": says(forecast.says), "outcome": came(forecast), "right": right(forecast)}
-        row |= {"change": forecast.outcome, "run": forecast.member.node if forecast.member else None}
+        row |= {"change": forecast.outcome, "share": forecast.share}
+        row |= {"run": forecast.member.node if forecast.member else None}
         link = forecast.member.manifest_link if forecast.member else None
         row |= {"manifest": [link] if link else []}
         row |= {key: _bounded(said.get(key), said["prompts"]) for key in
@@ -257,8 +261,8 @@ def forecasts_table(found: Distillation) -> Table | None:
         "Before training: student and teacher on the same prompts, the student's samples read by the teacher, and"
         " both going on from the student's own beginnings; the three checks are gain, “thinks alike” and"
         " continuation. Outcome: the change of the run of exactly this student, teacher and data with the reference's"
-        " settings, on the axis of the data set; helped where its whole 95 % interval is above 0. A pair without such"
-        " a run has no outcome."
+        " settings, on the axis of the data set; helped where its whole 95 % interval is above 0 and it closed at least"
+        " half of the gap, where there is one. A pair without such a run has no outcome."
     )
     return Table("distillation_forecasts", caption, columns, rows) if rows else None
 
@@ -293,17 +297,30 @@ def checked(forecast: Forecast, name: str) -> Estimate | None:
 
 def compact_forecasts(table: Table) -> Table:
     """For the page: the verdict, what came of it and the three measures behind it."""
-    keys = ("data", "student", "teacher", "says", "outcome", "right", "change", "gain", "alike", "continuation")
+    keys = (
+        "data",
+        "student",
+        "teacher",
+        "says",
+        "outcome",
+        "right",
+        "change",
+        "share",
+        "gain",
+        "alike",
+        "continuation",
+    )
     columns = [column for column in table.columns if column.key in keys]
     caption = "Gains and changes in points, with 95 % intervals. With all measures and reasons:"
     return Table(table.name, caption, columns, table.rows)
 
 
 def forecast_score_table(found: Distillation) -> Table | None:
-    score = found.score_forecasts()
-    if score is None:
+    scores = [score for rule in RULES for counts in COUNTS if (score := found.score_forecasts(rule, counts))]
+    if not scores:
         return None
-    columns = [Column("pairs", "pairs", "integer"), Column("recipes", "recipes", "integer")]
+    columns = [Column("rule", "forecast"), Column("counts", "counts as help")]
+    columns += [Column("pairs", "pairs", "integer"), Column("recipes", "recipes", "integer")]
     columns += [Column("said", "said to help", "integer"), Column("helped", "helped", "integer")]
     columns += [Column("right", "right", "integer"), Column("accuracy", "accuracy %", "percent")]
     columns += [Column("commoner", "always the commoner outcome %", "percent")]
@@ -313,9 +330,11 @@ def forecast_score_table(found: Distillation) -> Table | None:
         "Forecasts whose outcome is known; each seed is a pair, so that pairs of one recipe are alike and the"
         " interval (Wilson) is too narrow for what another recipe would do. Independent guess: the expected accuracy"
         " of one that says “helps” as often, without looking. Kappa: (accuracy − guess) / (1 − guess); none where"
-        " both always say the same."
+        " both always say the same. By the overlap ratio: had “thinks alike” asked that at least half of the likeliest"
+        " tokens be common, which was the rule before outcomes were seen."
     )
-    return Table("distillation_forecast_score", caption, columns, [{key: getattr(score, key) for key in keys}])
+    rows = [{key: getattr(score, key) for key in keys} for score in scores]
+    return Table("distillation_forecast_score", caption, columns, rows)
 
 
 def prefixes_table(found: Distillation) -> Table | None:

@@ -2,6 +2,7 @@
 
 import csv
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -504,7 +505,16 @@ def test_forecasts_are_scored_by_the_run_of_their_pair(tmp_path):
     assert [row["right"] for row in rows] == ["yes", "yes", "no", "yes", None]
     assert [row["failed"] for row in rows] == ["none", "none", "none", "thinks alike", "none"]
     assert rows[0]["continuation"].value == pytest.approx(0.05)
-    assert forecast_score_table(found).rows[0]["kappa"] == pytest.approx(0.5)
+    helped, gained, *by_ratio = forecast_score_table(found).rows
+    assert helped["kappa"] == gained["kappa"] == pytest.approx(0.5)
+    assert [row["said"] for row in by_ratio] == [4, 4]
+    found.forecasts[0].found["overlap"]["low"] = 0.49
+    found.forecasts[3].found["checks"][2]["passed"] = False
+    assert [forecast.says_by_ratio for forecast in found.forecasts[:4]] == [False, True, True, False]
+    # A run that gained closed less than half of the gap: any gain would count, this one does not.
+    found.forecasts[1].share = replace(found.forecasts[0].share, value=0.49)
+    assert (found.forecasts[1].gained, found.forecasts[1].helped, found.forecasts[1].right) == (True, False, False)
+    assert [row["right"] for row in forecast_score_table(found).rows[:2]] == [2, 3]
 
 
 def test_kappa_is_not_defined_where_both_always_say_the_same(tmp_path):
@@ -514,10 +524,10 @@ def test_kappa_is_not_defined_where_both_always_say_the_same(tmp_path):
 
 
 def test_the_outcome_of_other_prompts_is_on_their_axis(tmp_path):
-    made = study(tmp_path).add("original", "opd", "sft", 0.4, 0.7, teachers=["base"], data="practice")
+    made = study(tmp_path).add("original", "opd", "sft", 0.4, 0.75, teachers=["base"], data="practice")
     found = made.forecast("practice", "sft", "base", True).read()
     (forecast,) = found.forecasts
-    assert forecast.axis == "general" and forecast.helped and forecast.outcome.value == pytest.approx(0.2)
+    assert forecast.axis == "general" and forecast.helped and forecast.outcome.value == pytest.approx(0.25)
 
 
 def test_a_check_that_was_not_measured_is_not_one_that_failed(tmp_path):

@@ -345,7 +345,7 @@ def test_what_lies_beyond_the_frame_is_written_out(found, monkeypatch, share, ex
 
 def test_many_arms_stand_in_several_figures_on_one_scale(found, monkeypatch):
     part = replace(found.recovery(found.reference), share=at(0.7, 0.4, 1.1), gap=at(0.1, 0.05, 0.15))
-    sizes = {"reference": 1, "teacher": 6, "start": 2, "objective": 11, "length": 3, "several": 10, "other": 4}
+    sizes = {f"question {i}": n for i, n in enumerate((1, 6, 2, 11, 3, 10, 4))}
     monkeypatch.setattr(drawn_by, "recovery_rows", lambda _: [(name, [part] * n) for name, n in sizes.items()])
     made = recovery_figures(found)
     assert list(made) == ["distillation_recovery", "distillation_recovery_2"]
