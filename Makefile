@@ -34,7 +34,7 @@ test: lint
 
 # Needs training rows and checkpoints of the demo.
 bench: setup
-	snakemake --cores all results/fable/data/problems/bucket/train.jsonl results/fable/data/lessons/bucket/train.jsonl results/fable/gate/grpo/manifest.json foundation
+	snakemake --cores all results/fable/data/problems/bucket/train.jsonl results/fable/data/lessons/bucket/train.jsonl results/fable/reinforcement/grpo/manifest.json foundation
 	python -m benches.sft_throughput
 	python -m benches.clean
 	python -m benches.detection
@@ -42,6 +42,7 @@ bench: setup
 	python -m benches.merge
 	python -m benches.geometry
 	python -m benches.rl
+	python -m benches.opd
 
 # What another clone has pushed, checked against dvc.lock.
 pull: setup

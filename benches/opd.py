@@ -37,9 +37,9 @@ ARMS = {
     "top_k": {"support": TOP_K, "diagnostics": DIAGNOSTICS},
     "plain": {"support": TOP_K, "diagnostics": None},
 }
-BARS = {"full": 1.1, "top_k": 1.1}
+BARS = {"full": 1.15, "top_k": 1.15}
 # What the diagnostics may add to a step, as a ratio of top_k to plain.
-BAR_OF_DIAGNOSTICS = 1.1
+BAR_OF_DIAGNOSTICS = 1.05
 SETTINGS = {
     "divergence": {"kind": "reverse_kl"},
     "horizon": None,

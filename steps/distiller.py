@@ -219,6 +219,7 @@ def build_trainer(
                 draw, row = self.draws[i], row_of(self.draws[i])
                 kept.append(
                     {"step": step, "id": row["id"], "data": sources[draw.source]["data"]}
+                    | {"teacher": " + ".join(panel.folders[t].name for t in sources[draw.source]["teachers"])}
                     | {"prompt": row["messages"][-2]["content"], "response": self.texts[i]}
                     | {"correct": self.right.get(i), "reward": None if i not in means else round(means[i], 6)}
                 )

@@ -76,7 +76,8 @@ def per_token(
     import torch
 
     p, q = (_with_tail(x, ids, members) for x in (student_logits, teacher_logits))
-    return _between(p, q, divergence, torch.cat([members, torch.ones_like(members[..., :1])], dim=-1))
+    # A union that is the whole vocabulary has no tail.
+    return _between(p, q, divergence, torch.cat([members, p[..., -1:].isfinite()], dim=-1))
 
 
 def chosen(student_logits: Tensor, teacher_logits: Tensor, of: str, k: int) -> tuple[Tensor, Tensor]:

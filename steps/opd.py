@@ -215,7 +215,15 @@ def main(args: argparse.Namespace) -> None:
     names = [source["data"] for source in settings["sources"]]
     every = [list(read_jsonl(path)) for path in args.data]
     prompts = [within(rows, settings["pass_rate"], name) for rows, name in zip(every, names, strict=True)]
+    if settings["off_policy"] and len(args.responses) != len(names):
+        raise ValueError(
+            f"off_policy: {settings['off_policy']:g} needs --responses, one file of generations for each of the"
+            f" {len(names)} data sets, not {len(args.responses)}"
+        )
     responses = [list(read_jsonl(path)) for path in args.responses] or [[] for _ in names]
+    for name, path, rows in zip(names, args.responses, responses, strict=False):
+        if not rows:
+            raise ValueError(f"{path}: no response to data {name} is left to learn from; see its quarantine.jsonl")
     plan = Plan(
         draws=plan_draws(settings, prompts, responses),
         rows=sum(map(len, prompts)),
@@ -233,7 +241,7 @@ def main(args: argparse.Namespace) -> None:
     panel = teachers.Teachers(args.teachers, settings["resident"])
     solves = partial(verify.solves, short_answer_words=settings["short_answer_words"])
     trainer = distiller.build_trainer(model, tokenizer, panel, prompts, responses, settings, plan, work, solves)
-    for rows in prompts:
+    for rows in [*prompts, *responses]:
         rollouts.check_lengths(rows, trainer.engine, settings["max_new_tokens"])
     if args.logs:
         trainer.add_callback(rollouts.board(args.logs))
