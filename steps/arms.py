@@ -28,6 +28,7 @@ class Checkpoint:
     seed: int | None
     grid: dict[str, Any]
     settings: dict[str, Any]
+    teachers: list[str] = field(default_factory=list)
     manifest: dict | None = None
     manifest_link: Link | None = None
     provenance: dict | None = None

@@ -32,15 +32,18 @@ def _clip(text: str, chars: int) -> str:
 
 
 def recipe_graph(arms: dict[str, Arm]) -> str:
-    """Recipes from left to right, each with its stage, how many nodes it is, and its two scores."""
+    """Recipes from left to right, each with its stage, how many nodes it is, and its two scores; teachers by dashes."""
     recipes: dict[str, list[Arm]] = {}
     for arm in arms.values():
         recipes.setdefault(arm.recipe, []).append(arm)
     of_node = {m.node: arm.recipe for arm in arms.values() for m in arm.members}
-    parents = {
-        name: list(dict.fromkeys(of_node[p] for arm in group for m in arm.members for p in m.parents))
-        for name, group in recipes.items()
-    }
+
+    def named(group: list[Arm], role: str) -> list[str]:
+        return list(dict.fromkeys(of_node[p] for arm in group for m in arm.members for p in getattr(m, role)))
+
+    starts = {name: named(group, "parents") for name, group in recipes.items()}
+    taught = {name: [t for t in named(group, "teachers") if t not in starts[name]] for name, group in recipes.items()}
+    parents = {name: starts[name] + taught[name] for name in recipes}
     depth: dict[str, int] = {}
 
     def place(name: str) -> int:
@@ -81,7 +84,8 @@ def recipe_graph(arms: dict[str, Arm]) -> str:
             bend = (x0 + x1) / 2
             y0, y1 = middle[start], middle[end]
             path += f"L{x0} {y0:.1f}C{bend} {y0:.1f} {bend} {y1:.1f} {x1} {y1:.1f}"
-        body.append(f'<path d="{path}" style="fill: none; stroke: {LIGHT["muted"]}; stroke-width: 1.3"/>')
+        dashes = "; stroke-dasharray: 4 4" if route[0] in taught[route[-1]] else ""
+        body.append(f'<path d="{path}" style="fill: none; stroke: {LIGHT["muted"]}; stroke-width: 1.3{dashes}"/>')
     for name in recipes:
         x, y, tall = left[name], middle[name] - height[name] / 2, height[name]
         group = recipes[name]

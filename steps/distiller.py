@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from steps import adapters, divergence, engine, overlap, self_teacher, training
+from steps import adapters, divergence, engine, overlap, self_teacher, teachers, training
 from steps.common import write_jsonl
 
 # A diagnostic of `overlap.measure` → its column in positions.csv.
@@ -241,7 +241,6 @@ def build_trainer(
     )
     trainer.engine = engine.Engine(model, tokenizer, settings["sample_batch"])
     # A response must fit the smallest context of all who read it.
-    lengths = [panel.model(i).config.get_text_config().max_position_embeddings for i in range(len(panel.folders))]
-    trainer.engine.max_length = min(trainer.engine.max_length, *lengths)
+    trainer.engine.max_length = min([trainer.engine.max_length, *map(teachers.context, panel.folders)])
     trainer.eos_token_ids = trainer.engine.stop_ids
     return trainer

@@ -45,7 +45,7 @@ def gather(settings: dict, results: Path, out: Path) -> Gathered:
     ] + [
         Checkpoint(
             n["name"], n["recipe"], n["study"], n["stage"], n["parents"], n["seed"], n["point"],
-            ({"data": n["data"]} if n["data"] else {}) | n["settings"],
+            ({"data": n["data"]} if n["data"] else {}) | n["settings"], n.get("teachers", []),
         )
         for n in nodes.values()
     ]  # fmt: skip

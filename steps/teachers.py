@@ -59,6 +59,15 @@ def _template(folder: Path) -> str | None:
     return json.loads(config.read_text(encoding="utf-8")).get("chat_template") if config.is_file() else None
 
 
+def context(folder: Path) -> int:
+    """Tokens that a checkpoint can read at once."""
+    from transformers import AutoConfig
+
+    while checkpoints.is_adapter(folder):
+        folder = checkpoints.adapter_base(folder)
+    return AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config().max_position_embeddings
+
+
 class Teachers:
     """Teacher models by number, loaded when they are first asked.
 
@@ -70,6 +79,7 @@ class Teachers:
     def __init__(self, folders: list[Path], resident: int | None = None):
         self.folders, self.resident = folders, resident
         self.held: OrderedDict[int, Any] = OrderedDict()
+        self.sizes: dict[int, int] = {}
 
     def model(self, i: int) -> PreTrainedModel:
         """Teacher i, in evaluation mode and frozen: float32 on a CPU, as stored on a GPU."""
@@ -82,5 +92,12 @@ class Teachers:
             dtype = torch.float32 if device == "cpu" else checkpoints.stored_dtype(self.folders[i])
             model = checkpoints.load_model(self.folders[i], dtype)
             self.held[i] = model.to(device).eval().requires_grad_(False)
+            self.sizes[i] = model.num_parameters()
         self.held.move_to_end(i)
         return self.held[i]
+
+    def size(self, i: int) -> int:
+        """Parameters of teacher i."""
+        if i not in self.sizes:
+            self.model(i)
+        return self.sizes[i]
