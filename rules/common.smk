@@ -10,7 +10,7 @@ import yaml
 
 sys.path.insert(0, workflow.basedir)
 
-from steps import dag, display, recipes
+from steps import common, dag, display, recipes
 
 # Every rule works offline; the download step alone lifts this.
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TRANSFORMERS_OFFLINE="1")

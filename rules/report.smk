@@ -51,7 +51,7 @@ rule report:
     conda:
         "../environment.yaml"
     params:
-        settings=lambda wildcards: json.dumps(GRAPH.describe(), sort_keys=True),
+        settings=lambda wildcards: common.as_argument(GRAPH.describe()),
         results="results/{workload}",
         out=subpath(output.page, parent=True),
     shell:

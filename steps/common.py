@@ -4,6 +4,7 @@ Imports nothing heavy, so that `--help`, the linter and the unit tests stay fast
 """
 
 import argparse
+import base64
 import contextlib
 import fcntl
 import hashlib
@@ -16,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -62,9 +64,24 @@ def alone(out: Path) -> Iterator[None]:
 def step_parser(module_doc: str) -> argparse.ArgumentParser:
     """The parser every step starts from: its docstring as help, `--settings` and `--out`."""
     parser = argparse.ArgumentParser(description=module_doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--settings", type=json.loads, required=True, help="the resolved settings, as JSON")
+    parser.add_argument("--settings", type=from_argument, required=True, help="the resolved settings, as JSON")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; its manifest comes last")
     return parser
+
+
+# Linux takes no argument of more than 128 KiB; the shell's quotes need some of it.
+LONGEST_ARGUMENT = 100_000
+
+
+def as_argument(settings: dict) -> str:
+    """Settings as one argument of a command: JSON, compressed where that is too long, as that of 200 recipes is."""
+    text = json.dumps(settings, sort_keys=True)
+    return text if len(text) <= LONGEST_ARGUMENT else base64.b64encode(zlib.compress(text.encode(), 9)).decode()
+
+
+def from_argument(text: str) -> dict:
+    """The settings of `as_argument`."""
+    return json.loads(text if text.lstrip().startswith(("{", "[", '"')) else zlib.decompress(base64.b64decode(text)))
 
 
 # --- files ---------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import pytest
 
 from steps import figures, findings, report, score_tables, tables
 from steps.arms import Arm, Checkpoint, arms_of, difference, pareto, retention
-from steps.common import step_parser, write_json, write_jsonl, write_text
+from steps.common import as_argument, step_parser, write_json, write_jsonl, write_text
 from steps.text import visible
 
 TASKS = {
@@ -709,3 +709,13 @@ def test_rows_that_a_recipe_skips_are_told():
     made = [trained("a", {"too_long": 2, "control_token": 1}), trained("b", {})]
     assert findings.skipped(made, "rows") == "a cannot train on 3 (control_token, too_long)"
     assert findings.skipped(made, "other") == ""
+
+
+def test_the_settings_of_any_graph_are_an_argument_that_a_command_takes():
+    few, many = {"nodes": ["a"]}, {"nodes": [{"name": f"node-{i}", "settings": "x" * 900} for i in range(500)]}
+    parser = step_parser("")
+    for settings in (few, many):
+        argument = as_argument(settings)
+        assert len(argument) < 131072
+        assert parser.parse_args(["--settings", argument, "--out", "o"]).settings == settings
+    assert as_argument(few) == '{"nodes": ["a"]}'
