@@ -69,6 +69,8 @@ rule forecast:
         "logs/{workload}/forecast/{dataset}/{name}/{teacher}.log",
     benchmark:
         "benchmarks/{workload}/forecast/{dataset}/{name}/{teacher}.tsv"
+    # Before the trainings that it is about.
+    priority: 1
     conda:
         "../environment.yaml"
     resources:
