@@ -436,8 +436,9 @@ def test_bars_and_verdicts():
 
     capability = forecast.Check("c", found(0.0), 0.0)
     assert capability.passed is False, "a gain whose interval ends at the bar is none"
-    assert forecast.Check("c", found(0.5), 0.5, touch=True).passed is True
-    assert forecast.Check("c", found(0.49), 0.5, touch=True).passed is False
+    # A level is compared by its value, which is 0.1 above its low end here.
+    assert forecast.Check("c", found(0.4), 0.5, level=True).passed is True
+    assert forecast.Check("c", found(0.39), 0.5, level=True).passed is False
     good, unknown = forecast.Check("c", found(0.1), 0.0), forecast.Check("c", dict(forecast.UNKNOWN), 0.0)
     assert unknown.passed is None
     assert forecast.judge([good, unknown]) is True
