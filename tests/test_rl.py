@@ -655,7 +655,11 @@ def test_prompts_are_shuffled_anew_each_pass():
     order = rollouts.plan_prompts(rows, 18, "shuffle", seed=0)
     assert sorted(order[:7]) == sorted(order[7:14]) == list(range(7)) and order[:7] != order[7:14]
     assert len(set(order[14:])) == 4
-    assert order == rollouts.plan_prompts(rows, 18, "shuffle", seed=0) != rl.plan_prompts(rows, 18, "shuffle", seed=1)
+    assert (
+        order
+        == rollouts.plan_prompts(rows, 18, "shuffle", seed=0)
+        != rollouts.plan_prompts(rows, 18, "shuffle", seed=1)
+    )
 
 
 def test_a_curriculum_goes_from_easy_to_hard_once():
