@@ -56,6 +56,8 @@ SETTINGS = {
     "weight_decay": 0.0,
     "max_grad_norm": 1.0,
     "precision": "auto",
+    "optimizer": "adamw",
+    "sampler": {"kind": "transformers"},
     "keep_samples": 4,
     "sources": [{"data": "bench", "share": 1.0, "teachers": [0]}],
     "weights": [1.0],

@@ -49,6 +49,8 @@ SETTINGS = {
     "weight_decay": 0.0,
     "max_grad_norm": 1.0,
     "precision": "auto",
+    "optimizer": "adamw",
+    "sampler": {"kind": "transformers"},
     "keep_groups": 2,
     "seed": 0,
 }

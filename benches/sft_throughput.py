@@ -32,6 +32,7 @@ SETTINGS = {
     "weight_decay": 0.0,
     "max_grad_norm": 1.0,
     "precision": "auto",
+    "optimizer": "adamw",
     "gradient_checkpointing": False,
     "adapter": {"kind": "full"},
     "seed": 0,

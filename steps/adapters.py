@@ -31,6 +31,7 @@ what a step is spent on.
 """
 
 import math
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -254,7 +255,8 @@ def take_triplets(model: Any, smallest: bool) -> None:
     from peft.tuners.lora import LoraLayer
 
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    # Each of several processes has a GPU of its own.
+    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
     progress = Progress("singular values", len(layers), "layer")
     for done, layer in enumerate(layers, start=1):
         weight, r, scale = layer.get_base_layer().weight, layer.r[NAME], layer.scaling[NAME]

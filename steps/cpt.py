@@ -22,16 +22,17 @@ from steps import adapters, checkpoints, packing, sft, training
 from steps.common import fingerprint, fresh_folder, read_jsonl, run, step_parser
 
 SOURCES = [*sft.SOURCES, Path(__file__)]
-END_OF_TEXT = "<|endoftext|>"
+# Of fable and Qwen; of Llama 3. The eos of their chats ends a turn, not a text.
+END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>")
 
 
 def encode_corpus(tokenizer: Any, documents: Iterable[str]) -> list[dict]:
     """Every document as {"input_ids", "labels"}, closed by the end-of-text token; all of it is trained on.
 
-    That token is <|endoftext|> where the tokenizer knows it (fable, Qwen: the eos of their chats ends a turn, not a
-    text), else the tokenizer's eos.
+    That token is the first of `END_OF_TEXT` that the tokenizer knows, else its eos.
     """
-    end = tokenizer.get_vocab().get(END_OF_TEXT, tokenizer.eos_token_id)
+    known = tokenizer.get_vocab()
+    end = next((known[token] for token in END_OF_TEXT if token in known), tokenizer.eos_token_id)
     documents = iter(documents)
     rows = []
     while chunk := list(islice(documents, 10_000)):
@@ -44,7 +45,7 @@ def encode_corpus(tokenizer: Any, documents: Iterable[str]) -> list[dict]:
 def main(args: argparse.Namespace) -> None:
     started = time.time()
     settings = args.settings
-    training.check_settings(settings)
+    training.check_settings(settings, "cpt")
     inputs = [*checkpoints.check(args.parent), args.data]
     work = args.work / fingerprint(settings, [*inputs, *SOURCES])
 
@@ -70,8 +71,10 @@ def main(args: argparse.Namespace) -> None:
         trainer = sft.build_trainer(model, tokenizer, rows, settings, plan, work)
         log = training.train(trainer, plan, "cpt", valid_batches=[])
     else:
-        trainer, log = SimpleNamespace(model=model), []
+        trainer, log = SimpleNamespace(model=model, ladder=training.Ladder(work, settings["batch_size"])), []
         print(f"cpt: {args.data} has no document: the weights stay those of {args.parent}", flush=True)
+    if not training.gather(trainer):
+        return
 
     out = fresh_folder(args.out)
     training.save_checkpoint(

@@ -158,8 +158,10 @@ def layout(rows: list[dict], settings: dict, pad_token_id: int) -> dict:
     import torch
 
     bins = sft.plan_bins(rows, settings)
-    found = [row["cached"] for row in (rows[i] for members in bins for i in members)]
-    stored = zip(*(cached[place] for cached, place in found), strict=True)
+    laid = [rows[i] for members in bins for i in members]
+    # No place of an `sft.untrained` row is read, all of the others' are.
+    found = [(*row["cached"], sum(label != packing.IGNORED for label in row["labels"])) for row in laid]
+    stored = zip(*([part[:n] for part in cached[place]] for cached, place, n in found), strict=True)
     teacher = {
         name: torch.cat([torch.as_tensor(part) for part in parts])
         for name, parts in zip(("ids", "logps", "tail"), stored, strict=True)
@@ -169,6 +171,8 @@ def layout(rows: list[dict], settings: dict, pad_token_id: int) -> dict:
 
 def loss(model: Any, inputs: dict, tokens: Any) -> Any:
     """Sum of `forward_kl` over a batch of `layout`, divided by the trained tokens of the whole step."""
+    from accelerate.utils import extract_model_from_parallel
+
     teacher = [inputs.pop(name) for name in ("ids", "logps", "tail")]
     trained = inputs.pop("labels")[:, 1:] != packing.IGNORED
 
@@ -176,7 +180,8 @@ def loss(model: Any, inputs: dict, tokens: Any) -> Any:
     def narrow(head: Any, arguments: tuple) -> tuple:
         return (arguments[0][:, :-1][trained][None], *arguments[1:])
 
-    handle = model.get_output_embeddings().register_forward_pre_hook(narrow)
+    head = extract_model_from_parallel(model).get_output_embeddings()
+    handle = head.register_forward_pre_hook(narrow)
     try:
         logits = model(**inputs, use_cache=False).logits[0]
     finally:
@@ -190,7 +195,7 @@ def loss(model: Any, inputs: dict, tokens: Any) -> Any:
 def main(args: argparse.Namespace) -> None:
     started = time.time()
     settings = args.settings
-    training.check_settings(settings)
+    training.check_settings(settings, "distill")
     check_settings(settings, args.data, args.logprobs)
     cache_files = [path for folder in args.logprobs for path in logprobs.check(folder)]
     inputs = [*checkpoints.check(args.parent), *args.data, *cache_files]
@@ -220,6 +225,8 @@ def main(args: argparse.Namespace) -> None:
     objective = {"lay": layout, "loss": loss} if by_kl else {}
     trainer = sft.build_trainer(model, tokenizer, rows, settings, plan, work, **objective)
     log = training.train(trainer, plan, "distill")
+    if not training.gather(trainer):
+        return
 
     out = fresh_folder(args.out)
     if skipped:

@@ -11,8 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from steps import adapters, divergence, engine, overlap, self_teacher, teachers, training
-from steps.common import write_jsonl
+from steps import adapters, divergence, overlap, processes, rollouts, self_teacher, teachers, training, vllm_sampler
 
 # A diagnostic of `overlap.measure` → its column in positions.csv.
 BY_POSITION = {
@@ -62,7 +61,12 @@ def build_trainer(
     from trl import DistillationConfig, DistillationTrainer
 
     size, diagnostics, sources = settings["generations"], settings["diagnostics"], settings["sources"]
-    accumulation = settings["prompts"] * size // settings["batch_size"]
+    ladder = training.Ladder(work, settings["batch_size"], even=True)
+    samples = settings["prompts"] * size
+    accumulation = samples // settings["batch_size"] * ladder.cuts
+    part_rows = settings["batch_size"] // ladder.parts
+    # Of a step's samples the first of this process's.
+    begin_own = samples * processes.rank() // processes.count()
 
     def row_of(draw: Any) -> dict:
         return (responses if draw.stored else prompts)[draw.source][draw.row]
@@ -82,8 +86,8 @@ def build_trainer(
                 total = batch.pop("num_items_in_batch")
                 order = sorted(range(len(self.draws)), key=lambda i: self.draws[i].source)
                 self._buffered_inputs = []
-                for begin in range(0, len(order), settings["batch_size"]):
-                    own = torch.tensor(order[begin : begin + settings["batch_size"]], device=batch["prompt_ids"].device)
+                for begin in range(0, len(order), part_rows):
+                    own = torch.tensor(order[begin : begin + part_rows], device=batch["prompt_ids"].device)
                     picked = {key: value[own] for key, value in batch.items()}
                     self._buffered_inputs.append(picked | {"sample": own, "num_items_in_batch": total})
             return self._buffered_inputs[part]
@@ -93,7 +97,7 @@ def build_trainer(
             batch = super()._generate_and_score_completions(inputs)
             lengths = (batch["prompt_mask"].sum(1) + batch["completion_mask"].sum(1)).tolist()
             scored = sum(n * len(sources[draw.source]["teachers"]) for n, draw in zip(lengths, self.draws, strict=True))
-            self._metrics["train"]["scored"].append(scored)
+            self._metrics["train"]["scored"].append(processes.total(scored))
             return batch
 
         def _tokenize_prompts(self, prompts):
@@ -105,6 +109,7 @@ def build_trainer(
             written = [i for i, draw in enumerate(self.draws) if not draw.stored]
             stored = [i for i, draw in enumerate(self.draws) if draw.stored]
             found: list[list[int]] = [[] for _ in self.draws]
+            before = plan.draws[step * samples : step * samples + begin_own]
             # No token beyond the supervised ones is read, so none is written.
             with self_teacher.wearing(self.model, None), self.accelerator.autocast():
                 groups = self.engine.sample(
@@ -113,16 +118,17 @@ def build_trainer(
                     temperature=settings["temperature"],
                     max_new_tokens=limit,
                     seed=[settings["seed"], step],
+                    first=sum(not draw.stored for draw in before) // size,
                 )
-            samples = [sample for group in groups for sample in group]
-            for i, sample in zip(written, samples, strict=True):
+            drawn = [sample for group in groups for sample in group]
+            for i, sample in zip(written, drawn, strict=True):
                 found[i] = list(sample.ids)
             if stored:
                 turns = self.engine._encode_turns([row_of(self.draws[i])["messages"] for i in stored])
                 for i, tokens, own in zip(stored, *turns, strict=True):
                     found[i] = [token for token, mine in zip(tokens, own, strict=True) if mine][:limit]
-            self._metrics["train"]["generated"].append(sum(sample.tokens for sample in samples))
-            texts = dict(zip(written, (sample.text for sample in samples), strict=True))
+            self._metrics["train"]["generated"].append(processes.total(sum(sample.tokens for sample in drawn)))
+            texts = dict(zip(written, (sample.text for sample in drawn), strict=True))
             self.judge(texts if limit == settings["max_new_tokens"] else {}, texts)
             return found
 
@@ -131,8 +137,8 @@ def build_trainer(
             self.texts = texts
             self.right = {i: solves(row_of(self.draws[i]), text) for i, text in whole.items()}
             told = [right for right in self.right.values() if right is not None]
-            if told:
-                self._metrics["train"]["correct"].append(sum(told) / len(told))
+            if count := processes.total(len(told)):
+                self._metrics["train"]["correct"].append(processes.total(sum(told)) / count)
 
         # -- the loss of a part of the step
 
@@ -185,37 +191,40 @@ def build_trainer(
 
         # -- diagnostics
 
-        def measure(self, student: Any, teacher: Any, tokens: Any, mask: Any, samples: list[int]) -> None:
-            """Keep what the student's own tokens tell of a part of the step."""
-            own = torch.tensor([not self.draws[i].stored for i in samples], device=mask.device)
+        def measure(self, student: Any, teacher: Any, tokens: Any, mask: Any, numbers: list[int]) -> None:
+            """Keep what the student's own tokens tell of some of this process's samples of the step."""
+            own = torch.tensor([not self.draws[i].stored for i in numbers], device=mask.device)
             kept = own[:, None].expand_as(mask)[mask]
             found = overlap.measure(student[kept], teacher[kept], diagnostics["top_k"], tokens[kept])
             rows, places = mask[own].nonzero(as_tuple=True)
-            by_row = torch.tensor(samples, device=mask.device)[own][rows]
+            by_row = torch.tensor(numbers, device=mask.device)[own][rows]
             self.parts.append({"sample": by_row, "place": places, **found})
 
         def keep(self) -> None:
             """The measures of the whole step, by step and by place; and some of its samples. A resumed run writes the
             files of the steps it repeats again."""
             step, means = self.state.global_step + 1, {}
-            whole = {key: torch.cat([part[key] for part in self.parts]).cpu() for key in (self.parts or [{}])[0]}
+            mine = {key: torch.cat([part[key] for part in self.parts]).cpu() for key in (self.parts or [{}])[0]}
+            whole = {key: processes.gathered(tensor) for key, tensor in mine.items()}
             positions = []
             if whole and len(whole["place"]):
                 for name, logged in BY_STEP.items():
                     self._metrics["train"][logged].append(whole[name].mean().item())
-                count = torch.bincount(whole["sample"], minlength=len(self.draws)).clamp(min=1)
-                sums = torch.zeros(len(self.draws)).index_add(0, whole["sample"], whole["reward"])
+                count = torch.bincount(mine["sample"], minlength=len(self.draws)).clamp(min=1)
+                sums = torch.zeros(len(self.draws)).index_add(0, mine["sample"], mine["reward"])
                 means = {i: (sums[i] / count[i]).item() for i in self.texts}
-                self._metrics["train"]["reward"].append(sum(means.values()) / len(means))
+                of_all = processes.total(sum(means.values())) / processes.total(len(means))
+                self._metrics["train"]["reward"].append(of_all)
                 bins = whole["place"] // diagnostics["width"]
                 for k in range(int(bins.max()) + 1):
                     inside = bins == k
                     place = {"step": step, "begin": k * diagnostics["width"], "end": (k + 1) * diagnostics["width"]}
                     values = {column: whole[name][inside].mean().item() for name, column in BY_POSITION.items()}
                     positions.append(place | {"tokens": int(inside.sum())} | values)
-            write_jsonl(work / "positions" / f"{step - 1}.jsonl", positions)
+            # Of all processes: the first one's file has them.
+            rollouts.keep(work / "positions", step - 1, positions if processes.first() else [])
             kept = []
-            for i in sorted(self.texts)[: settings["keep_samples"]]:
+            for i in sorted(self.texts)[: settings["keep_samples"] if processes.first() else 0]:
                 draw, row = self.draws[i], row_of(self.draws[i])
                 kept.append(
                     {"step": step, "id": row["id"], "data": sources[draw.source]["data"]}
@@ -223,13 +232,14 @@ def build_trainer(
                     | {"prompt": row["messages"][-2]["content"], "response": self.texts[i]}
                     | {"correct": self.right.get(i), "reward": None if i not in means else round(means[i], 6)}
                 )
-            write_jsonl(work / "rollouts" / f"{step - 1}.jsonl", kept)
+            rollouts.keep(work / "rollouts", step - 1, kept)
 
-    shared = training.trainer_arguments(settings | {"gradient_accumulation": accumulation}, plan, work)
+    arguments = settings | {"gradient_accumulation": samples // settings["batch_size"]}
+    shared = training.trainer_arguments(arguments, plan, work, ladder.cuts)
     trainer = Trainer(
         model=model,
         args=DistillationConfig(
-            **shared | {"per_device_train_batch_size": settings["batch_size"]},
+            **shared | {"per_device_train_batch_size": part_rows},
             max_completion_length=settings["max_new_tokens"],
             temperature=settings["temperature"],
             shuffle_dataset=False,
@@ -239,7 +249,10 @@ def build_trainer(
         ),
         processing_class=tokenizer,
     )
-    trainer.engine = engine.Engine(model, tokenizer, settings["sample_batch"])
+    trainer.ladder = ladder
+    asked = [row["messages"][:-1] for rows in prompts for row in rows]
+    at_once = max(1, settings["sample_batch"] // ladder.cuts)
+    trainer.engine = vllm_sampler.build(trainer, tokenizer, settings, at_once, asked)
     # A response must fit the smallest context of all who read it.
     trainer.engine.max_length = min([trainer.engine.max_length, *map(teachers.context, panel.folders)])
     trainer.eos_token_ids = trainer.engine.stop_ids

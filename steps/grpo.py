@@ -8,8 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from steps import adapters, engine, groups, rlrt, rlsd, sdpo, self_teacher, srpo, training
-from steps.common import write_jsonl
+from steps import adapters, groups, processes, rlrt, rlsd, rollouts, sdpo, self_teacher, srpo, training, vllm_sampler
 
 # Methods that pull the whole distribution of a token towards the teacher's, and those that weight its advantage.
 DISTILLED, WEIGHTED = ("sdpo", "srpo"), ("rlsd", "rlrt")
@@ -38,7 +37,21 @@ def build_trainer(
 
     method = settings["method"]
     kin = settings.get(method)
-    accumulation = settings["prompts"] * settings["generations"] // settings["batch_size"]
+    ladder = training.Ladder(work, settings["batch_size"], even=True)
+    samples = settings["prompts"] * settings["generations"]
+    accumulation = samples // settings["batch_size"] * ladder.cuts
+    if method == "srpo" and settings["iterations"] > 1 and ladder.parts > 1:
+        raise ValueError(
+            f"iterations: srpo with {settings['iterations']} needs all {samples} samples of a step in one pass, and"
+            f" they are in {ladder.parts}: memory ran out, or there are {processes.count()} processes; set it to 1"
+        )
+    if settings["loss_type"] == "bnpo" and ladder.parts > 1:
+        raise ValueError(
+            "loss_type: bnpo is a mean over the tokens of each pass, and memory for a pass ran out; lower batch_size,"
+            " or write dapo"
+        )
+    # The samples of this process: whole groups.
+    own = slice(*(samples * rank // processes.count() for rank in (processes.rank(), processes.rank() + 1)))
 
     class Trainer(training.Resumable, GRPOTrainer):
         """Per step: `rollouts`, rewards, `signal` (no gradients), then `_compute_loss` for each part of the batch."""
@@ -59,13 +72,14 @@ def build_trainer(
                     temperature=settings["temperature"],
                     max_new_tokens=settings["max_new_tokens"],
                     seed=seeds,
+                    first=own.start // size,
                 )
-            samples = [sample for group in groups_of_samples for sample in group]
+            written = [sample for group in groups_of_samples for sample in group]
             encoded = self.engine.encode([self.engine.render(prompt) for prompt in prompts[::size]])
-            self._metrics["train"]["generated"].append(sum(sample.tokens for sample in samples))
+            self._metrics["train"]["generated"].append(processes.total(sum(sample.tokens for sample in written)))
             return {
                 "prompt_ids": [ids for ids in encoded for _ in range(size)],
-                "completion_ids": [list(sample.ids) for sample in samples],
+                "completion_ids": [list(sample.ids) for sample in written],
                 "logprobs": None,
             }
 
@@ -82,16 +96,20 @@ def build_trainer(
 
         def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
             self.failed, self.timeouts = [], 0
+            # Of all processes, as TRL gathers them.
             self.values = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-            self._metrics["train"]["failures"].append(len(self.failed))
-            self._metrics["train"]["timeouts"].append(self.timeouts)
-            self.check_failures(len(prompts) * len(plan.names))
+            failed = round(processes.total(len(self.failed)))
+            self._metrics["train"]["failures"].append(failed)
+            self._metrics["train"]["timeouts"].append(processes.total(self.timeouts))
+            self.check_failures(failed)
             return self.values
 
-        def check_failures(self, scored: int) -> None:
+        def check_failures(self, now: int) -> None:
             earlier = [round(entry["failures"]) for entry in self.state.log_history if "failures" in entry]
-            failed = sum(earlier) + len(self.failed)
-            share = failed / (scored * (self.rollout + 1))
+            failed = sum(earlier) + now
+            share = failed / (samples * len(plan.names) * (self.rollout + 1))
+            if now and share > settings["max_failures"] and not self.failed:
+                raise ValueError(f"{failed} scores failed so far, the last in another process")
             if self.failed and share > settings["max_failures"]:
                 first = self.failed[0]
                 raise ValueError(
@@ -136,6 +154,7 @@ def build_trainer(
             totals = (self.values @ self.reward_weights.to(self.values)).view(-1, size)
             flat = torch.isclose(totals, totals[:, :1]).all(1)
             self._metrics["train"]["no_signal"].append(flat.float().mean().item())
+            correct = correct[own]
             if method == "grpo":
                 return {}
             shown = groups.siblings(correct, size)
@@ -150,16 +169,18 @@ def build_trainer(
             }[method]()
             prompts, fits = self.contexts(shown, taught, output)
             taught = taught & fits
-            self._metrics["train"]["distilled"].append(taught.float().mean().item())
+            self._metrics["train"]["distilled"].append(processes.gathered(taught.float()).mean().item())
             found = {"taught": taught, "correct": correct}
             if method in WEIGHTED:
                 found["teacher_per_token_logps"] = self.teacher_logps(prompts, taught, output)
                 return found
             found |= prompts
-            found["n_taught"] = (output["completion_mask"] * taught[:, None]).sum()
+            # The gradients of the processes are averaged: each divides by its share of the tokens.
+            tokens = (output["completion_mask"] * taught[:, None]).sum()
+            found["n_taught"] = processes.gathered(tokens[None]).sum() / processes.count()
             if method == "sdpo":
                 return found | {"advantages": torch.zeros_like(output["advantages"])}
-            if accumulation > 1:
+            if accumulation > 1 or processes.count() > 1:
                 found["mean_weight"] = self.mean_weight(found, output)
             return found | {"advantages": srpo.advantages(output["advantages"], taught)}
 
@@ -206,24 +227,25 @@ def build_trainer(
         def mean_weight(self, found: dict, output: dict) -> Any:
             """SRPO's mean entropy weight over the whole batch of rollouts, of which the loss sees a part at a time."""
             taught = found["taught"].nonzero().squeeze(1)
-            if not len(taught):
-                return torch.ones((), device=taught.device)
-            total = count = 0.0
-            for chosen in taught.split(settings["batch_size"]):
+            total = count = torch.zeros((), device=taught.device)
+            for chosen in taught.split(settings["batch_size"] // ladder.parts) if len(taught) else ():
                 part = {key: output[key][chosen] for key in ("completion_ids", "completion_mask")}
                 with self_teacher.wearing(self.model, self.teacher.weights):
                     logits = self.logits(found["teacher_ids"][chosen], found["teacher_mask"][chosen], part)
                 weights = torch.exp(-kin["entropy_weight"] * entropy_from_logits(logits))
-                total += (weights * part["completion_mask"]).sum()
-                count += part["completion_mask"].sum()
-            return total / count
+                total = total + (weights * part["completion_mask"]).sum()
+                count = count + part["completion_mask"].sum()
+            total, count = processes.gathered(torch.stack([total, count])[None]).sum(0)
+            return total / count if count else torch.ones_like(total)
 
         def keep(self, output: dict) -> None:
             """Some groups of the rollouts, and the failed scores, as files that a resumed run writes again."""
             size = settings["generations"]
             ids, mask = output["completion_ids"], output["completion_mask"].bool()
             kept = []
-            for begin in range(0, min(settings["keep_groups"], settings["prompts"]) * size, size):
+            # The first process has as many as there are, or its share of the prompts.
+            groups_here = min(settings["keep_groups"], len(self.batch) // size) if processes.first() else 0
+            for begin in range(0, groups_here * size, size):
                 row, members = self.batch[begin], range(begin, begin + size)
                 texts = self.processing_class.batch_decode(
                     [ids[i][mask[i]].tolist() for i in members], skip_special_tokens=True
@@ -236,9 +258,9 @@ def build_trainer(
                     {"step": self.state.global_step + 1, "id": row["id"], "prompt": row["messages"][-2]["content"]}
                     | {"answer": row["answer"], "responses": texts, "rewards": values, "advantages": advantages}
                 )
-            write_jsonl(work / "rollouts" / f"{self.rollout}.jsonl", kept)
+            rollouts.keep(work / "rollouts", self.rollout, kept)
             failed = [{"step": self.state.global_step + 1} | failure for failure in self.failed]
-            write_jsonl(work / "failures" / f"{self.rollout}.jsonl", failed)
+            rollouts.keep(work / "failures", self.rollout, failed)
 
         # -- scoring tokens
 
@@ -257,8 +279,9 @@ def build_trainer(
         def logps(self, prompt_ids: Any, prompt_mask: Any, output: dict) -> Any:
             """[B, T] log-probabilities of the tokens that were sampled, a part of the batch at a time."""
             found = []
-            for begin in range(0, len(prompt_ids), settings["batch_size"]):
-                rows_of = slice(begin, begin + settings["batch_size"])
+            size = settings["batch_size"] // ladder.parts
+            for begin in range(0, len(prompt_ids), size):
+                rows_of = slice(begin, begin + size)
                 part = {key: output[key][rows_of] for key in ("completion_ids", "completion_mask")}
                 input_ids = torch.cat([prompt_ids[rows_of], part["completion_ids"]], dim=1)
                 mask = torch.cat([prompt_mask[rows_of], part["completion_mask"]], dim=1)
@@ -365,14 +388,15 @@ def build_trainer(
                 return sdpo.loss(per_token, mask, inputs["n_taught"])
             entropy = entropy_from_logits(teacher_logits)
             weights = srpo.token_weights(entropy, mask, kin["entropy_weight"], inputs.get("mean_weight"))
-            return srpo.loss(per_token, weights, inputs["num_items_in_batch"])
+            return srpo.loss(per_token, weights, inputs["num_items_in_batch"] / processes.count())
 
         def watch(self, inputs: dict, logps: Any) -> None:
             """KL(policy ‖ start) per token, estimated on those that were sampled (k3 of Schulman 2020)."""
             ratio = inputs["ref_per_token_logps"] - logps
             mask = inputs["completion_mask"]
-            kl = ((ratio.exp() - ratio - 1) * mask).sum() / mask.sum()
-            self._metrics["train"]["kl"].append(kl.item())
+            sums = torch.stack([((ratio.exp() - ratio - 1) * mask).sum(), mask.sum().float()])
+            kl, tokens = processes.gathered(sums[None]).sum(0)
+            self._metrics["train"]["kl"].append((kl / tokens).item())
 
     def function(name: str) -> Callable:
         def reward(prompts, completions, completion_ids, **_):
@@ -381,12 +405,13 @@ def build_trainer(
         reward.__name__ = name
         return reward
 
-    shared = training.trainer_arguments(settings | {"gradient_accumulation": accumulation}, plan, work)
+    arguments = settings | {"gradient_accumulation": samples // settings["batch_size"]}
+    shared = training.trainer_arguments(arguments, plan, work, ladder.cuts)
     trainer = Trainer(
         model=model,
         reward_funcs=[function(name) for name in plan.names],
         args=GRPOConfig(
-            **shared | {"per_device_train_batch_size": settings["batch_size"]},
+            **shared | {"per_device_train_batch_size": settings["batch_size"] // ladder.parts},
             num_generations=settings["generations"],
             num_iterations=settings["iterations"],
             steps_per_generation=accumulation,
@@ -408,7 +433,10 @@ def build_trainer(
     needs_start = settings["kl"] or settings["watch_kl"] or judged or (kin and kin["teacher"]["kind"] == "start")
     trainer.start = self_teacher.copied(model) if needs_start else None
     trainer.teacher = self_teacher.Teacher(model, kin["teacher"], trainer.start) if kin else None
-    trainer.engine = engine.Engine(model, tokenizer, settings["sample_batch"])
+    trainer.ladder = ladder
+    asked = [rows[i]["messages"][:-1] for i in sorted({*plan.order})]
+    at_once = max(1, settings["sample_batch"] // ladder.cuts)
+    trainer.engine = vllm_sampler.build(trainer, tokenizer, settings, at_once, asked)
     trainer.eos_token_ids = trainer.engine.stop_ids
 
     def believes(prompts, options):

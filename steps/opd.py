@@ -33,20 +33,30 @@ from steps import (
     divergence,
     engine,
     overlap,
+    processes,
     rollouts,
     self_teacher,
     teachers,
     training,
     verify,
+    vllm_engine,
+    vllm_sampler,
+    zero,
 )
 from steps.common import fingerprint, fresh_folder, read_jsonl, run, step_parser, write_jsonl
 
 MODULES = (
-    adapters, checkpoints, divergence, distiller, engine, overlap, rollouts, self_teacher, teachers, training, verify,
+    adapters, checkpoints, divergence, distiller, engine, overlap, processes, rollouts, self_teacher, teachers,
+    training, verify, vllm_engine, vllm_sampler, zero,
 )  # fmt: skip
 SOURCES = [Path(module.__file__) for module in MODULES] + [Path(__file__)]
 # What a column of the log is called by TRL's trainer, and by ours.
-LOGGED = {"correct": "correct", "length": "completions/mean_length", "truncated": "completions/clipped_ratio"}
+LOGGED = {
+    "correct": "correct",
+    "length": "completions/mean_length",
+    "truncated": "completions/clipped_ratio",
+    "sampler_gap": "sampler_gap",
+}
 MEASURED = {
     "reward": "reward", "entropy": "student_entropy", "teacher_entropy": "teacher_entropy",
     "entropy_gap": "entropy_gap", "overlap": "overlap", "mass_student": "mass_student",
@@ -97,6 +107,10 @@ class Plan:
     @property
     def save_steps(self) -> set[int]:
         return {self.steps * i // (self.saves + 1) for i in range(1, self.saves + 1)} - {0}
+
+    def may_stop(self, step: int) -> bool:
+        """Whether a resumed run could go on from after this step."""
+        return True
 
     def log(self, history: list[dict], done: int) -> list[dict]:
         """One {column: value} for each step done, from what the trainer logged."""
@@ -203,8 +217,9 @@ def within(rows: list[dict], pass_rate: dict | None, name: str) -> list[dict]:
 def main(args: argparse.Namespace) -> None:
     started = time.time()
     settings = args.settings
-    training.check_settings(settings)
+    training.check_settings(settings, "opd")
     check_settings(settings)
+    vllm_sampler.check(settings)
     folders = [args.parent, *args.teachers]
     inputs = [path for folder in folders for path in checkpoints.check(folder)]
     inputs = list(dict.fromkeys([*inputs, *args.data, *args.responses]))
@@ -243,9 +258,11 @@ def main(args: argparse.Namespace) -> None:
     trainer = distiller.build_trainer(model, tokenizer, panel, prompts, responses, settings, plan, work, solves)
     for rows in [*prompts, *responses]:
         rollouts.check_lengths(rows, trainer.engine, settings["max_new_tokens"])
-    if args.logs:
+    if args.logs and processes.first():
         trainer.add_callback(rollouts.board(args.logs))
     log = training.train(trainer, plan, "opd")
+    if not training.gather(trainer):
+        return
 
     out = fresh_folder(args.out)
     write_jsonl(out / "rollouts.jsonl", rollouts.gathered(work / "rollouts", plan.steps))

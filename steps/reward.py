@@ -20,10 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from steps import adapters, checkpoints, estimators, packing, sft, training
+from steps import adapters, checkpoints, estimators, packing, processes, sft, training, zero
 from steps.common import Progress, fingerprint, fresh_folder, read_jsonl, run, step_parser, write_json, write_jsonl
 
-SOURCES = [Path(module.__file__) for module in (training, packing, checkpoints, adapters, sft)] + [Path(__file__)]
+MODULES = (training, packing, processes, checkpoints, adapters, sft, zero)
+SOURCES = [Path(module.__file__) for module in MODULES] + [Path(__file__)]
 MEASURED = ("accuracy", "margin")
 LOG_COLUMNS = ("step", "epoch", "loss", "learning_rate", "grad_norm", "tokens", *MEASURED)
 
@@ -51,6 +52,7 @@ def encode_pairs(path: Path, tokenizer: Any, max_length: int) -> tuple[list[dict
     if tokenizer.chat_template is None:
         raise ValueError(f"{tokenizer.name_or_path}: the tokenizer has no chat template; add chat_template.jinja")
     kept, skipped = [], []
+    controls = checkpoints.control_tokens(tokenizer)
     progress = Progress(f"reward: {path.name}", None, "pairs")
     for done, row in enumerate(read_jsonl(path), 1):
         if "rejected" not in row:
@@ -60,10 +62,9 @@ def encode_pairs(path: Path, tokenizer: Any, max_length: int) -> tuple[list[dict
             )
         prompt, chosen = row["messages"][:-1], row["messages"][-1]
         text = "\n".join([*(message["content"] for message in row["messages"]), row["rejected"]])
-        control = next((token for token in tokenizer.all_special_tokens if token in text), None)
-        if control is not None:
+        if control := controls.search(text):
             hint = "the tokenizer reads this text as a control token; remove it from the row"
-            skipped.append(sft.skip(row, "control_token", control, hint, text) | {"step": "reward"})
+            skipped.append(sft.skip(row, "control_token", control[0], hint, text) | {"step": "reward"})
             continue
         rejected = {"role": "assistant", "content": row["rejected"]}
         ids = [
@@ -133,7 +134,11 @@ def build_model(parent: Path, pad_token_id: int, seed: int) -> Any:
 
 
 def build_trainer(model: Any, tokenizer: Any, pairs: list[dict], settings: dict, plan: Plan, work: Path) -> Any:
-    """A resumable RewardTrainer whose dataset is the plan: an item is the index of a batch, looked up when due."""
+    """A resumable RewardTrainer whose dataset is the plan: an item is the index of a part of a batch.
+
+    The mean over a batch is that of its parts' means, each by its share of the pairs.
+    """
+    import torch
     from datasets import Dataset
     from trl import RewardConfig, RewardTrainer
     from trl.trainer.reward_trainer import DataCollatorForPreference
@@ -143,14 +148,34 @@ def build_trainer(model: Any, tokenizer: Any, pairs: list[dict], settings: dict,
             # RewardTrainer would look for texts to tokenize; unlike SFTConfig, its config cannot say there are none.
             return dataset
 
-    collate = DataCollatorForPreference(pad_token_id=tokenizer.pad_token_id)
-    return Trainer(
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            # TRL's own gathers the scores of all processes, which may have different numbers of pairs.
+            share = inputs.pop("share")
+            chosen, rejected = model(**inputs, use_cache=False).logits.squeeze(-1).chunk(2)
+            own = {"accuracy": (chosen > rejected).float().mean(), "margin": (chosen - rejected).mean()}
+            for name, value in own.items():
+                mean = processes.total(share * value.item()) / processes.count()
+                self._metrics["train"][name].append(mean)
+            return -share * torch.nn.functional.logsigmoid(chosen - rejected).mean()
+
+    ladder = training.Ladder(work, settings["batch_size"])
+    lay = DataCollatorForPreference(pad_token_id=tokenizer.pad_token_id)
+
+    def collate(items: list[dict]) -> dict:
+        part, batch = items[0]["part"], plan.batches[items[0]["part"] // ladder.parts]
+        own = plan.part(part, ladder.parts)
+        # A process to which a small batch has no pair to give computes one that counts nothing.
+        return dict(lay([pairs[i] for i in own or batch[:1]])) | {"share": len(own) * ladder.parts / len(batch)}
+
+    trainer = Trainer(
         model=model,
-        args=RewardConfig(**training.trainer_arguments(settings, plan, work), max_length=None),
-        train_dataset=Dataset.from_dict({"batch": range(len(plan.batches))}),
-        data_collator=lambda items: collate([pairs[i] for i in plan.batches[items[0]["batch"]]]),
+        args=RewardConfig(**training.trainer_arguments(settings, plan, work, ladder.cuts), max_length=None),
+        train_dataset=Dataset.from_dict({"part": range(len(plan.batches) * ladder.parts)}),
+        data_collator=collate,
         processing_class=tokenizer,
     )
+    trainer.ladder = ladder
+    return trainer
 
 
 def margins(trainer: Any, pairs: list[dict], batch_size: int) -> np.ndarray:
@@ -188,7 +213,7 @@ def judged(found: np.ndarray) -> dict:
 def main(args: argparse.Namespace) -> None:
     started = time.time()
     settings = args.settings
-    training.check_settings(settings)
+    training.check_settings(settings, "reward")
     inputs = [*checkpoints.check(args.parent), args.data, args.valid]
     work = args.work / fingerprint(settings, [*inputs, *SOURCES])
 
@@ -206,7 +231,9 @@ def main(args: argparse.Namespace) -> None:
     parameters = adapters.trained(model)
     trainer = build_trainer(model, tokenizer, pairs, settings, plan, work)
     log = training.train(trainer, plan, "reward")
-    held_out = judged(margins(trainer, valid_pairs, settings["batch_size"]))
+    held_out = judged(margins(trainer, valid_pairs, max(1, settings["batch_size"] // trainer.ladder.parts)))
+    if not training.gather(trainer):
+        return
 
     out = fresh_folder(args.out)
     if skipped or valid_skipped:

@@ -31,6 +31,7 @@ from steps import (
     engine,
     groups,
     grpo,
+    processes,
     rewards,
     rlrt,
     rlsd,
@@ -39,6 +40,9 @@ from steps import (
     self_teacher,
     srpo,
     training,
+    vllm_engine,
+    vllm_sampler,
+    zero,
 )
 from steps.common import Progress, fingerprint, fresh_folder, read_jsonl, run, step_parser, write_jsonl
 
@@ -49,6 +53,7 @@ MODULES = (
     engine,
     grpo,
     groups,
+    processes,
     rewards,
     rlrt,
     rlsd,
@@ -56,6 +61,9 @@ MODULES = (
     sdpo,
     self_teacher,
     srpo,
+    vllm_engine,
+    vllm_sampler,
+    zero,
 )
 SOURCES = [Path(module.__file__) for module in MODULES] + [Path(__file__)]
 # What a column of the log is called by TRL's trainer, and by ours below.
@@ -69,6 +77,7 @@ LOGGED = {
     "clipped": "clip_ratio/region_mean",
     "no_signal": "no_signal",
     "distilled": "distilled",
+    "sampler_gap": "sampler_gap",
 }
 SUMMED = ("generated", "failures", "timeouts")
 
@@ -110,6 +119,10 @@ class Plan:
         """At the end of a batch of rollouts, which a resumed run samples anew."""
         wanted = (self.steps * i // (self.saves + 1) for i in range(1, self.saves + 1))
         return {step - step % self.iterations for step in wanted} - {0}
+
+    def may_stop(self, step: int) -> bool:
+        """Whether a resumed run could go on from after this step."""
+        return step % self.iterations == 0
 
     def log(self, history: list[dict], done: int) -> list[dict]:
         """One {column: value} for each step done, from what the trainer logged."""
@@ -216,8 +229,9 @@ def collapses(log: list[dict]) -> list[str]:
 def main(args: argparse.Namespace) -> None:
     started = time.time()
     settings = args.settings
-    training.check_settings(settings)
+    training.check_settings(settings, "rl")
     check_settings(settings)
+    vllm_sampler.check(settings)
     inputs = [*checkpoints.check(args.parent), args.data, *rewards.custom_files(settings["rewards"])]
     if args.reward_model:
         inputs += checkpoints.check(args.reward_model)
@@ -248,7 +262,7 @@ def main(args: argparse.Namespace) -> None:
 
     trainer = grpo.build_trainer(model, tokenizer, rows, settings, plan, work, scorer)
     rollouts.check_lengths(rows, trainer.engine, settings["max_new_tokens"])
-    if args.logs:
+    if args.logs and processes.first():
         trainer.add_callback(rollouts.board(args.logs))
     with trainer.rewards:
         progress = Progress("prompts", len(rows), "rows")
@@ -256,6 +270,8 @@ def main(args: argparse.Namespace) -> None:
             trainer.rewards.check_row(row)
             progress.update(done)
         log = training.train(trainer, plan, "rl", watchers=[trainer.teacher] if trainer.teacher else [])
+    if not training.gather(trainer):
+        return
 
     out = fresh_folder(args.out)
     write_jsonl(out / "rollouts.jsonl", rollouts.gathered(work / "rollouts", batches))

@@ -5,7 +5,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from steps.common import read_jsonl
+from steps import processes
+from steps.common import read_jsonl, write_jsonl
 
 
 def plan_prompts(rows: Sequence[dict], wanted: int, curriculum: str, seed: int) -> list[int]:
@@ -53,8 +54,15 @@ def board(folder: Path) -> Any:
     return Board()
 
 
+def keep(folder: Path, batch: int, rows: list[dict]) -> None:
+    """This process's rows of a batch of rollouts, as a file that a resumed run writes again."""
+    write_jsonl(folder / f"{batch}-{processes.rank()}.jsonl", rows)
+
+
 def gathered(folder: Path, batches: int) -> list[dict]:
-    return [row for k in range(batches) for row in read_jsonl(folder / f"{k}.jsonl")]
+    """What all processes kept."""
+    files = [folder / f"{k}-{rank}.jsonl" for k in range(batches) for rank in range(processes.count())]
+    return [row for file in files for row in read_jsonl(file)]
 
 
 def speeds(history: list[dict]) -> list[float]:

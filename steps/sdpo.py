@@ -81,9 +81,10 @@ def loss(per_token: Tensor, mask: Tensor, n: Tensor | float) -> Tensor:
     Args:
         per_token: [B, T].
         mask: [B, T], 1 on completion tokens of distilled samples, else 0.
-        n: distilled tokens in the whole batch. Where it is 0, the loss is 0.
+        n: distilled tokens in the whole batch; of several processes, which average their gradients, over their number.
+            Where it is 0, the loss is 0.
 
     Returns:
         Scalar; parts of a batch add up to the whole's.
     """
-    return (per_token * mask).sum() / max(n, 1)
+    return (per_token * mask).sum() / (n if n > 0 else 1)

@@ -27,7 +27,8 @@ def wearing(model: Any, weights: dict[str, Any] | None) -> Iterator[None]:
     model.eval()
     try:
         for name in own:
-            parameters[name].data = weights[name]
+            # DeepSpeed moves a model after these were copied, and may keep it in another precision.
+            parameters[name].data = weights[name].to(parameters[name])
         with torch.no_grad():
             yield
     finally:
@@ -62,7 +63,7 @@ class Teacher:
         parameters = dict(self.model.named_parameters())
         with torch.no_grad():
             for name, tensor in self.weights.items():
-                tensor.lerp_(parameters[name].detach(), rate)
+                tensor.lerp_(parameters[name].detach().to(tensor), rate)
 
     def state(self) -> dict[str, Any]:
         """What a resumed run must be given back."""

@@ -19,19 +19,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from steps import adapters, checkpoints, dealing, packing, training
+from steps import adapters, checkpoints, dealing, packing, processes, training, zero
 from steps.common import fingerprint, fresh_folder, read_jsonl, run, step_parser, write_jsonl
 
-SOURCES = [Path(module.__file__) for module in (training, adapters, dealing, packing, checkpoints)] + [Path(__file__)]
+MODULES = (training, adapters, dealing, packing, processes, checkpoints, zero)
+SOURCES = [Path(module.__file__) for module in MODULES] + [Path(__file__)]
 
 
 def training_template(tokenizer: Any) -> str:
-    """The chat template with its {% generation %} marks, which say what the assistant wrote.
+    """The chat template by which `encode` finds what the assistant wrote, by its {% generation %} marks.
 
-    A tokenizer whose template has none gets TRL's marked version of the same template, where TRL has one.
+    A tokenizer whose template has none gets TRL's marked version of the same template, where TRL has one. Without one
+    (Llama 3.2) its own will do, if it writes a conversation so far alike whatever follows.
 
     Raises:
-        ValueError: neither has marks.
+        ValueError: there is no template, or neither will do.
     """
     from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
@@ -42,10 +44,32 @@ def training_template(tokenizer: Any) -> str:
     try:
         return get_training_chat_template(tokenizer)
     except ValueError as error:
-        raise ValueError(
-            f"{tokenizer.name_or_path}: its chat template does not mark what the assistant writes; put"
-            " {% generation %} and {% endgeneration %} around it in chat_template.jinja"
-        ) from error
+        asked, said = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+        try:
+            turns(tokenizer, [asked, said, asked, said])
+        except ValueError:
+            raise ValueError(
+                f"{tokenizer.name_or_path}: its chat template does not mark what the assistant writes; put"
+                " {% generation %} and {% endgeneration %} around it in chat_template.jinja"
+            ) from error
+        return tokenizer.chat_template
+
+
+def turns(tokenizer: Any, messages: list[dict]) -> tuple[str, list[tuple[int, int]]]:
+    """A conversation as text, and of each assistant turn the [begin, end) of what follows its opened prompt.
+
+    Raises:
+        ValueError: the template writes the conversation so far otherwise once more follows.
+    """
+    text, spans = tokenizer.apply_chat_template(messages, tokenize=False), []
+    for i, message in enumerate(messages):
+        if message["role"] == "assistant":
+            prompt = tokenizer.apply_chat_template(messages[:i], tokenize=False, add_generation_prompt=True)
+            whole = tokenizer.apply_chat_template(messages[: i + 1], tokenize=False)
+            if not (whole.startswith(prompt) and text.startswith(whole)):
+                raise ValueError(f"{tokenizer.name_or_path}: its chat template changes earlier turns when more follow")
+            spans.append((len(prompt), len(whole)))
+    return text, spans
 
 
 def encode(messages: list[dict], tokenizer: Any, template: str, completion_only: bool) -> dict:
@@ -53,14 +77,21 @@ def encode(messages: list[dict], tokenizer: Any, template: str, completion_only:
 
     With `completion_only` the trained tokens are those of every assistant turn, its end mark included.
     """
-    encoded = tokenizer.apply_chat_template(
-        messages,
-        chat_template=template,
-        return_dict=True,
-        return_assistant_tokens_mask=completion_only,
-    )
+    from trl.chat_template_utils import has_generation_markers
+
+    if completion_only and not has_generation_markers(template):
+        text, spans = turns(tokenizer, messages)
+        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        mask = [any(begin <= at < end for begin, end in spans) for at, _ in encoded["offset_mapping"]]
+    else:
+        encoded = tokenizer.apply_chat_template(
+            messages,
+            chat_template=template,
+            return_dict=True,
+            return_assistant_tokens_mask=completion_only,
+        )
+        mask = encoded["assistant_masks"] if completion_only else [1] * len(encoded["input_ids"])
     ids = encoded["input_ids"]
-    mask = encoded["assistant_masks"] if completion_only else [1] * len(ids)
     return {"input_ids": ids, "labels": [i if m else packing.IGNORED for i, m in zip(ids, mask, strict=True)]}
 
 
@@ -72,14 +103,13 @@ def encode_rows(path: Path, tokenizer: Any, settings: dict) -> tuple[list[dict],
     Raises:
         ValueError: no row is left.
     """
-    template = training_template(tokenizer)
+    template, controls = training_template(tokenizer), checkpoints.control_tokens(tokenizer)
     kept, skipped = [], []
     for row in read_jsonl(path):
         text = "\n".join(message["content"] for message in row["messages"])
-        control = next((token for token in tokenizer.all_special_tokens if token in text), None)
-        if control is not None:
+        if control := controls.search(text):
             hint = "the tokenizer reads this text as a control token; remove it from the row"
-            skipped.append(skip(row, "control_token", control, hint, text))
+            skipped.append(skip(row, "control_token", control[0], hint, text))
             continue
         encoded = encode(row["messages"], tokenizer, template, settings["completion_only_loss"])
         if len(encoded["input_ids"]) > settings["max_length"]:
@@ -124,6 +154,11 @@ def plan_bins(rows: list[dict], settings: dict) -> list[list[int]]:
     return packing.pack(lengths, settings["max_length"]) if settings["packing"] else [[i] for i in range(len(rows))]
 
 
+def untrained(row: dict) -> dict:
+    """A row on which nothing is trained: for a process to which a small batch has none to give."""
+    return row | {"labels": [packing.IGNORED] * len(row["labels"])}
+
+
 def layout(rows: list[dict], settings: dict, pad_token_id: int) -> dict:
     """The rows of one batch as tensors."""
     return packing.collate(rows, plan_bins(rows, settings), pad_token_id)
@@ -139,11 +174,12 @@ def build_trainer(
     lay: Callable[[list[dict], dict, int], dict] = layout,
     loss: Callable[[Any, dict, Any], Any] | None = None,
 ) -> Any:
-    """A resumable SFTTrainer whose dataset is the plan: an item is the index of a batch, looked up when it is due.
+    """A resumable SFTTrainer whose dataset is the plan: an item is the index of a part of a batch, looked up when due.
 
     Args:
-        lay: makes the inputs of a batch.
-        loss: of (model, inputs, trained tokens of the step), in place of the cross-entropy of the labels.
+        lay: makes the inputs of such a part.
+        loss: of (model, inputs, trained tokens of the step), in place of the cross-entropy of the labels; its sum over
+            the parts of a step is what is learned.
     """
     import transformers
     from datasets import Dataset
@@ -155,30 +191,40 @@ def build_trainer(
             # for its entropy and makes a step of the tiny model 17 % slower than the model's own loss.
             of_base = SFTTrainer if self.accelerator.device.type == "cuda" else transformers.Trainer
             if loss:
-                value = loss(model, inputs, num_items_in_batch)
+                # The gradients of the processes are averaged.
+                value = loss(model, inputs, num_items_in_batch) * processes.count()
             else:
                 value = of_base.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
             if not model.training:
                 return value
             return adapters.penalised(value, self.model, self.current_gradient_accumulation_steps)
 
-    return Trainer(
+    ladder = training.Ladder(work, settings["batch_size"])
+
+    def collate(items: list[dict]) -> dict:
+        part = items[0]["part"]
+        own = [rows[i] for i in plan.part(part, ladder.parts)]
+        own = own or [untrained(rows[plan.batches[part // ladder.parts][0]])]
+        return lay(own, settings, tokenizer.pad_token_id)
+
+    trainer = Trainer(
         model=model,
         args=SFTConfig(
-            **training.trainer_arguments(settings, plan, work), dataset_kwargs={"skip_prepare_dataset": True}
+            **training.trainer_arguments(settings, plan, work, ladder.cuts),
+            dataset_kwargs={"skip_prepare_dataset": True},
         ),
-        train_dataset=Dataset.from_dict({"batch": range(len(plan.batches))}),
-        data_collator=lambda items: lay(
-            [rows[i] for i in plan.batches[items[0]["batch"]]], settings, tokenizer.pad_token_id
-        ),
+        train_dataset=Dataset.from_dict({"part": range(len(plan.batches) * ladder.parts)}),
+        data_collator=collate,
         processing_class=tokenizer,
     )
+    trainer.ladder = ladder
+    return trainer
 
 
 def main(args: argparse.Namespace) -> None:
     started = time.time()
     settings = args.settings
-    training.check_settings(settings)
+    training.check_settings(settings, "sft")
     inputs = [*checkpoints.check(args.parent), args.data, args.valid]
     work = args.work / fingerprint(settings, [*inputs, *SOURCES])
 
@@ -203,7 +249,7 @@ def main(args: argparse.Namespace) -> None:
     model = adapters.attach(model, settings["adapter"], settings["seed"], plan.steps)
     parameters = adapters.trained(model)
     trainer = build_trainer(model, tokenizer, rows, settings, plan, work)
-    size = settings["batch_size"]
+    size = max(1, settings["batch_size"] // trainer.ladder.parts)
     valid_batches = [
         layout(valid_rows[start : start + size], settings, tokenizer.pad_token_id)
         for start in range(0, len(valid_rows), size)
@@ -229,15 +275,18 @@ def main(args: argparse.Namespace) -> None:
     trainer.dealer = dealer
     watchers = [watcher for watcher in (dealer, trajectory) if watcher]
     log = training.train(trainer, plan, "sft", valid_batches, watchers, progressive)
+    kept_steps = progressive.ends[progressive.kept - 1] if progressive else len(log)
+    if trajectory:
+        trajectory.close(kept_steps)
+    if not training.gather(trainer):
+        return
 
     out = fresh_folder(args.out)
     if skipped or valid_skipped:
         write_jsonl(out / "skipped.jsonl", [*skipped, *valid_skipped])
     counts = {"train": count(rows, skipped), "valid": count(valid_rows, valid_skipped), "steps": len(log)}
     counts["parameters"] = parameters
-    kept_steps = len(log)
     if progressive:
-        kept_steps = progressive.ends[progressive.kept - 1]
         counts["epochs"] = {"planned": len(progressive.ends), "kept": progressive.kept}
         counts["kept_steps"] = kept_steps
     if trajectory:

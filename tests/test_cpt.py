@@ -21,6 +21,7 @@ SETTINGS = {
     "weight_decay": 0.01,
     "max_grad_norm": 1.0,
     "precision": "fp32",
+    "optimizer": "adamw",
     "saves": 3,
     "adapter": {"kind": "full"},
     "seed": 0,

@@ -31,6 +31,7 @@ SETTINGS = {
     "weight_decay": 0.01,
     "max_grad_norm": 1.0,
     "precision": "fp32",
+    "optimizer": "adamw",
     "gradient_checkpointing": False,
     "saves": 3,
     "adapter": {"kind": "full"},

@@ -22,6 +22,7 @@ SETTINGS = {
     "weight_decay": 0.01,
     "max_grad_norm": 1.0,
     "precision": "fp32",
+    "optimizer": "adamw",
     "saves": 3,
     "seed": 0,
     "data": "pairs",

@@ -31,6 +31,7 @@ SETTINGS = {
     "weight_decay": 0.01,
     "max_grad_norm": 1.0,
     "precision": "fp32",
+    "optimizer": "adamw",
     "gradient_checkpointing": False,
     "saves": 3,
     "adapter": {"kind": "full"},
@@ -488,7 +489,7 @@ def test_lora_loads_on_the_untouched_parent_and_can_be_a_parent(small_checkpoint
 )
 def test_bad_settings_name_their_key(change, message):
     with pytest.raises(ValueError, match=message):
-        training.check_settings(SETTINGS | change)
+        training.check_settings(SETTINGS | change, "sft")
 
 
 def test_an_adapter_that_does_not_fit_its_parent_is_refused(small_checkpoint, data, tmp_path):
