@@ -21,6 +21,13 @@ from snakemake_interface_logger_plugins.common import LogEvent
 # A line of steps.common.Progress: "sft: step 12/300  loss 0.52  3.1 step/s  1:32 left".
 PROGRESS_LINE = re.compile(r"\S+: .+? [\d,]+(/[\d,]+)?  .+")
 USER_ERROR = "temper: error: "
+# Why SLURM ended a job, in the job's own log there: out of time, out of memory, cancelled, its node lost.
+CLUSTER_REASON = re.compile(r"slurmstepd\S*: error: (?:\*\*\* )?((?:JOB|STEP|Step|Detected|Exceeded).*?)(?: \*\*\*)?")
+# Snakemake's plugin for SLURM, on what the display says itself or what changes nothing.
+CLUSTER_CHATTER = (
+    r"|SLURM run ID|Job \S+ has been submitted|Submitted array job|Array job submission does not"
+    r"|No SLURM account given|No account was given|Unable to guess SLURM account|Cleaning up SLURM log"
+)
 FAILED_LOG_LINES = 20
 PLAIN_LOG_SECONDS = 30
 # Chatter that the display replaces; the run's complete log has it all.
@@ -34,11 +41,15 @@ REPLACED_EVENTS = (
     LogEvent.JOB_INFO,
     LogEvent.JOB_FINISHED,
     LogEvent.JOB_ERROR,
+    LogEvent.GROUP_INFO,
+    LogEvent.GROUP_ERROR,
 )
 REPLACED_MESSAGES = re.compile(
     r"Building DAG|Using shell|Provided |Rules claiming|Select jobs|Execute \d|Assuming unrestricted|host:|Elapsed time"
     r"|Conda env|Exiting because a job|Shutting down|At least one job did not|RuleException:\s*CalledProcessError"
+    + CLUSTER_CHATTER
 )
+AGAIN = re.compile(r"Trying to restart job (\d+)\.")
 
 
 def show() -> None:
@@ -60,7 +71,7 @@ class Display(logging.Handler):
         self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
         self.total = self.done = 0
         self.jobs: dict[int, dict] = {}
-        self.failed: set[int] = set()
+        self.failed: dict[int, str] = {}
         self.began = time.monotonic()
         self.live: Live | None = None
         self.ticker: threading.Thread | None = None
@@ -73,18 +84,25 @@ class Display(logging.Handler):
             self.console.print(Text(f"{self.total} rules to run"))
             self._start()
         elif event == LogEvent.JOB_INFO:
+            self.failed.pop(record.jobid, None)
             self.jobs[record.jobid] = {
                 "name": job_name(record),
                 "log": list(record.log or []),
                 "began": time.monotonic(),
+                "date": time.time(),
             }
         elif event == LogEvent.JOB_FINISHED:
             self._finish(record.job_id)
         elif event == LogEvent.JOB_ERROR:
             self._fail(record)
+        elif event == LogEvent.GROUP_ERROR:
+            self._fail_group(record)
         if event in REPLACED_EVENTS or (
-            event is None and record.levelno < logging.WARNING and REPLACED_MESSAGES.match(record.getMessage())
+            event is None and record.levelno <= logging.WARNING and REPLACED_MESSAGES.match(record.getMessage())
         ):
+            return
+        if (again := AGAIN.match(record.getMessage())) and int(again[1]) in self.failed:
+            self.console.print(Text(f"{self.failed[int(again[1])]} starts again"))
             return
         if record.levelno >= logging.ERROR and REPLACED_MESSAGES.search(record.getMessage()):
             return  # the failed rule has been shown already
@@ -123,9 +141,30 @@ class Display(logging.Handler):
         # Snakemake reports a failed job when it fails and once more at the end.
         if record.jobid in self.failed:
             return
-        self.failed.add(record.jobid)
         job = self.jobs.pop(record.jobid)
-        self.console.print(Text("\n".join(failure(job["name"], [Path(log) for log in job["log"]])), style="red"))
+        self.failed[record.jobid] = job["name"]
+        more = [Path(log) for log in getattr(record, "log", []) if log not in job["log"]]
+        self._print_failure(job["name"], [Path(log) for log in job["log"]], more)
+
+    def _fail_group(self, record: logging.LogRecord) -> None:
+        """Several rules were one job of a cluster. Each is reported next, those that ended well or never began too, so
+        this says which it was: one that wrote an error since it began, or else all of them."""
+        jobs = [self.jobs.pop(info["jobid"], None) for info in record.job_error_info]
+        if not all(jobs):
+            return
+        self.failed |= {info["jobid"]: job["name"] for info, job in zip(record.job_error_info, jobs, strict=True)}
+        logs = {job["name"]: [Path(log) for log in job["log"]] for job in jobs}
+        began = {job["name"]: job["date"] for job in jobs}
+        guilty = [name for name in logs if any(says_why(log, began[name]) for log in logs[name])]
+        more = [Path(log) for log in record.aux_logs]
+        if guilty:
+            for name in guilty:
+                self._print_failure(name, logs[name], more)
+        else:
+            self._print_failure(" + ".join(logs), [], more)
+
+    def _print_failure(self, name: str, logs: list[Path], cluster_logs: list[Path]) -> None:
+        self.console.print(Text("\n".join(failure(name, logs, cluster_logs)), style="red"))
 
     # --- drawing ---
 
@@ -185,12 +224,22 @@ def last_progress(logs: list[str]) -> str | None:
     return lines[-1] if lines else None
 
 
-def failure(name: str, logs: list[Path]) -> list[str]:
-    """What to show of a failed rule: the user's error as one line, or the end of its log; and where the rest is."""
+def says_why(log: Path, since: float) -> bool:
+    """Whether a step's log, written after a date, ends in an error of its own."""
+    written = log.is_file() and log.stat().st_mtime >= since
+    return written and any(line.startswith((USER_ERROR, "Traceback ")) for line in tail(log))
+
+
+def failure(name: str, logs: list[Path], cluster_logs: list[Path]) -> list[str]:
+    """What to show of a failed rule: the user's error as one line, or why the cluster ended it, or the end of its log;
+    and where the rest is."""
     lines = [line for log in logs for line in tail(log)]
     mistakes = [line for line in lines if line.startswith(USER_ERROR)]
     where = ", ".join(map(str, logs)) or "no log"
     if mistakes:
         return [f"{name} failed: {mistakes[-1].removeprefix(USER_ERROR)} (log: {where})"]
+    reasons = [found[1] for log in cluster_logs for line in tail(log) if (found := CLUSTER_REASON.fullmatch(line))]
+    if reasons:
+        return [f"{name} was ended by SLURM: {reasons[0]} (logs: {', '.join(map(str, [*logs, *cluster_logs]))})"]
     shown = lines[-FAILED_LOG_LINES:]
     return [f"{name} failed; the last lines of {where}:", *(f"  {line}" for line in shown)]
