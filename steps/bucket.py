@@ -15,8 +15,8 @@ from pathlib import Path
 
 from steps import checkpoints
 from steps.common import Progress, fresh_folder, read_jsonl, run, step_parser, write_jsonl, write_manifest
-from steps.engine import Engine
-from steps.verify import equal, worked_answer
+from steps.engine import load_engine
+from steps.verify import equal, given_answer
 
 BUCKETS = ("easy", "medium", "hard", "unverified")
 PassRates = Callable[[list[dict], list[list[str]]], tuple[list[float], dict[str, int]]]
@@ -30,9 +30,9 @@ def bucket_of(pass_rate: float | None, edges: list[float]) -> str:
 
 
 def pass_rate(responses: list[str], answer: str) -> float:
-    """Share of responses whose answer (what follows the last `####`) equals the row's."""
-    answers = [worked_answer(response) for response in responses]
-    return sum(given is not None and equal(given, answer) for given in answers) / len(answers)
+    r"""Share of responses whose answer, behind the last `####` or in the last \boxed, equals the row's."""
+    answers = [given_answer("worked", response) for response in responses]
+    return sum(given != "" and equal(given, answer) for given in answers) / len(answers)
 
 
 def check_settings(settings: dict) -> None:
@@ -60,7 +60,7 @@ def measure(args, step: str, rows: list[dict], rates: PassRates, keep_samples: b
     started = time.time()
     settings = args.settings
     model_files = checkpoints.check(args.model)
-    engine = Engine.load(args.model, settings["batch_size"])
+    engine = load_engine(args.model, settings["batch_size"], settings["engine"])
     verifiable = [row for row in rows if row["answer"] is not None]
     samples = engine.sample(
         [row["messages"][:-1] for row in verifiable],
@@ -98,6 +98,7 @@ def measure(args, step: str, rows: list[dict], rates: PassRates, keep_samples: b
         seed=settings["seed"],
         started=started,
         tokens=engine.tokens,
+        setup=engine.setup(),
     )
 
 

@@ -30,7 +30,7 @@ import numpy as np
 
 from steps import checkpoints, estimators
 from steps.common import Progress, fresh_folder, read_jsonl, run, step_parser, write_manifest
-from steps.engine import Engine, Sample
+from steps.engine import Coder, Sample, load_engine
 from steps.rows import hash64, prompt_of, response_of, words
 from steps.verify import NUMBER, canonical, equal, given_answer, reference
 
@@ -251,7 +251,7 @@ def excluded(row: dict, reason: str, hint: str) -> dict:
     return {"id": row["id"], "file": row["file"], "line": row["line"], "reason": reason, "hint": hint}
 
 
-def too_long(engine: Engine, rows: list[dict], max_new_tokens: int) -> list[str | None]:
+def too_long(engine: Coder, rows: list[dict], max_new_tokens: int) -> list[str | None]:
     """For each row the hint when its prompt leaves no room for an answer, or its own response exceeds that room."""
     room = engine.max_length - max_new_tokens
     prompts = engine.encode([engine.render(row["messages"][:-1]) for row in rows])
@@ -274,7 +274,7 @@ def too_long(engine: Engine, rows: list[dict], max_new_tokens: int) -> list[str 
 
 
 def examine(
-    engine: Engine, rows: list[dict], pool: Answers, settings: dict, seed: int, name: str
+    engine: Coder, rows: list[dict], pool: Answers, settings: dict, seed: int, name: str
 ) -> tuple[list[dict], list[dict]]:
     """Records of the rows that can be examined, and of those that cannot, both in the order of the rows.
 
@@ -381,7 +381,7 @@ def main(args) -> None:
         if found := reference(row, limit):
             pool.add(found[0], prompt_of(row), found[1])
     model_files = checkpoints.check(args.checkpoint)
-    engine = Engine.load(args.checkpoint, settings["batch_size"])
+    engine = load_engine(args.checkpoint, settings["batch_size"], settings["engine"])
 
     out = fresh_folder(args.out)
     by_file: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -425,6 +425,7 @@ def main(args) -> None:
         seed=settings["seed"],
         started=started,
         tokens=engine.tokens,
+        setup=engine.setup(),
     )
 
 

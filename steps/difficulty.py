@@ -14,7 +14,7 @@ from pathlib import Path
 
 from steps import bucket
 from steps.common import Progress, read_jsonl, run, step_parser
-from steps.rewards import Rewards
+from steps.rewards import Rewards, numeric
 
 # Seconds for one answer: math-verify takes milliseconds for one that a person would write.
 MATH = {"answer": {"kind": "answer", "weight": 1.0, "equivalence": "math", "timeout": 2.0}}
@@ -29,6 +29,12 @@ def check_answers(rows: list[dict]) -> None:
         for done, row in enumerate(rows, 1):
             rewards.check_row(row)
             progress.update(done)
+
+
+def numeric_pass_rates(rows: list[dict], responses: list[list[str]]) -> tuple[list[float], dict[str, int]]:
+    """Share of each row's responses that the reward of `equivalence: numeric` gives 1, behind `####` alone."""
+    pairs = zip(rows, responses, strict=True)
+    return [sum(numeric(text, row["answer"]).value for text in own) / len(own) for row, own in pairs], {}
 
 
 def math_pass_rates(rows: list[dict], responses: list[list[str]]) -> tuple[list[float], dict[str, int]]:
@@ -58,7 +64,7 @@ def math_pass_rates(rows: list[dict], responses: list[list[str]]) -> tuple[list[
 def main(args) -> None:
     bucket.check_settings(args.settings)
     rows = list(read_jsonl(args.input))
-    rates = bucket.pass_rates
+    rates = numeric_pass_rates
     if args.settings["equivalence"] == "math":
         check_answers([row for row in rows if row["answer"] is not None])
         rates = math_pass_rates

@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from steps import checkpoints
-from steps.common import Progress
+from steps.common import Progress, check_vllm, vllm_for_gpus
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from steps.vllm_engine import VLLMEngine
 
 Messages = list[dict[str, str]]
 
@@ -54,27 +56,134 @@ class Sample(NamedTuple):
         return self.logp / self.tokens
 
 
-class Engine:
-    """A checkpoint that writes (`sample`), judges (`score`) and reads text (`embed`), in batches sorted by length.
+def load_engine(folder: Path, batch_size: int, engine: str) -> Engine | VLLMEngine:
+    """The engine of a checkpoint that `checkpoints.check` has verified.
 
-    Another engine is another class with `load`, `setup` and these methods.
+    Args:
+        engine: transformers, vllm, or auto: vLLM where its build for GPUs is installed beside one, else transformers
+            (on a processor, vLLM's start costs what it gains: benches/engines.py).
+
+    Raises:
+        ValueError: vLLM is asked for and not installed, or beside a GPU only for CPUs.
+    """
+    import torch
+
+    if engine == "auto":
+        engine = "vllm" if torch.cuda.is_available() and vllm_for_gpus() else "transformers"
+    if engine == "vllm":
+        check_vllm("engine: vllm", torch.cuda.is_available())
+        from steps.vllm_engine import VLLMEngine
+
+        return VLLMEngine(folder, batch_size)
+    return Engine.load(folder, batch_size)
+
+
+class Coder:
+    """What every engine does alike: text to token ids and back, which of them are cut off, what ends a response.
+
+    An engine is a Coder with `setup`, `sample`, `score`, `choose` and `embed`.
 
     Attributes:
+        max_length: the model's context, in tokens.
+        turn_end: id of the token with which the chat template closes an assistant's turn, or None.
+        stop_ids: the tokens that end a response.
         truncated: prompts that had to lose their beginning to fit the model's context, over all calls.
         tokens: tokens generated, over all calls.
     """
 
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        config: PreTrainedConfig,
+        ends: int | list[int] | None,
+        batch_size: int,
+    ):
+        """`ends` is the eos_token_id of the model's generation config."""
+        self.tokenizer, self.batch_size = tokenizer, batch_size
+        self.max_length = config.get_text_config().max_position_embeddings
+        self.turn_end = _turn_end(tokenizer)
+        ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
+        self.stop_ids = sorted({*ends, tokenizer.eos_token_id, self.turn_end} - {None})
+        self.truncated = self.tokens = 0
+
+    def render(self, prompt: str | Messages) -> str:
+        """The text a model sees: messages through the chat template, open for the assistant; text as it is."""
+        if isinstance(prompt, str):
+            return prompt
+        return self.tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids; a text that already begins with the BOS token, as many chat templates write it, gets no second."""
+        bos = self.tokenizer.bos_token
+        given = bool(texts) and bos is not None and texts[0].startswith(bos)
+        # The tokenizer raises on an empty list: a data set may have no row that can be verified.
+        return self.tokenizer(list(texts), add_special_tokens=not given)["input_ids"] if texts else []
+
+    def prompt_ids(self, prompts: Sequence[str | Messages | tuple[int, ...]]) -> list[list[int]]:
+        """Token ids of each prompt. A tuple is ids already, for what must be continued as it was written: encoding its
+        text again may cut it into other tokens."""
+        coded = iter(self.encode([self.render(prompt) for prompt in prompts if not isinstance(prompt, tuple)]))
+        return [list(prompt) if isinstance(prompt, tuple) else next(coded) for prompt in prompts]
+
+    def generate(self, prompts: Sequence[str | Messages], **options: Any) -> list[list[str]]:
+        """The texts of `sample`, which documents the options."""
+        return [[sample.text for sample in samples] for samples in self.sample(prompts, **options)]
+
+    def _fitted(
+        self, prompts: Sequence[str | Messages | tuple[int, ...]], max_new_tokens: int | Sequence[int]
+    ) -> tuple[list[list[int]], list[int]]:
+        """Token ids of each prompt, without the beginning that leaves no room for its responses, and their limits.
+
+        Raises:
+            ValueError: `max_new_tokens` leaves no room for a prompt.
+        """
+        limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else [*max_new_tokens]
+        most = max_new_tokens if isinstance(max_new_tokens, int) else max(limits, default=1)
+        if most >= self.max_length:
+            raise ValueError(
+                f"max_new_tokens: {most} leaves no room for a prompt in a context of {self.max_length} tokens"
+            )
+        rooms = [self.max_length - limit for limit in limits]
+        ids = self.prompt_ids(prompts)
+        self.truncated += sum(len(tokens) > room for tokens, room in zip(ids, rooms, strict=True))
+        return [tokens[-room:] for tokens, room in zip(ids, rooms, strict=True)], limits
+
+    def _encode_turns(self, conversations: Sequence[Messages]) -> tuple[list[list[int]], list[list[bool]]]:
+        """Token ids of each conversation up to the end of its last turn, and which of them are that turn's."""
+        full, begins = [], []
+        for messages in conversations:
+            prompt, text = self.render(messages[:-1]), self.tokenizer.apply_chat_template(messages, tokenize=False)
+            if not text.startswith(prompt):
+                raise ValueError(
+                    f"{self.tokenizer.name_or_path}: its chat template changes earlier turns when an answer follows,"
+                    " so no answer can be scored given its prompt; give the checkpoint another chat template"
+                )
+            begins.append(len(prompt))
+            full.append(text)
+        if not full:
+            return [], []  # on which the tokenizer raises
+        coded = self.tokenizer(full, add_special_tokens=False, return_offsets_mapping=True)
+        ids, scored = [], []
+        for tokens, offsets, begin in zip(coded["input_ids"], coded["offset_mapping"], begins, strict=True):
+            tokens = tokens[: self.max_length]
+            own = [start >= begin for start, _ in offsets[: self.max_length]]
+            # Of a turn that lost its end, an earlier turn's end is none.
+            ends = [place for place, token in enumerate(tokens) if token == self.turn_end and own[place]]
+            end = ends[-1] + 1 if ends else len(tokens)
+            ids.append(tokens[:end])
+            scored.append(own[:end])
+        return ids, scored
+
+
+class Engine(Coder):
+    """A checkpoint that writes (`sample`), judges (`score`) and reads text (`embed`), in batches sorted by length."""
+
     name = "transformers"
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int):
-        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
-        self.max_length = model.config.get_text_config().max_position_embeddings
-        self.turn_end = _turn_end(tokenizer)
-        ends = model.generation_config.eos_token_id
-        ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
-        self.stop_ids = sorted({*ends, tokenizer.eos_token_id, self.turn_end} - {None})
+        super().__init__(tokenizer, model.config, model.generation_config.eos_token_id, batch_size)
+        self.model = model
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.stop_ids[0]
-        self.truncated = self.tokens = 0
 
     @classmethod
     def load(cls, folder: Path, batch_size: int) -> Engine:
@@ -103,29 +212,6 @@ class Engine:
             "max_length": self.max_length,
         }
 
-    def render(self, prompt: str | Messages) -> str:
-        """The text a model sees: messages through the chat template, open for the assistant; text as it is."""
-        if isinstance(prompt, str):
-            return prompt
-        return self.tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids; a text that already begins with the BOS token, as many chat templates write it, gets no second."""
-        bos = self.tokenizer.bos_token
-        given = bool(texts) and bos is not None and texts[0].startswith(bos)
-        # The tokenizer raises on an empty list: a data set may have no row that can be verified.
-        return self.tokenizer(list(texts), add_special_tokens=not given)["input_ids"] if texts else []
-
-    def prompt_ids(self, prompts: Sequence[str | Messages | tuple[int, ...]]) -> list[list[int]]:
-        """Token ids of each prompt. A tuple is ids already, for what must be continued as it was written: encoding its
-        text again may cut it into other tokens."""
-        coded = iter(self.encode([self.render(prompt) for prompt in prompts if not isinstance(prompt, tuple)]))
-        return [list(prompt) if isinstance(prompt, tuple) else next(coded) for prompt in prompts]
-
-    def generate(self, prompts: Sequence[str | Messages], **options: Any) -> list[list[str]]:
-        """The texts of `sample`, which documents the options."""
-        return [[sample.text for sample in samples] for samples in self.sample(prompts, **options)]
-
     def sample(
         self,
         prompts: Sequence[str | Messages | tuple[int, ...]],
@@ -136,6 +222,7 @@ class Engine:
         max_new_tokens: int | Sequence[int],
         stop: Sequence[str] = (),
         seed: int | Sequence[int] = 0,
+        first: int = 0,
         progress: Progress | None = None,
     ) -> list[list[Sample]]:
         """Write n responses to every prompt.
@@ -149,6 +236,7 @@ class Engine:
             top_p: nucleus; the smallest set of tokens that holds this probability.
             max_new_tokens: of every response, or of each prompt's responses: at least 1.
             stop: a response ends before the first of these strings, besides the model's end tokens.
+            first: number of the first prompt, for its seed, where these are a part of the prompts.
 
         Returns:
             [prompts][n] samples.
@@ -157,16 +245,7 @@ class Engine:
             ValueError: `max_new_tokens` leaves no room for a prompt.
         """
         seeds = [seed] if isinstance(seed, int) else [*seed]
-        limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else [*max_new_tokens]
-        most = max_new_tokens if isinstance(max_new_tokens, int) else max(limits, default=1)
-        if most >= self.max_length:
-            raise ValueError(
-                f"max_new_tokens: {most} leaves no room for a prompt in a context of {self.max_length} tokens"
-            )
-        rooms = [self.max_length - limit for limit in limits]
-        ids = self.prompt_ids(prompts)
-        self.truncated += sum(len(tokens) > room for tokens, room in zip(ids, rooms, strict=True))
-        ids = [tokens[-room:] for tokens, room in zip(ids, rooms, strict=True)]
+        ids, limits = self._fitted(prompts, max_new_tokens)
         # Longest first: what takes most memory and time comes at once. The sort is stable, so the order is fixed.
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
         per_batch = max(1, self.batch_size // n)
@@ -177,7 +256,7 @@ class Engine:
             own = [limits[i] for i in batch]
             if temperature > 0:
                 chances = np.stack(
-                    [np.random.default_rng([*seeds, i, j]).random(max(own)) for i in batch for j in range(n)]
+                    [np.random.default_rng([*seeds, first + i, j]).random(max(own)) for i in batch for j in range(n)]
                 )
             samples = self._sample_batch([ids[i] for i in batch], n, temperature, top_p, own, stop, chances)
             for position, i in enumerate(batch):
@@ -291,29 +370,6 @@ class Engine:
         """
         return self._nll(*self._encode_turns(conversations))
 
-    def _encode_turns(self, conversations: Sequence[Messages]) -> tuple[list[list[int]], list[list[bool]]]:
-        """Token ids of each conversation up to the end of its last turn, and which of them are that turn's."""
-        full, begins = [], []
-        for messages in conversations:
-            prompt, text = self.render(messages[:-1]), self.tokenizer.apply_chat_template(messages, tokenize=False)
-            if not text.startswith(prompt):
-                raise ValueError(
-                    f"{self.tokenizer.name_or_path}: its chat template changes earlier turns when an answer follows,"
-                    " so no answer can be scored given its prompt; give the checkpoint another chat template"
-                )
-            begins.append(len(prompt))
-            full.append(text)
-        coded = self.tokenizer(full, add_special_tokens=False, return_offsets_mapping=True)
-        ids, scored = [], []
-        for tokens, offsets, begin in zip(coded["input_ids"], coded["offset_mapping"], begins, strict=True):
-            tokens = tokens[: self.max_length]
-            end = len(tokens)
-            if self.turn_end in tokens:
-                end -= tokens[::-1].index(self.turn_end)
-            ids.append(tokens[:end])
-            scored.append([offsets[place][0] >= begin for place in range(end)])
-        return ids, scored
-
     def _nll(self, ids: list[list[int]], scored: list[list[bool]]) -> tuple[np.ndarray, np.ndarray]:
         """Sum over each row's scored tokens but the first token, in batches sorted by length, right-padded."""
         import torch
@@ -357,7 +413,7 @@ class Engine:
             for prompt, own in zip(prompts, options, strict=True)
             for option in own
         ]
-        coded = iter(self._encode_turns(conversations)[0] if conversations else [])
+        coded = iter(self._encode_turns(conversations)[0])
         rows = [[next(coded) for _ in own] for own in options]
         # The last token that all share opens every option's own part: its place predicts what follows.
         shared = [len(os.path.commonprefix([ids[:-1] for ids in row])) - 1 for row in rows]

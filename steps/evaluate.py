@@ -33,7 +33,7 @@ from steps.common import (
     write_jsonl,
     write_manifest,
 )
-from steps.engine import Engine
+from steps.engine import Coder, Engine, load_engine
 from steps.verify import NO_ANSWER, canonical
 
 TEMPLATES = Path(__file__).parent.parent / "tasks"
@@ -148,8 +148,10 @@ def headline(task) -> tuple[str, str]:
 # --- greedy, through lm-eval ---------------------------------------------------------------------
 
 
-def language_model(engine: Engine):
-    """lm-eval's HFLM whose generation is the engine's; likelihoods stay HFLM's own."""
+def language_model(engine: Coder):
+    """lm-eval's HFLM whose generation is the engine's. Likelihoods stay HFLM's own where the engine has a model for it,
+    and are what vLLM reads otherwise."""
+    from lm_eval.api.model import TemplateLM
     from lm_eval.models.huggingface import HFLM
 
     class EngineLM(HFLM):
@@ -174,7 +176,31 @@ def language_model(engine: Engine):
                     responses[index] = text
             return responses
 
-    return EngineLM(pretrained=engine.model, tokenizer=engine.tokenizer, backend="causal", batch_size=engine.batch_size)
+    if isinstance(engine, Engine):
+        size = engine.batch_size
+        return EngineLM(pretrained=engine.model, tokenizer=engine.tokenizer, backend="causal", batch_size=size)
+
+    class ReaderLM(EngineLM):
+        """HFLM but for the model: encoding, prefixes, windows and chat template are its own."""
+
+        def __init__(self):
+            TemplateLM.__init__(self)
+            self.tokenizer, self.batch_size_per_gpu = engine.tokenizer, 1
+            # HFLM cuts a long text into windows of one token more than it reads; `engine.read` reads all of its tokens.
+            self._max_length = engine.max_length - 1
+            self.add_bos_token = self.custom_prefix_token_id = self.enable_thinking = None
+            self.chat_template_args = {}
+
+        def _loglikelihood_tokens(self, requests, disable_tqdm=False, override_bs=None):
+            """As lm-eval's own vLLM backend: a request that is too long loses its beginning."""
+            rows = [[*context, *continuation][-engine.max_length :] for _, context, continuation in requests]
+            found = []
+            for (_, _, continuation), logps, likeliest in zip(requests, *engine.read(rows), strict=True):
+                own = slice(-len(continuation), None)
+                found.append((float(logps[own].sum()), bool(likeliest[own].all())))
+            return found
+
+    return ReaderLM()
 
 
 def seed_tasks(tasks: dict) -> None:
@@ -195,7 +221,7 @@ def seed_tasks(tasks: dict) -> None:
         task.set_fewshot_seed(DEFAULT_OTHER_SEED)
 
 
-def greedy(engine: Engine, tasks: dict, axes: dict[str, str], limit: int | None) -> tuple[dict, list[dict]]:
+def greedy(engine: Coder, tasks: dict, axes: dict[str, str], limit: int | None) -> tuple[dict, list[dict]]:
     """Accuracy of every task and its samples. The tasks can be used again, with the engine's model as it is then.
 
     Args:
@@ -262,7 +288,7 @@ def _text(response) -> str:
 # --- sampling ------------------------------------------------------------------------------------
 
 
-def sample(engine: Engine, name: str, task, sampling: dict, resamples: int, seed: int) -> tuple[dict, list[dict]]:
+def sample(engine: Coder, name: str, task, sampling: dict, resamples: int, seed: int) -> tuple[dict, list[dict]]:
     """pass@k for k = 1, 2, 4 … and majority@n of one task from n samples an item.
 
     pass@1 is the mean over items of the share of correct samples, with a standard error over items; the others
@@ -374,7 +400,7 @@ def main(args) -> None:
     files = {task: task_files(task, settings["tasks"].get(task, {}), args.tasks_dir) for task in task_axes(settings)}
     configs = {task: task_config(task, settings["tasks"].get(task, {}), files[task]) for task in files}
     checkpoint_files = checkpoints.check(args.checkpoint)
-    engine = Engine.load(args.checkpoint, settings["batch_size"])
+    engine = load_engine(args.checkpoint, settings["batch_size"], settings["engine"])
     with tempfile.TemporaryDirectory() as scratch:
         tasks = load_tasks(configs, Path(scratch))
         results, samples = greedy(engine, tasks, task_axes(settings), settings["limit"])
@@ -419,6 +445,7 @@ def main(args) -> None:
         seed=settings["seed"],
         started=started,
         tokens=engine.tokens,
+        setup=engine.setup(),
     )
 
 

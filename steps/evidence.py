@@ -27,7 +27,7 @@ import numpy as np
 from steps import checkpoints, estimators
 from steps.common import Progress, fresh_folder, run, step_parser, write_manifest
 from steps.detect import option_responses
-from steps.engine import Engine, Sample
+from steps.engine import Sample, load_engine
 from steps.library import Library, sentences
 from steps.rows import core, numbers, prompt_of, read_rows, response_of, words
 from steps.verify import canonical, equal, given_answer, normalize
@@ -359,7 +359,7 @@ def main(args: argparse.Namespace) -> None:
     base_files = checkpoints.check(args.base)
     detected = pq.read_table(args.detected).to_pylist()
     library = Library(args.library)
-    engine = Engine.load(args.base, settings["batch_size"])
+    engine = load_engine(args.base, settings["batch_size"], settings["engine"])
     records = gather(detected, read(args.data), read_trajectory(args.trajectory), library, engine, settings)
 
     out = fresh_folder(args.out)
@@ -380,6 +380,7 @@ def main(args: argparse.Namespace) -> None:
         seed=settings["seed"],
         started=started,
         tokens=engine.tokens,
+        setup=engine.setup(),
     )
 
 

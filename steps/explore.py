@@ -24,13 +24,13 @@ import numpy as np
 
 from steps import checkpoints, estimators, evaluate
 from steps.common import Progress, fresh_folder, run, step_parser, write_json, write_jsonl, write_manifest
-from steps.engine import Engine, Sample
+from steps.engine import Coder, Sample, load_engine
 
 # Responses of each item that are written down: with 64 samples all of them would be the size of a data set.
 SHOWN = 2
 
 
-def build_requests(engine: Engine, tasks: dict, limit: int | None) -> None:
+def build_requests(engine: Coder, tasks: dict, limit: int | None) -> None:
     """Ask lm-eval for the requests of every task, as its evaluation does: chat template, examples, order.
 
     Args:
@@ -53,7 +53,7 @@ def modes(settings: dict) -> dict[str, dict]:
     return found
 
 
-def explore(engine: Engine, name: str, task, mode: str, settings: dict) -> tuple[dict, list[dict]]:
+def explore(engine: Coder, name: str, task, mode: str, settings: dict) -> tuple[dict, list[dict]]:
     """One task in one mode: its numbers (the key `n` and those after it of explore.json) and its rows of items.jsonl.
 
     Standard errors are over items. Those of pass@1, of tokens and of entropy have a closed form; the others are of a
@@ -121,7 +121,7 @@ def per_token(nll: np.ndarray, tokens: np.ndarray) -> dict[str, float]:
     return {"value": math.log(perplexity["value"]), "stderr": perplexity["stderr"] / perplexity["value"]}
 
 
-def is_cut(engine: Engine, sample: Sample, limit: int, stop: list[str]) -> bool:
+def is_cut(engine: Coder, sample: Sample, limit: int, stop: list[str]) -> bool:
     """Whether a response had `limit` tokens and no end."""
     if sample.tokens < limit or sample.ids[-1] in engine.stop_ids:
         return False
@@ -137,7 +137,7 @@ def main(args: Namespace) -> None:
     files = {task: evaluate.task_files(task, spec, args.tasks_dir) for task, spec in specs.items()}
     configs = {task: evaluate.task_config(task, spec, files[task]) for task, spec in specs.items()}
     checkpoint_files = checkpoints.check(args.checkpoint)
-    engine = Engine.load(args.checkpoint, settings["batch_size"])
+    engine = load_engine(args.checkpoint, settings["batch_size"], settings["engine"])
     results: dict[str, dict] = {}
     rows: list[dict] = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -167,6 +167,7 @@ def main(args: Namespace) -> None:
         seed=settings["seed"],
         started=started,
         tokens=engine.tokens,
+        setup=engine.setup(),
     )
 
 

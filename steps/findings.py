@@ -12,6 +12,7 @@ from steps.learning_words import first_screen
 from steps.reinforcement import Reinforcement
 from steps.reinforcement_words import first_screen as reinforced
 from steps.row_tables import Flow
+from steps.setups import warnings
 from steps.stability import Stability
 from steps.stability_words import kept_most
 from steps.tables import Estimate
@@ -298,7 +299,7 @@ def skipped(checkpoints: list[Checkpoint], dataset: str) -> str:
 
 
 def summary(found: Findings, gathered: Gathered, flows: list[Flow]) -> str:
-    """Five lines for the terminal."""
+    """Five lines for the terminal, and one for each warning."""
     settings = gathered.settings
     entered = sum(flow.rows_in for flow in flows)
     trained = sum(flow.total("train") for flow in flows)
@@ -317,6 +318,7 @@ def summary(found: Findings, gathered: Gathered, flows: list[Flow]) -> str:
         interval = f" {answer['interval']}" if "interval" in answer else ""
         unit = f" {answer['unit']}" if answer["unit"] else ""
         lines.append(f"{label}: {answer['number']}{interval}{unit}. {answer['text']}")
+    lines += [f"Warning: {line}" for line in warnings(gathered.setups)]
     return "\n".join(lines) + "\n"
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from steps import learning_rows, row_tables
 from steps.arms import Arm, Checkpoint, arms_of
-from steps.common import MANIFEST, PROVENANCE, read_json, read_jsonl, sha256_file
+from steps.common import DATA_STEPS, MANIFEST, PROVENANCE, read_json, read_jsonl, sha256_file
 from steps.distillation import Distillation, read_distillation
 from steps.learning import Study, read_study
 from steps.reinforcement import Reinforcement, read_reinforcement
+from steps.setups import read_setups
 from steps.stability import Stability, read_stability
 from steps.tables import Link
 
@@ -30,6 +31,7 @@ class Gathered:
     dirt: dict[str, list[dict]]  # data set → rows of the dirt score
     held_out: dict[str, Counter[str]]  # data set → source file → rows of the validation part
     benchmarks: list[dict] = field(default_factory=list)
+    setups: dict[str, dict[str, dict]] = field(default_factory=dict)  # step → result → how it was sampled
     arms: dict[str, Arm] = field(default_factory=dict)
     learning: list[Study] = field(default_factory=list)
     stability: Stability | None = None
@@ -56,7 +58,7 @@ def gather(settings: dict, results: Path, out: Path) -> Gathered:
     gathered = Gathered(settings, checkpoints, {}, {}, {}, {})
     for dataset in settings["graph"]["datasets"]:
         folder = results / "data" / dataset
-        steps = [step for step in (*row_tables.DATA_STEPS, "bucket") if (folder / step / MANIFEST).is_file()]
+        steps = [step for step in (*DATA_STEPS, "bucket") if (folder / step / MANIFEST).is_file()]
         gathered.manifests[dataset] = {step: read_json(folder / step / MANIFEST) for step in steps}
         gathered.quarantined[dataset] = row_tables.quarantine_examples(_quarantine_records(folder, steps))
         if "split" in steps:
@@ -64,6 +66,7 @@ def gather(settings: dict, results: Path, out: Path) -> Gathered:
         score = folder / "score_dirt" / "dirt.csv"
         gathered.dirt[dataset] = _read_csv(score) if score.is_file() else []
     gathered.benchmarks = list(_read_benchmarks(results.parent.parent / "benchmarks" / settings["workload"]))
+    gathered.setups = read_setups(results, {checkpoint.node for checkpoint in checkpoints}, gathered.manifests)
     gathered.arms = arms_of(checkpoints)
     studies = [read_study(name, settings["graph"], gathered.arms, results) for name in settings["graph"]["detect"]]
     gathered.learning = [study for study in studies if study]

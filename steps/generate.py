@@ -21,7 +21,7 @@ from pathlib import Path
 
 from steps import checkpoints, difficulty, verify
 from steps.common import Progress, fresh_folder, run, step_parser, write_manifest
-from steps.engine import Engine, Sample
+from steps.engine import Sample, load_engine
 from steps.filter import repetition
 from steps.rollouts import check_lengths
 from steps.rows import QUARANTINE, ROWS, Ledger, RowProblem, read_rows, words
@@ -160,7 +160,7 @@ def main(args: argparse.Namespace) -> None:
     rows = list(read_rows(args.input))
     if settings["verify"] and settings["equivalence"] == "math":
         difficulty.check_answers([row for row in rows if is_worked(row, settings["short_answer_words"])])
-    engine = Engine.load(args.teacher, settings["batch_size"])
+    engine = load_engine(args.teacher, settings["batch_size"], settings["engine"])
     check_lengths(rows, engine, settings["max_new_tokens"])
     n = settings["samples"]
     drawn = engine.sample(
@@ -206,6 +206,7 @@ def main(args: argparse.Namespace) -> None:
         seed=settings["seed"],
         started=started,
         tokens=engine.tokens,
+        setup=engine.setup(),
     )
 
 

@@ -21,6 +21,7 @@ from steps import (
     reinforcement_words,
     row_tables,
     score_tables,
+    setups,
     stability_words,
     tables,
 )
@@ -75,6 +76,7 @@ def make_tables(gathered: Gathered, found: Findings, flows: list[Flow]) -> dict[
             made.append(score_tables.grid_table(recipe, grid_points, best))
     if gathered.benchmarks:
         made.append(score_tables.timing_table(gathered.benchmarks))
+    made.append(setups.setups_table(gathered.setups))
     for study in found.learning:
         made += learning_tables(study, found.arms)
     if found.stability:
@@ -205,6 +207,7 @@ def render_page(
         answers=answers(found) if found.ship else [],
         headline=headline(found) if found.ship else "",
         subject=found.subject,
+        warnings=setups.warnings(gathered.setups),
         tables=made,
         figures={name: Markup(figures.themed(svg)) for name, svg in drawn.items()},
         flows=flows,

@@ -16,6 +16,11 @@ def test_pass_rate_counts_strict_answers_only():
     assert bucket.pass_rate(["", "####"], "42") == 0.0
 
 
+def test_an_answer_may_be_boxed_as_those_of_math_are():
+    responses = [r"so \boxed{\frac{1}{2}}.", r"\boxed{2}", "half", "\\boxed{3}\n#### \\frac{1}{2}"]
+    assert bucket.pass_rate(responses, r"\frac{1}{2}") == 0.5
+
+
 @pytest.mark.parametrize(
     ("rate", "name"),
     [
@@ -50,6 +55,7 @@ def test_every_row_is_kept_in_order(tiny_checkpoint, tmp_path):
     ]
     write_jsonl(tmp_path / "train.jsonl", rows)
     settings = {
+        "engine": "transformers",
         "samples": 3,
         "temperature": 1.0,
         "max_new_tokens": 12,

@@ -16,6 +16,7 @@ from steps.common import read_json, read_jsonl, write_jsonl
 from steps.engine import Sample
 
 SETTINGS = {
+    "engine": "transformers",
     "samples": 5,
     "threshold": 0.2,
     "temperature": 0.5,
@@ -174,6 +175,9 @@ class Known:
     def __init__(self, answers: dict[str, list[str]]):
         self.answers, self.chunks = answers, []
 
+    def setup(self):
+        return {"engine": "known"}
+
     def render(self, prompt):
         return prompt[-1]["content"]
 
@@ -193,7 +197,7 @@ def detected(tmp_path, monkeypatch, rows, engine, relabelled=None, **settings):
     if relabelled:
         write_jsonl(tmp_path / "relabelled.jsonl", relabelled)
     monkeypatch.setattr(detect.checkpoints, "check", lambda folder: [])
-    monkeypatch.setattr(detect.Engine, "load", lambda folder, batch_size: engine)
+    monkeypatch.setattr(detect, "load_engine", lambda folder, batch_size, kind: engine)
     out = tmp_path / "out"
     detect.main(
         argparse.Namespace(

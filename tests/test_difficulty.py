@@ -37,6 +37,12 @@ def test_an_answer_that_is_no_mathematics_is_named_before_sampling():
         difficulty.check_answers(rows)
 
 
+def test_without_math_a_response_is_right_as_the_reward_sees_it():
+    """A policy that boxes its answers gets nothing from that reward, so that its rows are not solved."""
+    rates, _ = difficulty.numeric_pass_rates([{"answer": "7"}], [["#### 7.0", r"\boxed{7}", "#### 8", "7"]])
+    assert rates == [0.25]
+
+
 def test_rows_come_out_with_the_samples_behind_their_pass_rates(tiny_checkpoint, tmp_path):
     rows = [
         {
@@ -49,6 +55,7 @@ def test_rows_come_out_with_the_samples_behind_their_pass_rates(tiny_checkpoint,
     ]
     write_jsonl(tmp_path / "train.jsonl", rows)
     settings = {
+        "engine": "transformers",
         "samples": 3,
         "temperature": 1.0,
         "max_new_tokens": 12,

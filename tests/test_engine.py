@@ -230,6 +230,19 @@ def test_score_counts_the_last_turn_with_its_end(engine):
         assert together[i] == pytest.approx(expected, rel=1e-4)
 
 
+def test_score_of_a_turn_that_is_cut_counts_what_is_inside(engine):
+    """The end of an earlier turn is no end of it."""
+    asked = [{"role": "user", "content": "stone"}]
+    ((nll,), (tokens,)) = engine.score([[*asked, {"role": "assistant", "content": "river " * 1500}]])
+    ids = engine.prompt_ids([asked])[0]
+    assert tokens == engine.max_length - len(ids)
+    full = engine.tokenizer.encode(engine.render(asked) + "river " * 1500)[: engine.max_length]
+    with torch.inference_mode():
+        logp = engine.model(torch.tensor([full])).logits[0].log_softmax(-1)
+    expected = -sum(float(logp[place - 1, full[place]]) for place in range(len(ids), len(full)))
+    assert nll == pytest.approx(expected, rel=1e-4)
+
+
 def test_no_prompts_give_no_answers(engine):
     assert engine.generate([], n=2, temperature=1.0, max_new_tokens=4) == []
 

@@ -20,6 +20,7 @@ TASKS = {
     "fable_instructions": fable.instruction_item,
 }
 SETTINGS = {
+    "engine": "transformers",
     "target": ["fable_problems"],
     "harder": [],
     "general": ["fable_facts", "fable_instructions"],

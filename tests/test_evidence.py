@@ -14,6 +14,7 @@ from steps.common import read_json, write_jsonl
 from steps.engine import Engine, Sample
 
 SETTINGS = {
+    "engine": "transformers",
     "samples": 3,
     "temperature": 0.5,
     "max_new_tokens": 8,
@@ -94,6 +95,9 @@ class FakeEngine:
 
     truncated = tokens = 0
     states = {"Where": [1.0, 0.0], "Which": [0.9, 0.1], "What": [0.0, 1.0]}
+
+    def setup(self):
+        return {"engine": "fake"}
 
     def embed(self, prompts):
         self.embedded = [messages[-1]["content"] for messages in prompts]
@@ -279,7 +283,7 @@ def files(tmp_path):
 
 def test_the_record_of_a_row_by_hand(files, monkeypatch):
     monkeypatch.setattr(evidence.checkpoints, "check", lambda folder: [])
-    monkeypatch.setattr(evidence.Engine, "load", lambda folder, size: FakeEngine())
+    monkeypatch.setattr(evidence, "load_engine", lambda folder, size, kind: FakeEngine())
     args = files()
     evidence.main(args)
     table = pq.read_table(args.out / "evidence.parquet")

@@ -18,6 +18,7 @@ from steps.engine import Engine, Sample
 
 ITEMS = 6
 SETTINGS = {
+    "engine": "transformers",
     "tasks": ["fable_problems", "fable_facts"],
     "task_specs": {},
     "limit": 4,

@@ -12,6 +12,7 @@ from steps.engine import Engine, Sample
 from tests.conftest import SMALL, checkpoint
 
 SETTINGS = {
+    "engine": "transformers",
     "samples": 2,
     "temperature": 1.0,
     "top_p": 1.0,
@@ -58,6 +59,9 @@ class Scripted:
     def __init__(self, script):
         self.script, self.tokens, self.asked = script, 0, []
 
+    def setup(self):
+        return {"engine": "scripted"}
+
     def render(self, prompt):
         return "\n".join(turn["content"] for turn in prompt)
 
@@ -74,7 +78,7 @@ class Scripted:
 def run(folder, rows, script, monkeypatch, teacher, **settings):
     """The step over a scripted teacher: kept rows, quarantine records, counts and the engine."""
     scripted = Scripted(script)
-    monkeypatch.setattr(generate.Engine, "load", lambda teacher, batch_size: scripted)
+    monkeypatch.setattr(generate, "load_engine", lambda teacher, batch_size, kind: scripted)
     folder.mkdir(exist_ok=True)
     write_jsonl(folder / "train.jsonl", rows)
     settings = SETTINGS | {"samples": len(script[0])} | settings
