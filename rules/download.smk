@@ -1,6 +1,7 @@
 # The only rule that opens a socket: what has a `revision` in params.yaml.
 
 
+# Before anything that waits in a queue: what can be refused is refused first.
 rule download:
     input:
         code=dag.code_files("steps.download"),
@@ -12,6 +13,7 @@ rule download:
         "benchmarks/{workload}/download/{kind}/{name}.tsv"
     wildcard_constraints:
         kind="models|data",
+    priority: 2
     conda:
         "../environment.yaml"
     params:

@@ -6,6 +6,7 @@ relative to the project root. That base may be an adapter itself.
 
 import json
 import re
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,11 @@ ADAPTER_CONFIG = adapters.CONFIG
 ADAPTER_WEIGHTS = adapters.WEIGHTS
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
+# The day that chat templates write for today: the one that Llama 3.2's falls back to where there is no clock.
+TODAY = date(2024, 7, 26)
+NOW = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
+# Tokens that families keep for padding without naming them in their tokenizer's settings: Llama 3's.
+PADS = ("<|finetune_right_pad_id|>",)
 
 
 def is_adapter(folder: Path) -> bool:
@@ -66,6 +72,13 @@ def check(folder: Path) -> list[Path]:
     return [*own, *check(adapter_base(folder))] if is_adapter(folder) else own
 
 
+def header(path: Path) -> dict[str, dict]:
+    """The "dtype", "shape" and "data_offsets" of every tensor of a safetensors file, by name."""
+    with open(path, "rb") as file:
+        entries = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return {name: entry for name, entry in entries.items() if name != "__metadata__"}
+
+
 def linear_shapes(folder: Path) -> dict[str, tuple[int, int]]:
     """(out, in) of every linear layer of a checkpoint's blocks, by module, in order of names; an adapter's base's.
 
@@ -75,9 +88,7 @@ def linear_shapes(folder: Path) -> dict[str, tuple[int, int]]:
         folder = adapter_base(folder)
     shapes = {}
     for path in weight_files(folder):
-        with open(path, "rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        for name, entry in header.items():
+        for name, entry in header(path).items():
             module, _, last = name.rpartition(".")
             kind = module.rpartition(".")[2]
             if last == "weight" and len(entry["shape"]) == 2 and not re.search(r"emb|lm_head|^wte$|^wpe$", kind):
@@ -85,12 +96,36 @@ def linear_shapes(folder: Path) -> dict[str, tuple[int, int]]:
     return dict(sorted(shapes.items()))
 
 
+def dated(template: str) -> str:
+    """A chat template with the same day for today on every day: with another one, all prompts are other tokens, so that
+    no result is made again and a training that is resumed past midnight is another training."""
+    return NOW.sub(lambda found: json.dumps(TODAY.strftime(found[2])), template)
+
+
 def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a checkpoint, its chat template `dated`, and with a token to pad with: its own, the one that its
+    family keeps for that, else the end token, which nothing here tells from padding by its id."""
     from transformers import AutoTokenizer
 
     if not (folder / "tokenizer.json").is_file():
         raise ValueError(f"{folder / 'tokenizer.json'} is missing; copy the model's tokenizer files there")
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if tokenizer.chat_template is not None:
+        tokenizer.chat_template = dated(tokenizer.chat_template)
+    if tokenizer.pad_token is None:
+        known = tokenizer.get_vocab()
+        tokenizer.pad_token = next((token for token in PADS if token in known), tokenizer.eos_token)
+    return tokenizer
+
+
+def control_tokens(tokenizer: Any) -> re.Pattern[str]:
+    """Finds what a text may not have inside, for the tokenizer reads it as a mark of turns or ends.
+
+    Those that it names, and all others that it calls special: of Qwen's and Llama's, the marks of turns are among these
+    only. What it adds without calling it special, such as <think>, is text.
+    """
+    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return re.compile("|".join(map(re.escape, dict.fromkeys([*tokenizer.all_special_tokens, *added]))))
 
 
 def load_model(folder: Path, dtype: Any) -> Any:

@@ -1,19 +1,33 @@
 """Fetch a checkpoint or raw data files from the Hugging Face hub at a pinned commit. The only step that opens a socket.
 
-Of a model come its configuration, tokenizer, licence and *.safetensors; pickled weights and code stay behind. The hub's
-own sha256 of every large file is checked, and the manifest keeps that of all.
+Of a model come its configuration, tokenizer, licence and *.safetensors, from its root folder; pickled weights and code
+stay behind. What can be refused is refused before a byte of a file comes: weights that are only pickled, a full disk, a
+`sha256` that is not the hub's. Every file is then compared with what the hub states of it, the sha256 of a large one
+and git's hash of a small one, and the manifest keeps the sha256 of all. A killed download goes on with the files that
+it has not yet.
+
+The library logs in by itself: `hf auth login`, or HF_TOKEN in the environment, which is written nowhere. HF_ENDPOINT
+names a mirror.
 
 Run as: python -m steps.download --settings '{"path": "Qwen/Qwen3-0.6B-Base", "revision": "<commit>"}'
     --work work/mine/download_models_base --out results/mine/download/models/base
 """
 
 import argparse
+import contextlib
+import errno
+import glob
+import hashlib
 import os
+import re
 import shutil
+import threading
 import time
+from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
-from steps.common import fingerprint, run, sha256_file, step_parser, write_manifest
+from steps.common import Progress, fingerprint, run, sha256_file, step_parser, write_manifest
 
 MODEL_FILES = (
     "*.json",
@@ -23,47 +37,58 @@ MODEL_FILES = (
     "vocab.txt",
     "merges.txt",
     "LICENSE*",
+    "NOTICE*",
+    "USE_POLICY*",
     "README.md",
 )
+# What comes with a file of a data set.
+BESIDE_DATA = ("LICENSE*", "README.md")
 
 
-def wanted(settings: dict) -> list[dict]:
-    """What to ask the hub for: {"repo_id", "repo_type", "revision", "allow_patterns", "folder"} per repository.
+def wanted(settings: dict, where: str) -> list[dict]:
+    """What to ask the hub for: {"repo_id", "repo_type", "revision", "file", "folder", "sha256"} per repository.
+
+    "file" is that of a data set, None of a model; "folder" is where the files go; "sha256" has the hashes that the user
+    expects of some.
 
     Args:
-        settings: an entry of `models`, {"path": "owner/name", "revision"}, or of `data`, {"sources": [{"path":
-            "owner/name/file", "revision"?, …}]}; a source without a revision is a local file and not asked for.
+        settings: an entry of `models`, {"path": "owner/name", "revision", "sha256"?: {file: hash}}, or of `data`,
+            {"sources": [{"path": "owner/name/file", "revision"?, "sha256"?: hash, …}]}; a source without a revision is
+            a local file and not asked for.
+        where: the entry's key, for errors.
 
     Raises:
         ValueError: a path is not of that form.
     """
     if "sources" not in settings:
         if settings["path"].count("/") != 1:
-            raise ValueError(f"models: {settings['path']} is no hub id; write owner/name")
+            raise ValueError(f"{where}.path: {settings['path']} is no hub id; write owner/name")
         return [
             {
                 "repo_id": settings["path"],
                 "repo_type": "model",
                 "revision": settings["revision"],
-                "allow_patterns": list(MODEL_FILES),
+                "file": None,
                 "folder": ".",
+                "sha256": settings.get("sha256", {}),
             }
         ]
     requests = []
-    for source in settings["sources"]:
+    for index, source in enumerate(settings["sources"]):
         if "revision" not in source:
             continue
         owner, _, rest = source["path"].partition("/")
         name, _, file = rest.partition("/")
         if not file:
-            raise ValueError(f"data: {source['path']} names no file; write owner/name/file")
+            raise ValueError(f"{where}.sources[{index}].path: {source['path']} names no file; write owner/name/file")
         requests.append(
             {
                 "repo_id": f"{owner}/{name}",
                 "repo_type": "dataset",
                 "revision": source["revision"],
-                "allow_patterns": [file, "LICENSE*", "README.md"],
+                "file": file,
                 "folder": f"{owner}/{name}",
+                "sha256": {file: source["sha256"]} if "sha256" in source else {},
             }
         )
     return requests
@@ -81,65 +106,204 @@ def full_revision(revision: str, commits: list[str]) -> str:
     return found[0]
 
 
+def chosen(request: dict, names: list[str]) -> list[str]:
+    """The files of a repository that a request asks for: of a model's root folder only, where its loaders look.
+
+    Raises:
+        ValueError: what is needed is not among them.
+    """
+    where = f"{request['repo_id']} at {request['revision']}"
+    if request["repo_type"] == "model":
+        found = [n for n in names if "/" not in n and any(fnmatch(n, pattern) for pattern in MODEL_FILES)]
+        if not any(name.endswith(".safetensors") for name in found):
+            raise ValueError(f"{where}: has no *.safetensors; pickled weights are not loaded, choose another")
+        if "config.json" not in found:
+            raise ValueError(f"{where}: has no config.json; it is not a whole checkpoint, choose another")
+    else:
+        found = [n for n in names if n == request["file"] or any(fnmatch(n, pattern) for pattern in BESIDE_DATA)]
+        if request["file"] not in found:
+            raise ValueError(f"{where}: has no file {request['file']}; correct the path")
+    for name in request["sha256"]:
+        if name not in found:
+            raise ValueError(f"{where}: `sha256` names {name}, which is not downloaded; it has: {', '.join(found)}")
+    return found
+
+
+def check_pinned(request: dict, hashes: dict[str, str]) -> None:
+    """Compare the hashes that the user expects with those of the files, as far as they are known.
+
+    Raises:
+        ValueError: they differ.
+    """
+    where = f"{request['repo_id']} at {request['revision']}"
+    for name, expected in request["sha256"].items():
+        if hashes.get(name, expected) != expected:
+            raise ValueError(
+                f"{where}: {name} has the sha256 {hashes[name]}, not the {expected} of `sha256`; correct that line, or"
+                " the revision, or use a hub that you trust"
+            )
+
+
+def check_space(needed: int, folder: Path) -> None:
+    """Compare bytes with those that are free where a folder is, or will be.
+
+    Raises:
+        ValueError: they do not fit.
+    """
+    free = shutil.disk_usage(nearest(folder)).free
+    if free < needed:
+        raise ValueError(
+            f"{folder}: {needed / 1e9:,.1f} GB will be written and {free / 1e9:,.1f} GB are free; make room, or make"
+            " the folder a link to a larger disk"
+        )
+
+
+def nearest(folder: Path) -> Path:
+    """A folder, or the nearest above it that is there."""
+    return next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.is_dir())
+
+
+def git_hash(path: Path) -> str:
+    """The name that git gives to a file's content: sha1 of "blob <bytes>", a zero byte and the content."""
+    content = path.read_bytes()
+    return hashlib.sha1(f"blob {len(content)}\0".encode() + content, usedforsecurity=False).hexdigest()
+
+
 def verify(folder: Path, hashes: dict[str, str]) -> None:
-    """Compare files with the sha256 that the hub states.
+    """Compare files with the hashes stated of them: a sha256 (64 hex digits) or git's (40). A wrong file is removed, as
+    otherwise the library would take it for whole the next time.
 
     Raises:
         ValueError: a file is missing or its bytes differ.
     """
     for name, expected in hashes.items():
-        if not (folder / name).is_file():
-            raise ValueError(f"{folder / name} did not arrive; run again")
-        if sha256_file(folder / name) != expected:
-            raise ValueError(f"{folder / name} arrived damaged (its sha256 is not the hub's); run again")
+        file = folder / name
+        if not file.is_file():
+            raise ValueError(f"{file} did not arrive; run again")
+        if (sha256_file(file) if len(expected) == 64 else git_hash(file)) != expected:
+            file.unlink()
+            raise ValueError(f"{file} arrived damaged (its hash is not the {expected} that was stated); run again")
 
 
-def fetch(request: dict, work: Path) -> None:
-    """Download one repository's files into `work` and check them.
+def explain(error: Exception, request: dict, out: Path, endpoint: str) -> str:
+    """One line for what the library raised: what is wrong, and what to do."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__:
+        error = error.__cause__
+    where, kind = f"{request['repo_id']} at {request['revision']}", request["repo_type"]
+    page = f"{endpoint}/{'datasets/' if kind == 'dataset' else ''}{request['repo_id']}"
+    log_in = "log in here (`hf auth login`, or HF_TOKEN in the environment)"
+    response = getattr(error, "response", None)
+    if isinstance(error, errors.GatedRepoError):
+        return f"{where}: is gated; accept its licence at {page}, {log_in} and run again"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"{where}: there is no such commit; copy one from {page}/commits/main"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return f"{where}: there is no {kind} {page}, or it is private; correct the path, or {log_in}"
+    if response is not None and response.status_code in (401, 403):
+        return f"{where}: {endpoint} refuses ({response.status_code}); {log_in} with a token that may read it"
+    if response is not None:
+        return f"{where}: {endpoint} answers {response.status_code}; run again later, it goes on with what it has not"
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return f"{out}: {error.strerror}; make room and run again, it goes on with the files that it has not"
+    if getattr(error, "filename", None):
+        return f"{error.filename}: {error.strerror}; make it writable and run again"
+    # Addresses of files carry signatures.
+    line = re.sub(r"\?\S+", "", " ".join(str(error).split())) or type(error).__name__
+    return (
+        f"{where}: {endpoint} cannot be reached, or broke off ({line}); run again where there is a network"
+        f" (`snakemake {out}/manifest.json`), copy {out} here and run `snakemake --touch {out}/manifest.json`, or"
+        " let `path` name a local folder without `revision`"
+    )
+
+
+def bytes_in(folder: Path) -> int:
+    """Bytes of all files in a folder, while others write to it."""
+    total = 0
+    for file in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # a file gets its name when it is whole
+            total += file.stat().st_size
+    return total
+
+
+@contextlib.contextmanager
+def shown(folder: Path, size: int) -> Iterator[None]:
+    """Print how many of `size` bytes have come into a folder, until the block ends."""
+    before, ended = bytes_in(folder), threading.Event()
+    progress = Progress("download", size // 10**6, "MB")
+
+    def watch() -> None:
+        while not ended.wait(progress.every):
+            progress.update(min(bytes_in(folder) - before, size) // 10**6)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+    progress.update(size // 10**6)
+
+
+def fetch(request: dict, work: Path, out: Path) -> dict[Path, int]:
+    """Download one repository's files into `work` and check them; returns their sizes in bytes.
+
+    Args:
+        out: where the files will go in the end.
 
     Raises:
-        ValueError: the hub does not have them, or they did not arrive whole.
+        ValueError: the hub does not have them or does not give them, or they did not arrive whole.
     """
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    import httpx2  # the library's own client, whose errors it lets through
+    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub.hf_api import RepoFile
 
-    folder = work / request["folder"]
+    folder, api = work / request["folder"], HfApi()
     where = {key: request[key] for key in ("repo_id", "repo_type", "revision")}
     try:
+        # The others are tried again for half a minute; this one tells at once that there is no network.
+        api.repo_info(request["repo_id"], repo_type=request["repo_type"])
         if len(where["revision"]) < 40:
-            commits = HfApi().list_repo_commits(where["repo_id"], repo_type=where["repo_type"])
+            commits = api.list_repo_commits(where["repo_id"], repo_type=where["repo_type"])
             where["revision"] = full_revision(where["revision"], [commit.commit_id for commit in commits])
-        snapshot_download(**where, allow_patterns=request["allow_patterns"], local_dir=folder)
-        info = HfApi().repo_info(**where, files_metadata=True)
-    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
-        line = str(error).strip().splitlines()[0]
-        raise ValueError(f"{request['repo_id']} at {request['revision']}: {line}") from error
-    here = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    stated = {file.rfilename: file.lfs.sha256 for file in info.siblings if file.lfs and file.rfilename in here}
-    verify(folder, stated)
-    if request["repo_type"] == "model" and not list(folder.glob("*.safetensors")):
-        raise ValueError(f"{request['repo_id']}: has no *.safetensors; pickled weights are not loaded, choose another")
-    if request["repo_type"] == "dataset" and request["allow_patterns"][0] not in here:
-        raise ValueError(f"{request['repo_id']}: has no file {request['allow_patterns'][0]} at {request['revision']}")
+        tree = [entry for entry in api.list_repo_tree(**where, recursive=True) if isinstance(entry, RepoFile)]
+        names = chosen(request, [file.path for file in tree])
+        files = [file for file in tree if file.path in names]
+        check_pinned(request, {file.path: file.lfs.sha256 for file in files if file.lfs})
+        # The library begins a file anew and does not come back to what a killed run has left of it.
+        for partial in folder.glob(".cache/**/*.incomplete"):
+            partial.unlink()
+        missing = sum(file.size for file in files if not (folder / file.path).is_file())
+        check_space(missing, work)
+        if nearest(work).stat().st_dev != nearest(out).stat().st_dev:
+            check_space(sum(file.size for file in files), out)
+        with shown(folder, missing):
+            snapshot_download(**where, allow_patterns=[glob.escape(name) for name in names], local_dir=folder)
+    except (httpx2.HTTPError, OSError) as error:
+        raise ValueError(explain(error, request, out, constants.ENDPOINT)) from error
+    verify(folder, {file.path: file.lfs.sha256 if file.lfs else file.blob_id for file in files})
+    check_pinned(request, {name: sha256_file(folder / name) for name in request["sha256"]})
+    return {folder / file.path: file.size for file in files}
 
 
 def main(args: argparse.Namespace) -> None:
     started = time.time()
-    # The rules run offline; the library reads this when it is imported.
-    os.environ["HF_HUB_OFFLINE"] = "0"
+    # The rules run offline; the library reads this, and whether to draw bars, when it is imported.
+    os.environ.update(HF_HUB_OFFLINE="0", HF_HUB_DISABLE_PROGRESS_BARS="1")
     work = args.work / fingerprint(args.settings, [])
-    for request in wanted(args.settings):
-        fetch(request, work)
-    # What arrived stays in `work` until all of it is there, so that a killed download goes on where it stopped.
+    sizes: dict[Path, int] = {}
+    for request in wanted(args.settings, ".".join(args.out.parts[-2:])):
+        sizes |= fetch(request, work, args.out)
+    # Everything stays in `work` until it is whole and has its manifest, so that a killed run goes on from there.
+    for cache in list(work.rglob(".cache")):
+        shutil.rmtree(cache)
+    counts = {"files": len(sizes), "bytes": sum(sizes.values())}
+    write_manifest(work, step="download", settings=args.settings, inputs=[], counts=counts, started=started)
     shutil.rmtree(args.out, ignore_errors=True)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(work, args.out)
-    for cache in list(args.out.rglob(".cache")):
-        shutil.rmtree(cache)
-    files = sum(path.is_file() for path in args.out.rglob("*"))
-    write_manifest(
-        args.out, step="download", settings=args.settings, inputs=[], counts={"files": files}, started=started
-    )
 
 
 if __name__ == "__main__":

@@ -53,10 +53,13 @@ def _vocabulary(folder: Path) -> dict[str, int]:
 
 
 def _template(folder: Path) -> str | None:
+    """As `checkpoints.load_tokenizer` reads it."""
+    config, found = folder / "tokenizer_config.json", None
     if (folder / "chat_template.jinja").is_file():
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    config = folder / "tokenizer_config.json"
-    return json.loads(config.read_text(encoding="utf-8")).get("chat_template") if config.is_file() else None
+        found = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    elif config.is_file():
+        found = json.loads(config.read_text(encoding="utf-8")).get("chat_template")
+    return found and checkpoints.dated(found)
 
 
 def context(folder: Path) -> int:

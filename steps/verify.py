@@ -8,12 +8,20 @@ The functions at the end are the glue that the task files in `tasks/` name.
 """
 
 import re
+import string
 from decimal import Decimal
 
 # What lm-eval's own filters return when they find no answer; shared, so that a vote skips it for every task.
 NO_ANSWER = "[invalid]"
 
 NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
+
+
+def said(response: str) -> str:
+    """A response without the thinking before it: what follows the last `</think>`, where there is one. Qwen3's chat
+    template puts a block of it, if an empty one, before every answer that is trained on."""
+    _, thought, rest = response.rpartition("</think>")
+    return rest.lstrip() if thought else response
 
 
 def normalize(text: str) -> str:
@@ -45,6 +53,23 @@ def canonical(answer: str) -> Decimal | str:
     return Decimal(text) if NUMBER.fullmatch(text) else text.casefold()
 
 
+def boxed(response: str) -> str | None:
+    r"""What the last \boxed{…} holds; None when there is none, or it is not closed."""
+    begin = response.rfind(r"\boxed{") + len(r"\boxed{")
+    depth = 1
+    for at in range(begin, len(response)) if r"\boxed{" in response else ():
+        depth += (response[at] == "{") - (response[at] == "}")
+        if depth == 0:
+            return response[begin:at].strip() or None
+    return None
+
+
+def bare(answer: str) -> str:
+    """An answer in small letters without punctuation, articles and surplus spaces."""
+    kept = "".join(letter for letter in answer.casefold() if letter not in string.punctuation)
+    return " ".join(word for word in kept.split() if word not in ("a", "an", "the"))
+
+
 # --- instructions --------------------------------------------------------------------------------
 
 
@@ -62,6 +87,7 @@ def follows(response: str, check: dict) -> bool:
     Raises:
         ValueError: the kind is unknown.
     """
+    response = said(response)
     given = _words(response)
     small = [word.casefold() for word in given]
     kind = check["kind"]
@@ -94,15 +120,16 @@ def reference(row: dict, short_answer_words: int) -> tuple[str, str] | None:
         return None
     if row["answer"] is not None:
         return "worked", row["answer"]
-    response = row["messages"][-1]["content"].strip()
+    response = said(row["messages"][-1]["content"]).strip()
     if "\n" in response or len(response.split()) > short_answer_words or not normalize(response):
         return None
     return "short", normalize(response)
 
 
 def given_answer(kind: str, response: str) -> str:
-    """What a response answers; "" for nothing."""
-    return (worked_answer(response) or "") if kind == "worked" else normalize(response)
+    r"""What a response answers; "" for nothing. A worked one, behind its last `####` or, without one, in its last
+    \boxed: solutions of MATH and OpenMathReasoning have no other mark."""
+    return (worked_answer(response) or boxed(response) or "") if kind == "worked" else normalize(said(response))
 
 
 def solves(row: dict, response: str, short_answer_words: int) -> bool | None:
@@ -126,11 +153,31 @@ def filter_last_number(responses: list[list[str]], docs) -> list[list[str]]:
 
 
 def filter_first_line(responses: list[list[str]], docs) -> list[list[str]]:
-    return [[normalize(text) or NO_ANSWER for text in texts] for texts in responses]
+    return [[normalize(said(text)) or NO_ANSWER for text in texts] for texts in responses]
+
+
+def filter_boxed(responses: list[list[str]], docs) -> list[list[str]]:
+    return [[boxed(text) or NO_ANSWER for text in texts] for texts in responses]
 
 
 def score_answer(doc: dict, answers: list[str]) -> dict[str, float]:
     return {"exact_match": float(equal(answers[0], doc["answer"]))}
+
+
+def score_target(doc: dict, answers: list[str]) -> dict[str, float]:
+    return {"exact_match": float(equal(answers[0], doc["target"]))}
+
+
+def score_boxed(doc: dict, answers: list[str]) -> dict[str, float]:
+    """By the code of MATH's paper, as lm-eval has it."""
+    from lm_eval.tasks.hendrycks_math.utils import is_equiv
+
+    return {"exact_match": float(is_equiv(answers[0], doc["answer"]))}
+
+
+def score_question(doc: dict, answers: list[str]) -> dict[str, float]:
+    """Any of the row's answers will do, as SQuAD compares them (Rajpurkar et al. 2016, arXiv:1606.05250)."""
+    return {"exact_match": float(bare(answers[0]) in map(bare, doc["answer"]))}
 
 
 def score_instruction(doc: dict, responses: list[str]) -> dict[str, float]:

@@ -1,8 +1,11 @@
 """Answers and constraints against cases written by hand, and against lm-eval's own reading of GSM8K."""
 
+from pathlib import Path
+
 import pytest
 
 from steps import verify
+from steps.common import read_jsonl
 
 
 @pytest.mark.parametrize(
@@ -20,6 +23,46 @@ from steps import verify
 )
 def test_worked_answer_is_what_follows_the_last_marker(response, answer):
     assert verify.worked_answer(response) == answer
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        (r"first \boxed{1}, then \boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
+        (r"\boxed{}", None),
+        (r"\boxed{1", None),
+        ("1}", None),
+        ("", None),
+    ],
+)
+def test_boxed_is_the_last_one_with_its_braces(response, answer):
+    assert verify.boxed(response) == answer
+
+
+def test_answers_of_math_are_compared_as_by_its_paper():
+    """Problems of MATH-500 have a solution beside the answer: read from the one it is the other, as lm-eval reads."""
+    from lm_eval.tasks.hendrycks_math.utils import last_boxed_only_string, remove_boxed
+
+    docs = list(read_jsonl(Path("data/math500/test.jsonl")))
+    read = [answer for (answer,) in verify.filter_boxed([[doc["solution"]] for doc in docs], docs)]
+    assert read == [remove_boxed(last_boxed_only_string(doc["solution"])).strip() for doc in docs]
+    right = [verify.score_boxed(doc, [answer])["exact_match"] for doc, answer in zip(docs, read, strict=True)]
+    assert right == [1.0] * 500
+    assert verify.score_boxed({"answer": r"\frac{1}{2}"}, [r"\dfrac12"]) == {"exact_match": 1.0}
+    assert verify.score_boxed({"answer": "2"}, [verify.NO_ANSWER]) == {"exact_match": 0.0}
+
+
+def test_a_worked_answer_may_be_boxed():
+    assert verify.given_answer("worked", r"so \boxed{7}") == "7" == verify.given_answer("worked", "\\boxed{8}\n#### 7")
+    assert verify.given_answer("worked", "7") == ""
+
+
+def test_targets_of_bbh():
+    score = verify.score_target
+    assert (
+        score({"target": "(B)"}, ["(b)."]) == {"exact_match": 1.0}
+        and score({"target": "No"}, ["Yes"])["exact_match"] == 0
+    )
 
 
 @pytest.mark.parametrize(
