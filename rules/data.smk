@@ -127,7 +127,7 @@ rule bucket:
     resources:
         gpu=GPU,
     params:
-        settings=settings("bucket"),
+        settings=sampled("bucket"),
         model=lambda wildcards: GRAPH.folder(GRAPH.params["bucket"]["model"]),
         out=subpath(output.manifest, parent=True),
     shell:

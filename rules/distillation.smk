@@ -19,7 +19,7 @@ rule generate:
     resources:
         gpu=GPU,
     params:
-        settings=settings("generate"),
+        settings=sampled("generate"),
         teacher=lambda wildcards: GRAPH.folder(wildcards.name),
         out=subpath(output.manifest, parent=True),
     shell:

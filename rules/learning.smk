@@ -23,7 +23,7 @@ rule detect:
     resources:
         gpu=GPU,
     params:
-        settings=settings("detect"),
+        settings=sampled("detect"),
         checkpoint=lambda wildcards: GRAPH.folder(wildcards.node),
         relabelled=lambda wildcards, input: f"--relabelled {input.relabelled}" if input.relabelled else "",
         out=subpath(output.manifest, parent=True),
@@ -54,7 +54,7 @@ rule evidence:
     resources:
         gpu=GPU,
     params:
-        settings=settings("evidence"),
+        settings=sampled("evidence"),
         trajectory=lambda wildcards: f"{GRAPH.folder(wildcards.node)}/trajectory.parquet",
         base=lambda wildcards: GRAPH.folder(GRAPH.root(wildcards.node)),
         library=GRAPH.params["evidence"]["library"],

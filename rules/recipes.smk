@@ -1,9 +1,11 @@
-# One rule per stage: each makes one checkpoint of the recipe graph from its parents.
+# One rule per stage: each makes one checkpoint of the recipe graph from its parents. How many processes train is a
+# resource: a profile may change it, and nothing is trained again for it.
 
 
 rule sft:
     input:
         parent=parents,
+        preflight=preflights,
         train=lambda wildcards: GRAPH.train_rows(wildcards.node),
         valid=lambda wildcards: f"{GRAPH.results}/data/{GRAPH.nodes[wildcards.node].data}/split/valid.jsonl",
         code=dag.code_files("steps.sft"),
@@ -18,20 +20,24 @@ rule sft:
     conda:
         "../environment.yaml"
     resources:
-        gpu=GPU,
+        gpu=gpus,
+        launch=launch_kind,
+        processes=launch_processes,
     params:
         settings=node_settings,
         parent=parent_folders,
         work="work/{workload}/{node}",
         out=subpath(output.manifest, parent=True),
     shell:
-        "python -m steps.sft --settings {params.settings:q} --parent {params.parent} --data {input.train}"
+        "python -m steps.launch --kind {resources.launch} --processes {resources.processes} steps.sft"
+        " --settings {params.settings:q} --parent {params.parent} --data {input.train}"
         " --valid {input.valid} --work {params.work} --out {params.out} &> {log}"
 
 
 rule cpt:
     input:
         parent=parents,
+        preflight=preflights,
         documents="results/{workload}/mixture/{node}/documents.jsonl",
         code=dag.code_files("steps.cpt"),
     output:
@@ -45,20 +51,24 @@ rule cpt:
     conda:
         "../environment.yaml"
     resources:
-        gpu=GPU,
+        gpu=gpus,
+        launch=launch_kind,
+        processes=launch_processes,
     params:
         settings=node_settings,
         parent=parent_folders,
         work="work/{workload}/{node}",
         out=subpath(output.manifest, parent=True),
     shell:
-        "python -m steps.cpt --settings {params.settings:q} --parent {params.parent} --data {input.documents}"
+        "python -m steps.launch --kind {resources.launch} --processes {resources.processes} steps.cpt"
+        " --settings {params.settings:q} --parent {params.parent} --data {input.documents}"
         " --work {params.work} --out {params.out} &> {log}"
 
 
 rule rl:
     input:
         parent=parents,
+        preflight=preflights,
         prompts="results/{workload}/gate/{node}/prompts.jsonl",
         rewards=reward_files,
         code=dag.code_files("steps.rl"),
@@ -73,7 +83,9 @@ rule rl:
     conda:
         "../environment.yaml"
     resources:
-        gpu=GPU,
+        gpu=gpus,
+        launch=launch_kind,
+        processes=launch_processes,
     params:
         settings=node_settings,
         parent=parent_folders,
@@ -82,13 +94,15 @@ rule rl:
         logs="logs/{workload}/{study}/{node}",
         out=subpath(output.manifest, parent=True),
     shell:
-        "python -m steps.rl --settings {params.settings:q} --parent {params.parent} --data {input.prompts}"
+        "python -m steps.launch --kind {resources.launch} --processes {resources.processes} steps.rl"
+        " --settings {params.settings:q} --parent {params.parent} --data {input.prompts}"
         " {params.reward_model} --work {params.work} --logs {params.logs} --out {params.out} &> {log}"
 
 
 rule reward:
     input:
         parent=parents,
+        preflight=preflights,
         train=lambda wildcards: f"{GRAPH.results}/data/{GRAPH.nodes[wildcards.node].data}/split/train.jsonl",
         valid=lambda wildcards: f"{GRAPH.results}/data/{GRAPH.nodes[wildcards.node].data}/split/valid.jsonl",
         code=dag.code_files("steps.reward"),
@@ -103,20 +117,24 @@ rule reward:
     conda:
         "../environment.yaml"
     resources:
-        gpu=GPU,
+        gpu=gpus,
+        launch=launch_kind,
+        processes=launch_processes,
     params:
         settings=node_settings,
         parent=parent_folders,
         work="work/{workload}/{node}",
         out=subpath(output.manifest, parent=True),
     shell:
-        "python -m steps.reward --settings {params.settings:q} --parent {params.parent} --data {input.train}"
+        "python -m steps.launch --kind {resources.launch} --processes {resources.processes} steps.reward"
+        " --settings {params.settings:q} --parent {params.parent} --data {input.train}"
         " --valid {input.valid} --work {params.work} --out {params.out} &> {log}"
 
 
 rule distill:
     input:
         parent=parents,
+        preflight=preflights,
         train=generations,
         logprobs=cached,
         code=dag.code_files("steps.distill"),
@@ -131,7 +149,9 @@ rule distill:
     conda:
         "../environment.yaml"
     resources:
-        gpu=GPU,
+        gpu=gpus,
+        launch=launch_kind,
+        processes=launch_processes,
     params:
         settings=node_settings,
         parent=parent_folders,
@@ -139,13 +159,15 @@ rule distill:
         work="work/{workload}/{node}",
         out=subpath(output.manifest, parent=True),
     shell:
-        "python -m steps.distill --settings {params.settings:q} --parent {params.parent} --data {input.train}"
+        "python -m steps.launch --kind {resources.launch} --processes {resources.processes} steps.distill"
+        " --settings {params.settings:q} --parent {params.parent} --data {input.train}"
         " {params.logprobs} --work {params.work} --out {params.out} &> {log}"
 
 
 rule opd:
     input:
         parent=parents,
+        preflight=preflights,
         teachers=lambda wildcards: [f for t in GRAPH.nodes[wildcards.node].teachers for f in checkpoint(t)],
         prompts=lambda wildcards: GRAPH.prompt_rows(wildcards.node),
         responses=generations,
@@ -162,7 +184,9 @@ rule opd:
     conda:
         "../environment.yaml"
     resources:
-        gpu=GPU,
+        gpu=gpus,
+        launch=launch_kind,
+        processes=launch_processes,
     params:
         settings=node_settings,
         parent=parent_folders,
@@ -172,7 +196,8 @@ rule opd:
         logs="logs/{workload}/{study}/{node}",
         out=subpath(output.manifest, parent=True),
     shell:
-        "python -m steps.opd --settings {params.settings:q} --parent {params.parent} --teachers {params.teachers}"
+        "python -m steps.launch --kind {resources.launch} --processes {resources.processes} steps.opd"
+        " --settings {params.settings:q} --parent {params.parent} --teachers {params.teachers}"
         " --data {input.prompts} {params.responses} --work {params.work} --logs {params.logs} --out {params.out} &> {log}"
 
 

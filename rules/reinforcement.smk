@@ -19,7 +19,7 @@ rule difficulty:
     resources:
         gpu=GPU,
     params:
-        settings=settings("difficulty"),
+        settings=sampled("difficulty"),
         start=lambda wildcards: GRAPH.folder(wildcards.name),
         out=subpath(output.manifest, parent=True),
     shell:

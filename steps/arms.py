@@ -1,7 +1,7 @@
 """Checkpoints as the report compares them: an arm is a recipe over its seeds, with scores and paired differences."""
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import groupby
@@ -158,7 +158,7 @@ def _shares(task: str, n: int) -> np.ndarray:
     return estimators.resample_shares(n, RESAMPLES, [BOOTSTRAP_SEED, zlib.crc32(task.encode())])
 
 
-def _resampled(scores: list[Score]) -> np.ndarray:
+def resampled(scores: Sequence[Score]) -> np.ndarray:
     """[RESAMPLES] means over tasks, items resampled within each task."""
     means = [
         _shares(s.task, len(s.items)) @ np.array([s.items[doc] for doc in sorted(s.items, key=str)]) for s in scores
@@ -217,7 +217,7 @@ def retention(arm: Arm, root: Arm) -> Estimate | None:
 
 def _contrast(ours: list[Score], theirs: list[Score], contrast) -> Estimate:
     a, b = (float(np.mean([s.estimate.value for s in side])) for side in (ours, theirs))
-    drawn = contrast(_resampled(ours), _resampled(theirs))
+    drawn = contrast(resampled(ours), resampled(theirs))
     tail = (1 - estimators.INTERVAL) / 2
     within = tuple(float(edge) for edge in np.quantile(drawn, [tail, 1 - tail]))
     per_seed, others = (np.mean([s.estimate.seed_values for s in side], axis=0) for side in (ours, theirs))

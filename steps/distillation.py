@@ -15,7 +15,7 @@ from statistics import fmean
 import numpy as np
 
 from steps import estimators
-from steps.arms import Arm, Checkpoint, Score, paired, pooled, root_of
+from steps.arms import Arm, Checkpoint, Score, paired, pooled, resampled, root_of
 from steps.common import MANIFEST, PROVENANCE, read_json, read_jsonl
 from steps.distillation_stats import (
     Share,
@@ -25,7 +25,6 @@ from steps.distillation_stats import (
     level,
     mean_difference,
     recovered,
-    resampled,
 )
 from steps.reinforcement import END, logged, matched, settings_of
 from steps.tables import Estimate, setting_text
@@ -37,7 +36,7 @@ AXES = ("target", "general")
 DOSES = ("steps", "epochs")
 # Settings that change neither what is learned nor how much of it.
 WITHOUT_EFFECT = (
-    "seed", "saves", "keep_samples", "diagnostics", "resident", "sample_batch", "gradient_checkpointing",
+    "seed", "saves", "keep_samples", "diagnostics", "resident", "sample_batch", "sampler", "gradient_checkpointing",
     "short_answer_words",
 )  # fmt: skip
 # What the sources say already.

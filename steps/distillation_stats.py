@@ -3,23 +3,16 @@
 Items are resampled together on all sides, by the same shares as every other paired difference of the report.
 """
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 
 from steps import estimators
-from steps.arms import BOOTSTRAP_SEED, RESAMPLES, Score, paired
+from steps.arms import Score, paired, resampled
 from steps.tables import Estimate
 
 TAIL = (1 - estimators.INTERVAL) / 2
-
-
-@cache
-def _shares(task: str, n: int) -> np.ndarray:
-    return estimators.resample_shares(n, RESAMPLES, [BOOTSTRAP_SEED, zlib.crc32(task.encode())])
 
 
 def level(scores: Sequence[Score]) -> float:
@@ -29,11 +22,6 @@ def level(scores: Sequence[Score]) -> float:
 def per_seed(scores: Sequence[Score]) -> np.ndarray:
     """[seeds] means over tasks."""
     return np.mean([score.estimate.seed_values for score in scores], axis=0)
-
-
-def resampled(scores: Sequence[Score]) -> np.ndarray:
-    """[RESAMPLES] means over tasks, items resampled within each task."""
-    return np.mean([_shares(s.task, len(s.items)) @ [s.items[d] for d in sorted(s.items, key=str)] for s in scores], 0)
 
 
 # --- the share of a gap --------------------------------------------------------------------------

@@ -5,6 +5,7 @@ whole); `grid:` makes one node per point, seeds one node per seed, and every nod
 of the schema. The first mistake found is raised as a `ValueError` of one line that names the key and the fix.
 """
 
+import contextlib
 import difflib
 import itertools
 import json
@@ -16,12 +17,12 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
 # Keys of a recipe that place it in the graph; every other key is a setting of its stage.
-GRAPH_KEYS = ("stage", "from", "data", "teachers", "seeds", "grid", "diagnosis", "treats", "at_random")
+GRAPH_KEYS = ("stage", "from", "data", "teachers", "seeds", "grid", "diagnosis", "treats", "at_random", "launch")
 # Folders of results/<workload>/ that are not studies.
 RESERVED_STUDIES = (
     "world", "data", "evaluation", "download", "pretrain",
     "detect", "evidence", "attribute", "mixture", "treat", "score_causes", "geometry", "difficulty", "gate", "explore",
-    "generate", "logprobs", "forecast",
+    "generate", "logprobs", "forecast", "preflight", "deliver",
 )  # fmt: skip
 # Stages that draw random numbers: their nodes are repeated by `seeds`. The others inherit the seeds of their parents.
 RANDOM_STAGES = ("sft", "cpt", "rl", "reward", "distill", "opd")
@@ -74,7 +75,8 @@ class Node:
     `treatment` is {"diagnosis": the node whose unlearned rows it treats, "causes": […], "at_random": bool}, or None;
     `judge` is the node whose reward model scores its samples, or None. `data` is the first of its data sets. `teachers`
     name nodes or entries of `models`; `sources` has for each data set {"data": its name, "share": of the prompts, None
-    for stage distill, "teachers": indices into `teachers`}. Both are empty for what is not taught.
+    for stage distill, "teachers": indices into `teachers`}. Both are empty for what is not taught. `launch` is the kind
+    and number of the processes of a training, which are no setting of it; None for other stages.
     """
 
     name: str
@@ -90,6 +92,7 @@ class Node:
     judge: str | None = None
     teachers: tuple[str, ...] = ()
     sources: tuple[dict[str, Any], ...] = ()
+    launch: dict[str, Any] | None = None
 
     def to_dict(self) -> dict:
         lists = {key: list(getattr(self, key)) for key in ("parents", "teachers", "sources")}
@@ -103,6 +106,10 @@ def complete(params: dict, schema: dict) -> dict:
         ValueError: a key is unknown, missing or of the wrong type, or a name refers to nothing.
     """
     params = _without_nulls(params)
+    if params.get("workload", ...) is None:
+        raise ValueError(
+            "workload: null; name what these overlays make together, for results/<name>: --config workload=<name>"
+        )
     if isinstance(params.get("workload"), str):
         params = json.loads(json.dumps(params).replace("{workload}", params["workload"]))
     _check(params, schema, schema, where="")
@@ -273,21 +280,25 @@ def _expand(
     teachers = _taught_by(where, recipe, points, params)
     diagnosed = _diagnosed(where, recipe, points, params)
     seeds = _seeds(where, recipe, families, params["seeds"])
+    launch = _launch(where, recipe, params)
     expanded: dict[str, list[Node]] = {}
     grid = recipe.get("grid", {})
     for values in itertools.product(*grid.values()):
         point = dict(zip(grid, values, strict=True))
         settings = _settings(where, recipe, point, params, schema)
+        if launch:
+            _check_shared(where, stage, settings, launch)
         if stage == "merge":
             _check_merge(where, recipe, settings, points, params)
         if stage == "interpolate":
+            _check_own(where, stage, settings)
             _check_path(where, recipe, settings, families, params)
         if stage == "rl":
-            _check_rl(where, settings)
+            _check_own(where, stage, settings)
         sources = _sources(recipe)
         if stage == "opd":
             settings, sources = _mixed(where, recipe, settings, sources)
-            _check_opd(where, settings)
+            _check_own(where, stage, settings)
         point_name = "-".join([name, *(f"{key}={_in_a_name(value)}" for key, value in point.items())])
         expanded[point_name] = [
             Node(
@@ -309,6 +320,7 @@ def _expand(
                 judge=judges and _paired(where, "reward model", judges, seed),
                 teachers=tuple(_paired(where, "teacher", family, seed) for family in teachers),
                 sources=tuple(sources),
+                launch=launch,
             )
             for seed in seeds
         ]
@@ -344,6 +356,29 @@ def _settings(where: str, recipe: dict, point: dict, params: dict, schema: dict)
             f"{where}.buckets: has no effect without `treats: [data_conflict]`, which finds the groups; add or remove"
         )
     return settings
+
+
+def _launch(where: str, recipe: dict, params: dict) -> dict | None:
+    """How the processes of a recipe's training are started: its own `launch`, or the one for all."""
+    from steps.launch import check
+
+    stage = recipe["stage"]
+    if stage not in RANDOM_STAGES:
+        if "launch" in recipe:
+            raise ValueError(f"{where}.launch: has no effect on stage {stage}, which is one process; remove it")
+        return None
+    launch = recipe.get("launch", params["launch"])
+    with _under(where):
+        check(launch["kind"], launch["processes"], stage)
+    return launch
+
+
+def _check_shared(where: str, stage: str, settings: dict, launch: dict) -> None:
+    """A training that so many processes can share in that way."""
+    from steps import processes
+
+    with _under(where):
+        processes.check_shared(settings, stage, launch["kind"], launch["processes"])
 
 
 def _acting(where: str, stage: str, settings: dict, written: list[str]) -> dict:
@@ -396,12 +431,6 @@ def _root(name: str, points: dict[str, list[Node]], models: dict) -> str:
 
 def _check_path(where: str, recipe: dict, settings: dict, families: list[list[Node] | str], params: dict) -> None:
     """Questions that no result is reported on, and for a path of rotations an end that rotates the start."""
-    from steps.interpolate import check_settings
-
-    try:
-        check_settings(settings)
-    except ValueError as error:
-        raise ValueError(f"{where}.{error}") from error
     for axis in ("target", "general"):
         for reported in ("target", "harder", "general"):
             for task in settings[axis]:
@@ -420,13 +449,12 @@ def _check_path(where: str, recipe: dict, settings: dict, families: list[list[No
         )
 
 
-def _check_rl(where: str, settings: dict) -> None:
-    from steps.rl import check_settings
+def _check_own(where: str, stage: str, settings: dict) -> None:
+    """What a step asks of its settings beyond the schema."""
+    from steps import interpolate, opd, rl
 
-    try:
-        check_settings(settings)
-    except ValueError as error:
-        raise ValueError(f"{where}.{error}") from error
+    with _under(where):
+        {"interpolate": interpolate, "opd": opd, "rl": rl}[stage].check_settings(settings)
 
 
 def _taught_by(where: str, recipe: dict, points: dict[str, list[Node]], params: dict) -> list[list[Node] | str]:
@@ -509,15 +537,6 @@ def _normalised(where: str, numbers: list[float] | None, what: str, count: int) 
     return [number / sum(numbers) for number in numbers]
 
 
-def _check_opd(where: str, settings: dict) -> None:
-    from steps.opd import check_settings
-
-    try:
-        check_settings(settings)
-    except ValueError as error:
-        raise ValueError(f"{where}.{error}") from error
-
-
 def _judges(where: str, recipe: dict, points: dict[str, list[Node]], params: dict) -> list[Node] | None:
     """The nodes, one per seed, whose reward model scores the samples of a recipe of stage rl."""
     name = _judge(recipe, params)
@@ -575,6 +594,24 @@ def _diagnosed(where: str, recipe: dict, points: dict[str, list[Node]], params: 
     return family
 
 
+def one_checkpoint(where: str, name: str, nodes: dict[str, Node], models: dict) -> str:
+    """The node or model of that name, which may be a recipe's where the recipe has a single node.
+
+    Raises:
+        ValueError: there is none, there are several, or it is a reward model, which writes no text.
+    """
+    family = [node.name for node in nodes.values() if name in (node.recipe, node.name.removesuffix(f"-s{node.seed}"))]
+    if name not in nodes and len(family) > 1:
+        raise ValueError(f"{where}: `{name}` is {len(family)} checkpoints; name one of {', '.join(family)}")
+    if name not in nodes and name not in models:
+        if not family:
+            raise ValueError(f"{where}: no recipe or model `{name}`{_meant(name, [*nodes, *models])}")
+        (name,) = family
+    if name in nodes and nodes[name].stage == "reward":
+        raise ValueError(f"{where}: `{name}` scores responses and writes none; name another checkpoint")
+    return name
+
+
 def _family(where: str, parent: str, points: dict[str, list[Node]], models: dict) -> list[Node] | str:
     """The nodes, one per seed, that `parent` names; a model is its own name."""
     if parent in models:
@@ -610,6 +647,15 @@ def _paired(where: str, role: str, family: list[Node] | str, seed: int | None) -
 
 
 # --- one line for each mistake --------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _under(where: str) -> Iterator[None]:
+    """Puts the recipe's name before the key that a step's own check complains of."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{where}.{error}") from error
 
 
 def _check(value: dict, schema: dict, root: dict, where: str) -> None:
@@ -654,6 +700,11 @@ def _explain(error: ValidationError, where: str) -> str:
     if error.validator in ("enum", "const"):
         allowed = error.validator_value if error.validator == "enum" else [error.validator_value]
         return f"{path}: {error.instance!r} is none of: {', '.join(map(str, allowed))}"
+    if error.validator == "dependentRequired":
+        key, other = next(
+            (k, o) for k, others in error.validator_value.items() for o in others if o not in error.instance
+        )
+        return f"{path}.{key}: has no effect without `{other}`; add it or remove {key}"
     if "revision" in path and error.validator == "pattern":
         return f"{path}: {error.instance!r} is not a commit (7 to 40 hex digits); copy it from the repository's history"
     return f"{path or 'top level'}: {' '.join(error.message.split())}"

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from steps import estimators
+from steps.common import DATA_STEPS
 from steps.tables import Column, Estimate, Table, setting_text
 
-DATA_STEPS = ("ingest", "filter", "dedup", "decontaminate", "split")
 EXAMPLES_PER_REASON = 3
 
 

@@ -1,6 +1,8 @@
 """Where files lie, which files are a step's code, and locks that outlive their run."""
 
+import ast
 import fcntl
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -36,6 +38,38 @@ def test_code_is_the_module_and_all_it_imports_even_in_functions_and_circles(pac
     expected = [f"steps/{name}.py" for name in ("__init__", "a", "b", "c", "d")]
     assert dag.code_files("steps.a", package) == expected
     assert dag.code_files("steps.alone", package) == ["steps/__init__.py", "steps/alone.py"]
+
+
+def test_every_import_of_the_package_is_found():
+    """Against Python's own parser: the imports are read without it, for speed."""
+    for file in sorted(ROOT.glob("steps/*.py")):
+        text, named = file.read_text(), set()
+        for statement in ast.walk(ast.parse(text)):
+            if isinstance(statement, ast.Import):
+                named |= {alias.name for alias in statement.names}
+            if isinstance(statement, ast.ImportFrom):
+                named |= {statement.module, *(f"{statement.module}.{alias.name}" for alias in statement.names)}
+        assert {name for name in named if name.split(".")[0] == "steps"} <= set(dag._imports(file, text)), file
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("import json, steps.c as c", {"steps.c"}),
+        ("from steps.a import (\n    b,  # why\n    c as d,\n)", {"steps.a", "steps.a.b", "steps.a.c"}),
+        ("def f():\n    from steps import a", {"steps", "steps.a"}),
+        ("from stepsister import steps\nimport stepsister", set()),
+    ],
+)
+def test_forms_of_an_import(text, names):
+    found = dag._imports(Path("x.py"), text)
+    assert names <= set(found) and all(name.split(".")[0] == "steps" for name in found)
+    assert names or not found
+
+
+def test_a_relative_import_is_refused():
+    with pytest.raises(AssertionError, match="x.py: write imports of steps in full"):
+        dag._imports(Path("x.py"), "from .a import b")
 
 
 def test_a_step_that_is_not_there_is_not_a_step_without_code(package):
@@ -340,7 +374,9 @@ def test_an_adapter_setting_that_the_model_has_no_use_for_is_one_line_before_any
 def test_sources_lie_where_the_download_puts_them(graph):
     made = graph({
         "data": {
-            "problems": {"sources": [{"path": "o/n/data/x.parquet", "revision": "0" * 40, "format": "messages"}]},
+            "problems": {"sources": [
+                {"path": "o/n/data/x.parquet", "revision": "0" * 40, "sha256": "0" * 64, "format": "messages"}
+            ]},
         }
     })  # fmt: skip
     assert made.sources("problems") == [
@@ -438,10 +474,35 @@ def test_a_missing_model_is_one_line(graph, break_it, parts):
     assert all(part in str(caught.value) for part in parts) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (
+            {"models": {"base": {"path": "base"}, "hub": {"path": "name", "revision": "0" * 40}}},
+            "models.hub.path: name is no hub id; write owner/name",
+        ),
+        (
+            {"data": {"problems": {"sources": [{"path": "o/n", "revision": "0" * 40, "format": "alpaca"}]}}},
+            "data.problems.sources[0].path: o/n names no file; write owner/name/file",
+        ),
+    ],
+)
+def test_a_path_that_the_hub_cannot_have_is_one_line(graph, change, line):
+    with pytest.raises(ValueError, match=re.escape(line)):
+        graph(change).check_files()
+
+
 def test_a_missing_data_file_is_one_line(graph):
     made = graph({"data": {"problems": {"sources": [{"path": "mine.json", "format": "alpaca"}]}}})
     with pytest.raises(ValueError, match=re.escape("data.problems.sources[0].path: there is no file mine.json")):
         made.check_files()
+
+
+def test_an_engine_that_is_not_installed_is_one_line_before_any_job(graph, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    graph({"engine": "auto"}).check_files()
+    with pytest.raises(ValueError, match="engine: vllm: vLLM is not installed here; run `make vllm`"):
+        graph({"engine": "vllm"}).check_files()
 
 
 def test_the_world_must_be_there_for_what_names_it(graph):

@@ -487,6 +487,16 @@ MISTAKES = {
         None,
         ["models.base.revision", "'main'", "commit"],
     ),
+    "a hash that is none": (
+        {"models": {"base": {"revision": "0" * 40, "sha256": {"model.safetensors": "0" * 40}}}},
+        None,
+        ["models.base.sha256.model.safetensors", "'" + "0" * 40 + "'"],
+    ),
+    "a hash of a local folder": (
+        {"models": {"base": {"sha256": {"model.safetensors": "0" * 64}}}},
+        None,
+        ["models.base.sha256", "no effect without `revision`"],
+    ),
     "no such model to sample": ({"bucket": {"model": "bass"}}, None, ["bucket.model", "did you mean `base`"]),
     "no such data set to examine": (
         {"studies": {"foundation": {"detect": "problem"}}},

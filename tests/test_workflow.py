@@ -142,6 +142,29 @@ def test_snakemakes_own_report(finished, tmp_path):
     assert (tmp_path / "report.zip").stat().st_size > 100_000
 
 
+def test_a_checkpoint_is_delivered_with_all_that_it_was_made_by(finished):
+    """One whose teacher learned by reward, and wrote rows for it; nothing else runs."""
+    deliver = ("deliver", "--config", "checkpoint=opd_cold")
+    try:
+        assert planned(finished, *deliver) == {"deliver"}
+        run(finished, "snakemake", "--cores", "all", *deliver)
+        assert planned(finished, *deliver) == planned(finished) == set()
+        folder = finished / "results/fable/deliver/opd_cold"
+        card = (folder / "README.md").read_text()
+        assert re.findall(r"^\d+\. `(\w+)`, stage (\w+)", card, re.MULTILINE) == [
+            ("sft", "sft"), ("judge", "reward"), ("grpo", "rl"), ("cold", "distill"), ("opd_cold", "opd"),
+        ]  # fmt: skip
+        for step in ("gate", "generate", "distill", "opd"):
+            assert re.search(rf"^\| \w+ \| {step} \| [\d,]+ \|", card, re.MULTILINE), step
+        checked = read_json(folder / "manifest.json")
+        source = read_json(finished / "results/fable/distillation/opd_cold/manifest.json")
+        weights = "model.safetensors"
+        assert checked["outputs"][weights] == source["outputs"][weights]
+    finally:
+        for top in ("results", "logs", "benchmarks"):
+            shutil.rmtree(finished / top / "fable/deliver", ignore_errors=True)
+
+
 # --- what reruns ----------------------------------------------------------------------------------
 
 MOVED = ("pissa", "path_sft", "ties")
@@ -318,6 +341,15 @@ def test_a_touched_file_reruns_nothing(untouched):
     assert planned(untouched) == set()
 
 
+def test_trainings_wait_for_their_preflight_where_that_is_required(untouched):
+    tried = planned(untouched, "preflight") - {"preflight"}
+    # The child differs from the sft that it starts from in its learning rate only.
+    assert {f"preflight_node {node}" for node in ("sft", "judge", "grpo", "cold", "opd")} <= tried
+    assert "preflight_node child" not in tried
+    write_params(untouched, {"preflight": {"required": True}})
+    assert tried | {"sft sft", "sft child", "rl grpo", "opd opd"} <= planned(untouched)
+
+
 def test_the_edited_report_is_made_again_and_nothing_else(untouched):
     before = {path: path.stat().st_mtime_ns for path in (untouched / "results").rglob("manifest.json")}
     path = untouched / "steps/report.py"
@@ -337,6 +369,12 @@ def test_a_wrong_setting_is_one_line_before_any_job(untouched):
     (line,) = [line for line in output.splitlines() if "profile" not in line]
     assert line.startswith("temper: error: params.yaml: studies.foundation.recipes.sft.learning_rate")
     assert "2.0e-4" in line
+
+
+def test_a_delivery_of_nothing_is_one_line(untouched):
+    output = run(untouched, "snakemake", "--cores", "all", "deliver", expect=2)
+    (line,) = [line for line in output.splitlines() if "profile" not in line]
+    assert line.startswith("temper: error: params.yaml: checkpoint: nothing is named; write snakemake deliver --config")
 
 
 @pytest.mark.parametrize("overlay", sorted((ROOT / "workloads").glob("*.yaml")), ids=lambda path: path.stem)
