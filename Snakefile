@@ -1,10 +1,8 @@
-# Temper: from raw rows to a report. README.md has the words and the shape, params.yaml every setting.
+# Temper: from raw rows to a report. README.md has the words and the shape, params.yaml every setting, workloads/ what
+# one workload needs: `--configfile` names one, workloads/fable.yaml is the default.
 from snakemake.utils import min_version
 
 min_version("9.20")
-
-
-configfile: "params.yaml"
 
 
 report: "rules/report.rst"
@@ -18,11 +16,11 @@ include: "rules/preflight.smk"
 include: "rules/recipes.smk"
 include: "rules/reinforcement.smk"
 include: "rules/distillation.smk"
-include: "rules/evaluate.smk"
-include: "rules/geometry.smk"
-include: "rules/learning.smk"
+include: "rules/evaluation.smk"
+include: "rules/stability.smk"
+include: "rules/diagnosis.smk"
 include: "rules/report.smk"
-include: "rules/deliver.smk"
+include: "rules/delivery.smk"
 
 
 wildcard_constraints:

@@ -9,14 +9,20 @@ Run as: python -m benches.adapters --parent data/fable/base
 """
 
 import argparse
-import statistics
 import time
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from steps import adapters, checkpoints, packing, sft
-from steps.common import read_jsonl, run, write_json
+from benches.common import bench_parser, figure, ratios, write_result
+from steps.core.files import read_jsonl
+from steps.core.step import run
+from steps.models import checkpoints
+from steps.models.adapters import hooks
+from steps.models.adapters.attach import attach, weight_counts
+from steps.models.chat import Chat
+from steps.training import packing
+from steps.training.supervised import encode
 
 # Near those of PEFT-Arena's table.
 ADAPTERS = {
@@ -33,14 +39,14 @@ ADAPTERS = {
 }  # fmt: skip
 
 
-class Arm:
+class Candidate:
     """A model with its adapter and optimizer."""
 
     def __init__(self, parent: Path, adapter: dict, steps: int):
         import torch
 
         model = checkpoints.load_model(parent, torch.float32)
-        self.model = adapters.attach(model, adapter, seed=0, steps=steps).train()
+        self.model = attach(model, adapter, seed=0, steps=steps).train()
         self.weights = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(self.weights, lr=1e-4)
 
@@ -49,10 +55,10 @@ class Arm:
         import torch
 
         began = time.process_time()
-        adapters.penalised(self.model(**batch, use_cache=False).loss, self.model, 1).backward()
+        hooks.penalised(self.model(**batch, use_cache=False).loss, self.model, 1).backward()
         torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
         self.optimizer.step()
-        adapters.after_step(self.model, number)
+        hooks.after_step(self.model, number)
         self.optimizer.zero_grad()
         return time.process_time() - began
 
@@ -62,8 +68,8 @@ def main(args: argparse.Namespace) -> None:
 
     torch.set_num_threads(args.threads)
     tokenizer = checkpoints.load_tokenizer(args.parent)
-    template = sft.training_template(tokenizer)
-    encoded = (sft.encode(row["messages"], tokenizer, template, completion_only=True) for row in read_jsonl(args.data))
+    chat = Chat(tokenizer)
+    encoded = (text for row in read_jsonl(args.data) for text in encode(chat, row, completion_only=True))
     rows = list(islice((row for row in encoded if len(row["input_ids"]) <= args.max_length), args.batch_size * 10))
     batches = []
     for start in range(0, len(rows), args.batch_size):
@@ -71,30 +77,26 @@ def main(args: argparse.Namespace) -> None:
         bins = packing.pack([len(row["input_ids"]) for row in members], args.max_length)
         batches.append(packing.collate(members, bins, tokenizer.pad_token_id))
 
-    arms = {name: Arm(args.parent, adapter, args.rounds) for name, adapter in ADAPTERS.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in arms}
+    candidates = {name: Candidate(args.parent, adapter, args.rounds) for name, adapter in ADAPTERS.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for number in range(args.rounds + 1):
-        for name, arm in arms.items():
-            spent = arm.step(batches[number % len(batches)], number + 1)
+        for name, candidate in candidates.items():
+            spent = candidate.step(batches[number % len(batches)], number + 1)
             if number:  # the first allocates the optimizer's state
                 seconds[name].append(spent)
 
-    found = {}
-    for name, arm in arms.items():
-        ratios = [one / full for one, full in zip(seconds[name], seconds["full"], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        found[name] = {"of_full": middle, "quartiles": [low, high], "seconds": statistics.median(seconds[name])}
-        found[name] |= adapters.trained(arm.model)
-        print(f"{name:8} {middle:.2f} [{low:.2f}, {high:.2f}] of full's step, {found[name]['trained']:,} trained")
-    setup = {"rounds": args.rounds, "batch_size": args.batch_size, "threads": args.threads}
-    write_json(args.out, setup | {"adapters": found})
+    figures, trained = [], {}
+    for name, candidate in candidates.items():
+        trained[name] = weight_counts(candidate.model)
+        figures.append(figure(f"a step of {name}, of one of full", ratios(seconds[name], seconds["full"])))
+    detail = {"batch_size": args.batch_size, "threads": args.threads, "parameters": trained, "seconds": seconds}
+    write_result(args.out, __doc__, figures, detail)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = bench_parser(__doc__, "adapters", {"rounds": 20, "batch_size": 1, "max_length": 128})
     parser.add_argument("--parent", type=Path, default=Path("data/fable/base"))
     parser.add_argument("--data", type=Path, default=Path("results/fable/data/problems/bucket/train.jsonl"))
-    parser.add_argument("--out", type=Path, default=Path("reports/bench/adapters.json"))
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--max-length", type=int, default=256)

@@ -1,28 +1,31 @@
 """Measure the cleaning of rows: rows per second and core, and peak memory, on generated rows.
 
 Each stage runs in a process of its own, so that its peak memory is its own. Rates are rows per second of CPU time:
-one core, and no waiting for others. `validation_and_exact` is reading and validating raw rows, finding contradictions
-and exact duplicates and writing what stays; `minhash` is finding near duplicates, from keys to verified pairs.
+one core, and no waiting for others. Rows of one template share an instruction and a label; a tenth of as many are
+cleaned too, for the time has to grow with the rows and not faster.
 
-Run as: python -m benches.clean --rows 1000000 --out reports/bench/clean.json
+Run as: python -m benches.clean --rows 200000 --out reports/bench/clean.json
 """
 
 import argparse
+import contextlib
 import json
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from itertools import islice
 from pathlib import Path
 from random import Random
 
-import numpy as np
+from benches.common import bench_parser, figure, write_result
+from steps.core.files import write_jsonl
+from steps.data import decontaminate, dedup, filter, ingest
+from steps.data.rows import Ledger, RowProblem, prompt_of, read_rows
 
-from steps import decontaminate, dedup, filter, ingest
-from steps.rows import Ledger
-
-DEDUP = {"short_answer_words": 5, "threshold": 0.7, "shingle_words": 3, "numbers_must_match": True, "num_perm": 128}
+DEDUP = {"short_answer_words": 5, "threshold": 0.7, "shingle_words": 3, "numbers_must_match": True}
 FILTER = {
     "language": "en",
     "min_prompt_chars": 8,
@@ -33,15 +36,36 @@ FILTER = {
 }
 DECONTAMINATE = {"ngram_words": 8, "min_overlap": 0.6}
 EVAL_ITEMS = 2000
-TARGETS = {"validation_and_exact": 20_000, "minhash": 2_000, "peak_mib": 1024}
+FUNCTION_WORDS = (
+    "a an and are as at be by for from has have he her his how in is it its of on or she that the they this to was"
+)
+FUNCTION_WORDS += " were what when which who will with"
+# At which the peak of memory and the growth of time have a bar.
+MILLION = 1_000_000
+TARGETS = {"ingest": 60_000, "filter": 9_000, "dedup": 6_000, "decontaminate": 16_000}
+PEAK_MIB, LEAST_RATIO = 1024, 0.8
 
 
-def generate(path: Path, rows: int) -> None:
+def invented(rng: Random) -> list[str]:
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    return ["".join(rng.choices(letters, k=rng.randint(4, 9))) for _ in range(5000)] + FUNCTION_WORDS.split() * 20
+
+
+def generate_template(path: Path, rows: int) -> None:
+    """Raw rows of one instruction of 30 words, ten words of their own and one label."""
+    rng = Random(0)
+    vocabulary = invented(rng)
+    instruction = " ".join(rng.choices(vocabulary, k=30))
+    with open(path, "w", encoding="utf-8") as file:
+        for _ in range(rows):
+            prompt = f"{instruction}: {' '.join(rng.choices(vocabulary, k=10))}?"
+            file.write(json.dumps({"prompt": prompt, "response": "an_intent"}) + "\n")
+
+
+def generate_distinct(path: Path, rows: int) -> None:
     """Raw rows of about 45 words; one in twenty repeats an earlier one, one in twenty is an earlier one reworded."""
     rng = Random(0)
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    vocabulary = ["".join(rng.choices(letters, k=rng.randint(4, 9))) for _ in range(5000)]
-    vocabulary += sorted(filter.FUNCTION_WORDS["en"]) * 20
+    vocabulary = invented(rng)
     recent: list[tuple[list[str], str]] = []
     with open(path, "w", encoding="utf-8") as file:
         for _ in range(rows):
@@ -66,27 +90,10 @@ def stage_ingest(folder: Path) -> None:
 
 
 def stage_filter(folder: Path) -> None:
-    for row in dedup.read_rows(folder / "rows.jsonl"):
-        filter.check(row, FILTER)
-
-
-def stage_exact(folder: Path) -> None:
-    keys = dedup.read_keys(folder / "rows.jsonl", DEDUP["short_answer_words"])
-    conflicting = dedup.contradictions(keys)
-    duplicates = dedup.exact_duplicates(keys, np.arange(len(keys.text)))
-    gone = conflicting.keys() | duplicates.keys()
-    (folder / "exact").mkdir(exist_ok=True)
-    ledger = Ledger(folder / "exact", "dedup")
-    for i, row in enumerate(dedup.read_rows(folder / "rows.jsonl")):
-        if i not in gone:
-            ledger.enter(row["file"])
-            ledger.keep(row)
-    ledger.close()
-
-
-def stage_minhash(folder: Path) -> None:
-    keys = dedup.read_keys(folder / "rows.jsonl", DEDUP["short_answer_words"])
-    dedup.near_duplicates(folder / "rows.jsonl", keys, np.arange(len(keys.text)), DEDUP)
+    for row in read_rows(folder / "rows.jsonl"):
+        # Words of random letters: some rows read as another language.
+        with contextlib.suppress(RowProblem):
+            filter.check(row, FILTER)
 
 
 def stage_dedup(folder: Path) -> None:
@@ -94,12 +101,11 @@ def stage_dedup(folder: Path) -> None:
 
 
 def stage_decontaminate(folder: Path) -> None:
-    rows = dedup.read_rows(folder / "rows.jsonl")
-    items = [(f"task:{i}", dedup.prompt_of(row)) for i, row in zip(range(EVAL_ITEMS), rows, strict=False)]
-    index = decontaminate.Index(items, **DECONTAMINATE)
-    for row in dedup.read_rows(folder / "rows.jsonl"):
-        for turn in row["messages"]:
-            index.match(turn["content"])
+    """The prompts of the first rows are the items of an evaluation set."""
+    rows = islice(read_rows(folder / "rows.jsonl"), EVAL_ITEMS)
+    write_jsonl(folder / "items.jsonl", ({"prompt": prompt_of(row)} for row in rows))
+    paths = {"input": folder / "rows.jsonl", "eval": [folder / "items.jsonl"], "out": folder / "decontaminate"}
+    decontaminate.main(argparse.Namespace(settings=DECONTAMINATE, **paths))
 
 
 STAGES = {name.removeprefix("stage_"): function for name, function in globals().items() if name.startswith("stage_")}
@@ -121,30 +127,38 @@ def run_stage(stage: str, folder: Path) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    with tempfile.TemporaryDirectory(dir=args.folder) as name:
-        folder = Path(name)
-        generate(folder / "raw.jsonl", args.rows)
-        measured = {stage: measure(stage, folder) for stage in STAGES}
-    rates = {stage: args.rows / found["seconds"] for stage, found in measured.items()}
-    rates["validation_and_exact"] = args.rows / (measured["ingest"]["seconds"] + measured["exact"]["seconds"])
-    result = {
-        "rows": args.rows,
-        "rows_per_second_and_core": {stage: round(rate) for stage, rate in rates.items()},
-        "peak_mib": {stage: round(found["peak_mib"]) for stage, found in measured.items()},
-        "targets": TARGETS,
+    made = {
+        "distinct": (generate_distinct, args.rows),
+        "template": (generate_template, args.rows),
+        "tenth": (generate_template, args.rows // 10),
     }
-    for stage, rate in result["rows_per_second_and_core"].items():
-        peak = result["peak_mib"].get(stage)
-        target = f"  (target {TARGETS[stage]:,})" if stage in TARGETS else ""
-        print(f"{stage:22} {rate:>9,} rows/s/core{target}" + (f"  peak {peak:,} MiB" if peak else ""))
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=2) + "\n")
+    figures, rates = [], {}
+    with tempfile.TemporaryDirectory(dir=args.folder) as name:
+        for kind, (generate, rows) in made.items():
+            folder = Path(name, kind)
+            folder.mkdir()
+            generate(folder / "raw.jsonl", rows)
+            for stage in STAGES:
+                run = measure(stage, folder)
+                rates[kind, stage] = rows / run["seconds"]
+                if kind == "tenth":
+                    continue
+                what = f"{stage}, {rows:,} {'rows' if kind == 'distinct' else 'rows of one template'}"
+                least = TARGETS[stage] if kind == "distinct" else None
+                figures.append(figure(what, [rates[kind, stage]], "rows/s and core", least=least))
+                most = PEAK_MIB if rows >= MILLION else None
+                figures.append(figure(f"{what}: peak memory", [run["peak_mib"]], "MiB", most=most))
+            shutil.rmtree(folder)
+    for stage in STAGES:
+        ratio = rates["template", stage] / rates["tenth", stage]
+        what = f"{stage}, rows of one template: rate at {args.rows:,} to that at {args.rows // 10:,}"
+        figures.append(figure(what, [ratio], least=LEAST_RATIO if args.rows >= MILLION else None))
+    write_result(args.out, __doc__, figures, {"rows": args.rows})
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--out", type=Path, default=Path("reports/bench/clean.json"), help="JSON file to write")
+    parser = bench_parser(__doc__, "clean", {"rows": 300})
+    parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--folder", type=Path, help="folder for the generated rows, about 1.5 KB a row; default: /tmp")
     parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
     given = parser.parse_args()

@@ -1,6 +1,6 @@
 """Sampled tokens per second of detection, against a loop over rows that calls transformers' `model.generate`.
 
-ours  `Engine.sample` over all the rows, as `steps.detect` calls it.
+ours  `Engine.sample` over all the rows, as `steps.diagnosis.detect` calls it.
 loop  `model.generate` row by row over one in so many of the same rows, with the same number of samples a prompt, the
       same temperature, the whole distribution, the same longest answer and the same end tokens.
 
@@ -12,16 +12,18 @@ Run as: python -m benches.detection --checkpoint data/fable/base
 """
 
 import argparse
-import statistics
 import time
 from pathlib import Path
 
-from steps import checkpoints
-from steps.common import read_jsonl, run, write_json
-from steps.engine import Engine, Messages
+from benches.common import bench_parser, figure, in_turn, ratios, write_result
+from steps.core.files import read_jsonl
+from steps.core.step import run
+from steps.core.turns import prompt_turns
+from steps.engines.interface import Messages
+from steps.engines.transformers import Engine
+from steps.models import checkpoints
 
-BAR = 3.0
-# The defaults of detect in params.yaml.
+# Those of detect in workloads/fable.yaml.
 SAMPLES, TEMPERATURE, MAX_NEW_TOKENS, BATCH_SIZE = 5, 0.5, 130, 256
 
 
@@ -66,36 +68,33 @@ def main(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     checkpoints.check(args.checkpoint)
     engine = Engine.load(args.checkpoint, BATCH_SIZE)
-    prompts = [row["messages"][:-1] for row in read_jsonl(args.data)]
+    prompts = [prompt_turns(row["messages"]) for row in read_jsonl(args.data)]
     # Evenly over the file: its rows lie source by source.
     prompts = prompts[:: max(1, len(prompts) // args.rows)][: args.rows]
     few = prompts[:: max(1, len(prompts) // args.loop_rows)][: args.loop_rows]
-    arms = {
+    candidates = {
         "ours": lambda seed: ours(engine, prompts, seed),
         "loop": lambda seed: loop(engine, few, seed),
     }
-    rates: dict[str, list[float]] = {name: [] for name in arms}
-    for index in range(args.rounds):
-        names = sorted(arms, reverse=index % 2 == 0)
+    rates: dict[str, list[float]] = {name: [] for name in candidates}
+    for index, names in in_turn(list(candidates), args.rounds):
         for name in names:
-            rates[name].append(arms[name](index))
-        found = "  ".join(f"{name} {rates[name][-1]:,.0f} tokens/s" for name in names)
-        print(f"round {index + 1}: {found}", flush=True)
-
-    values = [a / b for a, b in zip(rates["ours"], rates["loop"], strict=True)]
-    ratio = {"median": statistics.median(values), "min": min(values), "max": max(values), "bar": BAR}
-    print("ours/loop: " + "  ".join(f"{key} {value:.2f}" for key, value in ratio.items()))
-    setup = {"rows": len(prompts), "loop_rows": len(few), "samples": SAMPLES, "temperature": TEMPERATURE}
-    setup |= {"max_new_tokens": MAX_NEW_TOKENS, "batch_size": BATCH_SIZE, "rounds": args.rounds}
-    setup["threads"] = torch.get_num_threads()
-    write_json(args.out, setup | {"tokens_per_second": rates, "ours/loop": ratio})
+            rates[name].append(candidates[name](index))
+        print(
+            f"round {index + 1}: " + "  ".join(f"{name} {rates[name][-1]:,.0f} tokens/s" for name in names), flush=True
+        )
+    figures = [
+        figure("tokens a second of ours, of a loop over generate", ratios(rates["ours"], rates["loop"]), least=3.0)
+    ]
+    detail = {"rows": len(prompts), "loop_rows": len(few), "samples": SAMPLES, "temperature": TEMPERATURE}
+    detail |= {"max_new_tokens": MAX_NEW_TOKENS, "batch_size": BATCH_SIZE, "threads": torch.get_num_threads()}
+    write_result(args.out, __doc__, figures, detail | {"tokens_per_second": rates})
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = bench_parser(__doc__, "detection", {"rounds": 1, "rows": 8, "loop_rows": 2})
     parser.add_argument("--checkpoint", type=Path, default=Path("data/fable/base"))
     parser.add_argument("--data", type=Path, default=Path("results/fable/data/lessons/bucket/train.jsonl"))
-    parser.add_argument("--out", type=Path, default=Path("reports/bench/detection.json"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=600, help="rows that detection samples in each round")
     parser.add_argument("--loop-rows", type=int, default=60, help="rows of them that the loop samples in each round")

@@ -1,7 +1,7 @@
 """Generated tokens per second of the two engines, at 1, 8 and 64 concurrent requests.
 
-transformers  `steps.engine.Engine`: batches of the requests, finished rows are dropped.
-vllm          `steps.vllm_engine.VLLMEngine`: continuous batching, paged attention; without torch.compile on a CPU.
+transformers  `steps.engines.transformers.Engine`: batches of the requests, finished rows are dropped.
+vllm          `steps.engines.vllm.VLLMEngine`: continuous batching, paged attention; without torch.compile on a CPU.
 
 Requests are problems of the embedded world with one sample each at temperature 1, and each has its own limit: lengths
 spread as those of a trained model do. Models: fable's base in float32, and a random Qwen3 of 59 M parameters in
@@ -21,10 +21,14 @@ import time
 from pathlib import Path
 from random import Random
 
-from steps import checkpoints, fable
-from steps.common import check_vllm, run, write_json
-from steps.engine import Coder, Engine
-from steps.vllm_engine import VLLMEngine
+from benches.common import bench_parser, figure, now, write_result
+from steps.core.step import run
+from steps.core.versions import check_vllm
+from steps.engines.interface import Coder
+from steps.engines.transformers import Engine
+from steps.engines.vllm import VLLMEngine
+from steps.models import checkpoints
+from steps.world import fable
 
 # vLLM over transformers on the larger model at the most requests.
 BAR = 2.0
@@ -64,16 +68,9 @@ def rate(engine: Coder, requests: int, seed: int) -> float:
     rng = Random(seed)
     asked = [[{"role": "user", "content": fable.problem_item(rng, 2)["prompt"]}] for _ in range(requests)]
     limits = [rng.randint(*LIMITS) for _ in asked]
-    before, began = engine.tokens, clock()
+    before, began = engine.tokens, now()
     engine.sample(asked, temperature=1.0, max_new_tokens=limits, seed=seed)
-    return (engine.tokens - before) / (clock() - began)
-
-
-def clock() -> float:
-    """Seconds: on a CPU of the processor, as both engines work in this process and other work there must not count."""
-    import torch
-
-    return time.perf_counter() if torch.cuda.is_available() else time.process_time()
+    return (engine.tokens - before) / (now() - began)
 
 
 def load(name: str, folder: Path, dtype: str) -> tuple[Coder, float]:
@@ -117,20 +114,27 @@ def main(args: argparse.Namespace) -> None:
                             rates[name].append(found)
                 ratios = [b / a for a, b in zip(rates["transformers"], rates["vllm"], strict=True)]
                 line = {"model": model, "dtype": dtype, "requests": requests, "tokens_per_second": rates}
-                lines.append(line | {"vllm/transformers": statistics.median(ratios), "ratios": ratios})
-                told = "  ".join(f"{name} {statistics.median(values):,.0f} tokens/s" for name, values in rates.items())
+                lines.append(line | {"ratios": ratios})
+                rates_text = "  ".join(
+                    f"{name} {statistics.median(values):,.0f} tokens/s" for name, values in rates.items()
+                )
                 spread = f"{min(ratios):.2f}–{max(ratios):.2f}"
-                print(f"  {requests:>2} requests: {told}  ratio {statistics.median(ratios):.2f} ({spread})", flush=True)
-    judged = [line for line in lines if line["model"] != "fable base" and line["requests"] == max(CONCURRENT)]
-    for line in judged:
-        reached = "reached" if line["vllm/transformers"] >= BAR else "not reached"
-        found = f"{line['vllm/transformers']:.2f} at {line['requests']} requests"
-        print(f"vllm/transformers, {line['model']} {line['dtype']}: {found}; the bar of {BAR:g} is {reached}")
-    write_json(args.out, {"bar": BAR, "rounds": args.rounds, "threads": torch.get_num_threads(), "lines": lines})
+                print(
+                    f"  {requests:>2} requests: {rates_text}  ratio {statistics.median(ratios):.2f} ({spread})",
+                    flush=True,
+                )
+    figures = [
+        figure(
+            f"tokens a second of vLLM, of transformers', {line['model']} {line['dtype']}, {line['requests']} requests",
+            line["ratios"],
+            least=BAR if line["model"] != "fable base" and line["requests"] == max(CONCURRENT) else None,
+        )
+        for line in lines
+    ]
+    write_result(args.out, __doc__, figures, {"threads": torch.get_num_threads(), "lines": lines})
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("reports/bench/engines.json"))
+    parser = bench_parser(__doc__, "engines", {"rounds": 1})
     parser.add_argument("--rounds", type=int, default=5)
     run(main, parser)

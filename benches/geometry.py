@@ -13,26 +13,34 @@ import argparse
 import json
 import os
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-import yaml
-
-from steps.common import PROVENANCE, read_json, run, write_json
+from benches.common import bench_parser, figure, write_result
+from steps.core.files import read_json
+from steps.core.promises import PROVENANCE
+from steps.core.step import run
+from steps.graph import workload
 
 BAR_SECONDS = 20
-CAPS = (2048, 4096, 8192, 16384)
 
 
 def measure(args: argparse.Namespace, settings: dict) -> dict:
     """Seconds, CPU seconds of all threads, peak memory in MiB and the tokens read of the longer axis."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "geometry"
-        command = [sys.executable, "-m", "steps.geometry", "--settings", json.dumps(settings), "--out", str(out)]
+        command = [
+            sys.executable,
+            "-m",
+            "steps.stability.geometry",
+            "--settings",
+            json.dumps(settings),
+            "--out",
+            str(out),
+        ]
         command += ["--base", str(args.base), "--checkpoint", str(args.checkpoint)]
         command += ["--samples", str(args.evaluation / "samples.jsonl")]
         command += ["--evaluation", str(args.evaluation / "results.json")]
@@ -57,23 +65,22 @@ def held(base: Path) -> int:
     """Bytes per token of the outputs of two models at all linear layers of their blocks, float32."""
     import torch
 
-    from steps import checkpoints, geometry
+    from steps.models import checkpoints
+    from steps.stability import compared
 
-    layers = geometry.linear_layers(checkpoints.load_model(base, torch.float32), None)
+    layers = compared.linear_layers(checkpoints.load_model(base, torch.float32), None)
     return 2 * 4 * sum(layer.out_features for layer in layers.values())
 
 
 def main(args: argparse.Namespace) -> None:
-    settings = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["geometry"]
+    settings = workload.load(Path())[0]["geometry"]
     rounds = []
     for index in range(args.rounds):
         rounds.append(measure(args, settings))
         print(f"round {index + 1}: {rounds[-1]['seconds']:.1f} s, {rounds[-1]['cpu_seconds']:.1f} s of CPU", flush=True)
-    median = statistics.median(found["seconds"] for found in rounds)
-    print(f"median {median:.1f} s on {args.threads} threads (at most {BAR_SECONDS})")
 
     caps = []
-    for cap in CAPS:
+    for cap in args.caps:
         caps.append(measure(args, settings | {"tokens": cap, "prompts": 1_000_000}))
         print(f"cap {cap:,}: {caps[-1]['tokens']:,} tokens, peak {caps[-1]['peak_mib']:,.0f} MiB", flush=True)
     expected = held(args.base)
@@ -82,26 +89,22 @@ def main(args: argparse.Namespace) -> None:
         found = (many["peak_mib"] - few["peak_mib"]) * 2**20 / max(1, many["tokens"] - few["tokens"])
         growth.append(round(found / expected, 3))
         print(f"{few['tokens']:,} to {many['tokens']:,} tokens: {found:,.0f} bytes a token, {growth[-1]:.2f} of held")
-    write_json(
-        args.out,
-        {
-            "rounds": rounds,
-            "median_seconds": median,
-            "bar_seconds": BAR_SECONDS,
-            "threads": args.threads,
-            "caps": caps,
-            "held_bytes_per_token": expected,
-            "growth/held": growth,
-        },
-    )
+    figures = [
+        figure("seconds of a pair of models", [run["seconds"] for run in rounds], "s", most=BAR_SECONDS),
+        figure("bytes a token of the cap, of the outputs that are held", growth),
+    ]
+    detail = {"rounds": rounds, "threads": args.threads, "caps": caps, "held_bytes_per_token": expected}
+    write_result(args.out, __doc__, figures, detail)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = bench_parser(__doc__, "geometry", {"rounds": 1, "caps": (64, 128)})
     parser.add_argument("--base", type=Path, default=Path("data/fable/base"))
     parser.add_argument("--checkpoint", type=Path, default=Path("results/fable/foundation/sft"))
     parser.add_argument("--evaluation", type=Path, default=Path("results/fable/evaluation/base"))
-    parser.add_argument("--out", type=Path, default=Path("reports/bench/geometry.json"))
+    parser.add_argument(
+        "--caps", type=int, nargs="+", default=(2048, 4096, 8192, 16384), help="tokens whose memory is compared"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     run(main, parser)

@@ -7,9 +7,9 @@ rate    bytes read and written per second, as a multiple of that of `cp` of one 
 output  bytes written per second, as a multiple of cp's: the stricter view, for two parents are read to write one.
 
 Before each measurement the inputs are dropped from the page cache, and the clock runs until the outputs are synced to
-the disk. `merge` is reading, merging and writing. `step` is the whole of `python -m steps.merge`, which also starts
-Python, verifies the sha256 of every input and takes that of its output. Copy and merges follow each other in every
-round, so that a slow minute of the machine meets them all; each round gives one ratio.
+the disk. `merge` is reading, merging and writing. `step` is the whole of `python -m steps.recipes.merge`, which also
+starts Python, verifies the sha256 of every input and takes that of its output. Copy and merges follow each other in
+every round, so that a slow minute of the machine meets them all; each round gives one ratio.
 
 Run as: python -m benches.merge --out reports/bench/merge.json
 """
@@ -19,7 +19,6 @@ import json
 import os
 import resource
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -27,8 +26,14 @@ import time
 from pathlib import Path
 from zlib import crc32
 
-from steps import checkpoints, merge
-from steps.common import run, write_json, write_manifest
+from benches.common import bench_parser, figure, write_result
+from steps.core.files import write_json
+from steps.core.manifest import write_manifest
+from steps.core.step import run
+from steps.models import checkpoints
+from steps.models.weights import Weights, write_safetensors
+from steps.recipes import merge
+from steps.settings.merging import MERGES
 
 BOUNDS = {"peak": 2.0, "rate": 0.5}
 SETTINGS = {
@@ -64,7 +69,7 @@ def generate(folder: Path, shards: int, shard_bytes: int, change: int) -> None:
 
     for file in files:
         layout = {name: ("BF16", [64, size // 64]) for name, size in zip(names[file], sizes, strict=True)}
-        merge.write_safetensors(folder / file, layout, chunks)
+        write_safetensors(folder / file, layout, chunks)
     weight_map = {name: file for file in files for name in names[file]}
     write_json(folder / checkpoints.WEIGHTS_INDEX, {"metadata": {}, "weight_map": weight_map})
     write_json(folder / "config.json", {"model_type": "none"})
@@ -99,14 +104,14 @@ def timed(command: list[str], inputs: list[Path], out: Path) -> tuple[dict, str]
 def child(kind: str, method: str, inputs: list[Path], out: Path) -> None:
     """One merge in a process of its own; prints its seconds and its peak memory."""
     settings = {"method": method} | SETTINGS[method]
-    parents, base = inputs[-2:], inputs[0] if method in merge.OVER_BASE else None
+    parents, base = inputs[-2:], inputs[0] if MERGES[method].over_base else None
     began = time.perf_counter()
     if kind == "step":
         merge.main(argparse.Namespace(settings=settings, parents=parents, base=base, out=out))
     else:
         out.mkdir()
-        models = [merge.Weights(folder) for folder in parents]
-        merge.write_weights(out, models, merge.Weights(base) if base else None, settings)
+        models = [Weights(folder) for folder in parents]
+        merge.write_weights(out, models, Weights(base) if base else None, settings)
         sync(out)
     seconds = time.perf_counter() - began
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
@@ -114,7 +119,7 @@ def child(kind: str, method: str, inputs: list[Path], out: Path) -> None:
 
 
 def measure(kind: str, method: str, folder: Path) -> dict:
-    inputs = [folder / name for name in ("base", "first", "second")[method not in merge.OVER_BASE :]]
+    inputs = [folder / name for name in ("base", "first", "second")[not MERGES[method].over_base :]]
     command = [sys.executable, "-m", "benches.merge", "--child", kind, method, *map(str, inputs), str(folder / "out")]
     measured, text = timed(command, inputs, folder / "out")
     found = json.loads(text.splitlines()[-1])
@@ -122,12 +127,8 @@ def measure(kind: str, method: str, folder: Path) -> dict:
     return measured | (found if kind == "merge" else {"peak_mib": found["peak_mib"]})
 
 
-def spread(values: list[float]) -> dict:
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
-
-
 def main(args: argparse.Namespace) -> None:
-    shard_bytes = args.gib * 2**30 // args.shards
+    shard_bytes = args.mib * 2**20 // args.shards
     checkpoint = shard_bytes * args.shards
     result: dict = {"checkpoint_bytes": checkpoint, "shard_bytes": shard_bytes, "rounds": args.rounds}
     result |= {"bounds": BOUNDS, "methods": {}}
@@ -148,28 +149,31 @@ def main(args: argparse.Namespace) -> None:
                 print(f"  {method} {kind}: {last['seconds']:.1f} s, peak {last['peak_mib']:.0f} MiB", flush=True)
     result["cp"] = copies
     for (method, kind), measured in found.items():
-        moved = 4 if method in merge.OVER_BASE else 3  # checkpoints read and written; cp: 2
+        moved = 4 if MERGES[method].over_base else 3  # checkpoints read and written; cp: 2
         slower = [one["seconds"] / copy["seconds"] for one, copy in zip(measured, copies, strict=True)]
         entry = {
             "runs": measured,
-            "rate": spread([moved / 2 / ratio for ratio in slower]),
-            "output": spread([1 / ratio for ratio in slower]),
-            "peak": spread([one["peak_mib"] * 2**20 / shard_bytes for one in measured]),
+            "rates": [moved / 2 / ratio for ratio in slower],
+            "outputs": [1 / ratio for ratio in slower],
+            "peaks": [one["peak_mib"] * 2**20 / shard_bytes for one in measured],
         }
         result["methods"].setdefault(method, {})[kind] = entry
-        words = "  ".join(f"{key} {entry[key]['median']:.2f}" for key in ("rate", "output", "peak"))
-        print(f"{method:16} {kind:6} {words}")
-    write_json(args.out, result)
+    figures = []
+    for method, kinds in result["methods"].items():
+        figures.append(
+            figure(f"{method}: peak memory, of the largest shard", kinds["merge"]["peaks"], most=BOUNDS["peak"])
+        )
+        figures.append(figure(f"{method}: bytes a second, of cp's", kinds["merge"]["rates"], least=BOUNDS["rate"]))
+    write_result(args.out, __doc__, figures, result)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--child"]:
         child(sys.argv[2], sys.argv[3], list(map(Path, sys.argv[4:-1])), Path(sys.argv[-1]))
         sys.exit()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("reports/bench/merge.json"), help="JSON file to write")
-    parser.add_argument("--folder", type=Path, help="folder for the checkpoints, 5 times --gib; default: /tmp")
-    parser.add_argument("--gib", type=int, default=2, help="size of each checkpoint")
+    parser = bench_parser(__doc__, "merge", {"rounds": 1, "mib": 8, "methods": ["linear", "ties"]})
+    parser.add_argument("--folder", type=Path, help="folder for the checkpoints, 5 times --mib; default: /tmp")
+    parser.add_argument("--mib", type=int, default=1024, help="size of each checkpoint")
     parser.add_argument("--shards", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--methods", nargs="+", choices=SETTINGS, default=list(SETTINGS))

@@ -3,8 +3,8 @@
 stock   trl.DistillationTrainer as it comes, which samples through transformers' generate: same student, teacher,
         prompts, samples per step, batch, optimizer and precision, reverse KL over the whole vocabulary. Gradient
         checkpointing is off, as ours.
-full    `steps.distiller` with the same loss, the diagnostics included.
-top_k   the same with the 16 likeliest tokens of the student: the default of params.yaml.
+full    `steps.distillation.opd_trainer` with the same loss, the diagnostics included.
+top_k   the same with the 16 likeliest tokens of the student: as in params.yaml.
 plain   the default without its diagnostics: what they cost is the ratio of top_k to this.
 
 Each prompt is given to the stock trainer as often as ours samples it. Rounds are pairwise: in every round each arm
@@ -19,15 +19,21 @@ Run as: python -m benches.opd --parent results/fable/foundation/sft --teacher re
 """
 
 import argparse
-import statistics
 import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benches.rl import clock
-from steps import checkpoints, distiller, opd, teachers, training, verify
-from steps.common import read_jsonl, run, write_json
+from benches.common import bench_parser, clock, figure, in_turn, ratios, write_result
+from benches.rl import SMOKE
+from steps.core.files import read_jsonl
+from steps.core.step import run
+from steps.core.turns import prompt_turns
+from steps.data import answers as verify
+from steps.distillation.opd_plan import DrawPlan, plan_draws
+from steps.models import checkpoints, teachers
+from steps.training import run as training
+from steps.training.arguments import uses_bf16
 
 FULL = {"kind": "full"}
 TOP_K = {"kind": "top_k", "of": "student", "k": 16, "rest": "renormalised"}
@@ -65,9 +71,9 @@ SETTINGS = {
 }
 
 
-def planned(rows: list[dict], settings: dict) -> opd.Plan:
-    return opd.Plan(
-        draws=opd.plan_draws(settings, [rows], [[]]),
+def planned(rows: list[dict], settings: dict) -> DrawPlan:
+    return DrawPlan(
+        draws=plan_draws(settings, [rows], [[]]),
         rows=len(rows),
         prompts=settings["prompts"],
         steps=settings["steps"],
@@ -75,20 +81,21 @@ def planned(rows: list[dict], settings: dict) -> opd.Plan:
     )
 
 
-def ours(arm: str, parent: Path, teacher: Path, rows: list[dict], settings: dict) -> Any:
+def ours(candidate: str, parent: Path, teacher: Path, rows: list[dict], settings: dict) -> Any:
     import torch
 
-    settings = settings | ARMS[arm]
+    from steps.distillation.opd_trainer import OnPolicyTrainer
+
+    settings = settings | ARMS[candidate]
     plan = planned(rows, settings)
     model, tokenizer = checkpoints.load_model(parent, dtype=torch.float32), checkpoints.load_tokenizer(parent)
     solves = partial(verify.solves, short_answer_words=settings["short_answer_words"])
     watch = clock()
     with tempfile.TemporaryDirectory() as work:
-        trainer = distiller.build_trainer(
-            model, tokenizer, teachers.Teachers([teacher]), [rows], [[]], settings, plan, Path(work), solves
-        )
+        panel = teachers.Teachers([teacher])
+        trainer = OnPolicyTrainer(model, tokenizer, panel, [rows], [[]], settings, plan, Path(work), solves)
         trainer.add_callback(watch)
-        training.train(trainer, plan, arm)
+        training.train(trainer, plan, candidate)
     return watch
 
 
@@ -115,7 +122,7 @@ def stock(parent: Path, teacher: Path, rows: list[dict], settings: dict) -> Any:
                 learning_rate=settings["learning_rate"],
                 lr_scheduler_type="constant",
                 max_grad_norm=settings["max_grad_norm"],
-                bf16=training.uses_bf16(settings["precision"]),
+                bf16=uses_bf16(settings["precision"]),
                 activation_checkpointing=False,
                 gradient_checkpointing=None,
                 logging_steps=1,
@@ -127,7 +134,7 @@ def stock(parent: Path, teacher: Path, rows: list[dict], settings: dict) -> Any:
                 seed=settings["seed"],
             ),
             train_dataset=Dataset.from_list(
-                [{"prompt": rows[draw.row]["messages"][:-1]} for draw in planned(rows, settings).draws]
+                [{"prompt": prompt_turns(rows[draw.row]["messages"])} for draw in planned(rows, settings).draws]
             ),
             processing_class=checkpoints.load_tokenizer(parent),
         )
@@ -135,10 +142,6 @@ def stock(parent: Path, teacher: Path, rows: list[dict], settings: dict) -> Any:
         trainer.add_callback(watch)
         trainer.train()
     return watch
-
-
-def spread(ratios: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
 
 
 def main(args: argparse.Namespace) -> None:
@@ -154,49 +157,36 @@ def main(args: argparse.Namespace) -> None:
         "sample_batch": 256,
         "max_new_tokens": args.max_new_tokens,
     }
-    arms = {"stock": lambda: stock(args.parent, args.teacher, rows, settings)}
-    arms |= {name: lambda name=name: ours(name, args.parent, args.teacher, rows, settings) for name in ARMS}
-    seconds: dict[str, list[float]] = {name: [] for name in arms}
-    tokens: dict[str, list[float]] = {name: [] for name in arms}
-    for index in range(args.rounds):
-        names = list(arms)
-        turn = index % len(names)
-        for name in names[turn:] + names[:turn]:
-            watch = arms[name]()
+    candidates = {"stock": lambda: stock(args.parent, args.teacher, rows, settings)}
+    candidates |= {name: lambda name=name: ours(name, args.parent, args.teacher, rows, settings) for name in ARMS}
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    tokens: dict[str, list[float]] = {name: [] for name in candidates}
+    for index, names in in_turn(list(candidates), args.rounds):
+        for name in names:
+            watch = candidates[name]()
             seconds[name].append(watch.seconds / args.steps)
             tokens[name].append(watch.tokens / args.steps)
-        found = "  ".join(f"{name} {seconds[name][-1]:.3f} s" for name in names)
-        print(f"round {index + 1}: {found}", flush=True)
-
-    def ratios(of: str, to: str) -> dict[str, float]:
-        return spread([one / by for one, by in zip(seconds[of], seconds[to], strict=True)])
-
-    result = {}
-    print(f"{'arm':6} {'s/step':>7} {'tokens':>7} {'of stock':>9} {'range':>14} {'bar':>5}")
-    for name in arms:
-        found = {"seconds": statistics.median(seconds[name]), "tokens": statistics.mean(tokens[name])}
-        found |= {"of_stock": ratios(name, "stock"), "bar": BARS.get(name)}
-        result[name] = found
-        of = found["of_stock"]
-        print(
-            f"{name:6} {found['seconds']:7.3f} {found['tokens']:7.0f} {of['median']:9.2f}"
-            f" {of['min']:6.2f} – {of['max']:5.2f} {found['bar'] or '':>5}"
+        print(f"round {index + 1}: " + "  ".join(f"{name} {seconds[name][-1]:.3f} s" for name in names), flush=True)
+    figures = [
+        figure(
+            f"a step of {name}, of stock TRL's distillation",
+            ratios(seconds[name], seconds["stock"]),
+            most=BARS.get(name),
         )
-    diagnostics = ratios("top_k", "plain") | {"bar": BAR_OF_DIAGNOSTICS}
-    low, high = diagnostics["min"], diagnostics["max"]
-    print(f"diagnostics, top_k of plain: {diagnostics['median']:.2f} ({low:.2f} – {high:.2f})")
-    setup = {key: settings[key] for key in ("prompts", "generations", "batch_size", "max_new_tokens")}
-    setup |= {"rounds": args.rounds, "steps": args.steps, "threads": args.threads}
-    setup["device"] = "cuda" if torch.cuda.is_available() else "cpu"
-    write_json(args.out, setup | {"seconds_per_step": seconds, "arms": result, "diagnostics": diagnostics})
+        for name in ARMS
+    ]
+    diagnostics = ratios(seconds["top_k"], seconds["plain"])
+    figures.append(figure("a step with diagnostics, of one without", diagnostics, most=BAR_OF_DIAGNOSTICS))
+    detail = {key: settings[key] for key in ("prompts", "generations", "batch_size", "max_new_tokens")}
+    detail |= {"steps": args.steps, "threads": args.threads, "seconds_per_step": seconds, "tokens_per_step": tokens}
+    write_result(args.out, __doc__, figures, detail)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = bench_parser(__doc__, "opd", SMOKE)
     parser.add_argument("--parent", type=Path, default=Path("results/fable/foundation/sft"))
     parser.add_argument("--teacher", type=Path, default=Path("results/fable/reinforcement/grpo"))
     parser.add_argument("--data", type=Path, default=Path("results/fable/data/exercises/split/train.jsonl"))
-    parser.add_argument("--out", type=Path, default=Path("reports/bench/opd.json"))
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--steps", type=int, default=10, help="counted steps of each arm in each round")
     parser.add_argument("--prompts", type=int, default=32)

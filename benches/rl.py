@@ -2,8 +2,9 @@
 
 stock   trl.GRPOTrainer as it comes, which samples through transformers' generate: same model, prompts, rewards, group
         size, batch, optimizer and precision. Gradient checkpointing is off, as ours.
-others  `steps.grpo` with each method at the defaults of params.yaml; the divergence from the start is measured at every
-        fifth step, as there.
+others  `steps.reinforcement.rl_trainer` with each method in the wording of SDPO's paper (gspo's step is grpo's); the
+divergence
+        from the start is measured at every fifth step, as there.
 
 Rounds are pairwise: in every round each arm takes the same steps, in changing order, so that a slow minute of the
 machine meets all. The ratio of each round is one observation. Steps are of sampling, rewards, scoring and learning; the
@@ -16,14 +17,22 @@ Run as: python -m benches.rl --parent results/fable/foundation/sft
 """
 
 import argparse
-import statistics
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from steps import checkpoints, grpo, rewards, rl, rollouts, training, verify
-from steps.common import read_jsonl, run, write_json
+from benches.common import bench_parser, clock, figure, in_turn, ratios, write_result
+from steps.core.files import read_jsonl
+from steps.core.step import run
+from steps.core.turns import prompt_turns
+from steps.data import answers as verify
+from steps.engines import rollouts
+from steps.models import checkpoints
+from steps.reinforcement import rewards
+from steps.reinforcement.rl_plan import plan_rollouts
+from steps.training import run as training
+from steps.training.arguments import uses_bf16
 
 ANSWER = {"kind": "answer", "weight": 1.0, "equivalence": "numeric"}
 SETTINGS = {
@@ -67,55 +76,20 @@ KIN = {
 BARS = {"grpo": 1.1} | dict.fromkeys(["sdpo", "srpo", "rlsd", "rlrt"], 1.5)
 
 
-def clock() -> Any:
-    """A trainer callback whose `seconds` and `tokens` are from the end of the first step to the end of training."""
-    import torch
-    from transformers import TrainerCallback
-
-    def now() -> float:
-        if not torch.cuda.is_available():
-            return time.process_time()
-        torch.cuda.synchronize()
-        return time.perf_counter()
-
-    class Clock(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
-            if state.global_step == 1:
-                self.began, self.seen = now(), state.num_input_tokens_seen
-
-        def on_train_end(self, args, state, control, **kwargs):
-            self.seconds, self.tokens = now() - self.began, state.num_input_tokens_seen - self.seen
-
-    return Clock()
-
-
 def ours(method: str, parent: Path, rows: list[dict], settings: dict) -> Any:
     import torch
+
+    from steps.reinforcement.rl_trainer import PolicyTrainer
 
     settings = settings | {"method": method, method: KIN[method]}
     if method == "grpo":
         del settings["grpo"]
-    plan = rl.Plan(
-        order=rollouts.plan_prompts(rows, settings["steps"] * settings["prompts"], "shuffle", settings["seed"]),
-        prompts=settings["prompts"],
-        rows=len(rows),
-        steps=settings["steps"],
-        iterations=1,
-        saves=0,
-        names=["answer"],
-    )
+    plan = plan_rollouts(rows, settings | {"saves": 0})
     model, tokenizer = checkpoints.load_model(parent, dtype=torch.float32), checkpoints.load_tokenizer(parent)
     watch = clock()
     with tempfile.TemporaryDirectory() as work:
-        trainer = grpo.build_trainer(
-            model,
-            tokenizer,
-            rows,
-            settings,
-            plan,
-            Path(work),
-            lambda given: rewards.Rewards(settings["rewards"], **given),
-        )
+        scorer = partial(rewards.Rewards, settings["rewards"])
+        trainer = PolicyTrainer(model, tokenizer, rows, settings, plan, Path(work), scorer)
         trainer.add_callback(watch)
         with trainer.rewards:
             training.train(trainer, plan, method, watchers=[trainer.teacher] if trainer.teacher else [])
@@ -153,7 +127,7 @@ def stock(parent: Path, rows: list[dict], settings: dict) -> Any:
                 learning_rate=settings["learning_rate"],
                 lr_scheduler_type="constant",
                 max_grad_norm=settings["max_grad_norm"],
-                bf16=training.uses_bf16(settings["precision"]),
+                bf16=uses_bf16(settings["precision"]),
                 activation_checkpointing=False,
                 gradient_checkpointing=None,
                 logging_steps=1,
@@ -165,7 +139,7 @@ def stock(parent: Path, rows: list[dict], settings: dict) -> Any:
                 seed=settings["seed"],
             ),
             train_dataset=Dataset.from_list(
-                [{"prompt": rows[i]["messages"][:-1], "answer": rows[i]["answer"]} for i in order]
+                [{"prompt": prompt_turns(rows[i]["messages"]), "answer": rows[i]["answer"]} for i in order]
             ),
             processing_class=checkpoints.load_tokenizer(parent),
         )
@@ -188,45 +162,36 @@ def main(args: argparse.Namespace) -> None:
         "sample_batch": 256,
         "max_new_tokens": args.max_new_tokens,
     }
-    arms = {"stock": lambda: stock(args.parent, rows, settings)}
-    arms |= {name: lambda name=name: ours(name, args.parent, rows, settings) for name in KIN}
-    seconds: dict[str, list[float]] = {name: [] for name in arms}
-    tokens: dict[str, list[float]] = {name: [] for name in arms}
-    for index in range(args.rounds):
-        names = list(arms)
-        turn = index % len(names)
-        for name in names[turn:] + names[:turn]:
-            watch = arms[name]()
+    candidates = {"stock": lambda: stock(args.parent, rows, settings)}
+    candidates |= {name: lambda name=name: ours(name, args.parent, rows, settings) for name in KIN}
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    tokens: dict[str, list[float]] = {name: [] for name in candidates}
+    for index, names in in_turn(list(candidates), args.rounds):
+        for name in names:
+            watch = candidates[name]()
             seconds[name].append(watch.seconds / args.steps)
             tokens[name].append(watch.tokens / args.steps)
-        found = "  ".join(f"{name} {seconds[name][-1]:.3f} s" for name in names)
-        print(f"round {index + 1}: {found}", flush=True)
+        print(f"round {index + 1}: " + "  ".join(f"{name} {seconds[name][-1]:.3f} s" for name in names), flush=True)
+    figures = [
+        figure(f"a step of {name}, of stock TRL's GRPO", ratios(seconds[name], seconds["stock"]), most=BARS.get(name))
+        for name in KIN
+    ]
+    figures += [
+        figure(f"a step of {name}, of our GRPO", ratios(seconds[name], seconds["grpo"]))
+        for name in KIN
+        if name != "grpo"
+    ]
+    detail = {key: settings[key] for key in ("prompts", "generations", "batch_size", "max_new_tokens")}
+    detail |= {"steps": args.steps, "threads": args.threads, "seconds_per_step": seconds, "tokens_per_step": tokens}
+    write_result(args.out, __doc__, figures, detail)
 
-    result = {}
-    print(f"{'arm':6} {'s/step':>7} {'tokens':>7} {'of stock':>9} {'range':>14} {'of grpo':>8} {'bar':>5}")
-    for name in arms:
-        found = {"seconds": statistics.median(seconds[name]), "tokens": statistics.mean(tokens[name])}
-        for yardstick in ("stock", "grpo"):
-            ratios = [one / by for one, by in zip(seconds[name], seconds[yardstick], strict=True)]
-            found[f"of_{yardstick}"] = {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
-        found["bar"] = BARS.get(name)
-        result[name] = found
-        of = found["of_stock"]
-        print(
-            f"{name:6} {found['seconds']:7.3f} {found['tokens']:7.0f} {of['median']:9.2f}"
-            f" {of['min']:6.2f} – {of['max']:5.2f} {found['of_grpo']['median']:8.2f} {found['bar'] or '':>5}"
-        )
-    setup = {key: settings[key] for key in ("prompts", "generations", "batch_size", "max_new_tokens")}
-    setup |= {"rounds": args.rounds, "steps": args.steps, "threads": args.threads}
-    setup["device"] = "cuda" if torch.cuda.is_available() else "cpu"
-    write_json(args.out, setup | {"seconds_per_step": seconds, "arms": result})
 
+SMOKE = {"rounds": 1, "steps": 1, "prompts": 2, "generations": 2, "max_new_tokens": 4}
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = bench_parser(__doc__, "rl", SMOKE)
     parser.add_argument("--parent", type=Path, default=Path("results/fable/foundation/sft"))
     parser.add_argument("--data", type=Path, default=Path("results/fable/gate/grpo/prompts.jsonl"))
-    parser.add_argument("--out", type=Path, default=Path("reports/bench/rl.json"))
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--steps", type=int, default=10, help="counted steps of each arm in each round")
     parser.add_argument("--prompts", type=int, default=16)

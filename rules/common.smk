@@ -7,14 +7,23 @@ import shutil
 import sys
 from pathlib import Path
 
-import yaml
-
 sys.path.insert(0, workflow.basedir)
 
-from steps import cluster, common, dag, display, recipes
+from steps.core.asked import as_argument
+from steps.core.code import compile_sources
+from steps.core.step import ERROR_PREFIX, USER_ERROR
+from steps.graph import checks, cluster, delivery, display, inspection, plan, recipes, runs, sections, workload
+from steps.graph.graph import Graph
+from steps.settings.merging import MERGES
+
+# Of another launcher of processes: a step that is started here is alone, or has a launcher of its own.
+for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+    os.environ.pop(name, None)
 
 # Every rule works offline; the download step alone lifts this.
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
+# Byte code goes by the bytes of its source: see steps.core.code.
+os.environ.update(PYTHONDONTWRITEBYTECODE="1")
 
 # SLURM sends SIGTERM to all processes of a job. A shell that died of it would end the job while its step saves its state;
 # with a trap it waits for the step. The step itself does not inherit it.
@@ -25,22 +34,33 @@ shell.prefix("set -euo pipefail; trap : TERM; ")
 gc.set_threshold(50_000, 20, 50)
 
 if workflow.is_main_process:
-    ALIVE = dag.join_runs(Path(".snakemake"))
+    compile_sources()
     display.show()
+    plan.install(workflow)
+    runs.own_locks()
 
 try:
-    # PyYAML's reader in C, where it was built with it: 0.01 s for 0.1.
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    schema = yaml.load(Path(workflow.basedir, "schemas/params.schema.yaml").read_text(), Loader=loader)
-    GRAPH = dag.Graph(recipes.complete(config, schema), schema)
+    if workflow.is_main_process:
+        ALIVE = runs.join_runs(Path(".snakemake"))
+    params, workflow.configfiles[:] = workload.load(
+        Path(workflow.basedir),
+        workflow.overwrite_configfiles,
+        inspection.named(workload.values_of(workflow.config_settings.config_args)),
+    )
+    GRAPH = Graph(recipes.complete(params))
+    if "pretrain" in sys.argv and "pretrain" not in GRAPH.params:
+        raise ValueError("pretrain: this workload has no such section; the embedded one has: leave --configfile out")
     # Not in the jobs of a cluster, which have been checked; not for `pretrain`, which makes what the check would miss.
     if workflow.is_main_process and "pretrain" not in sys.argv:
-        GRAPH.check_files()
+        checks.check_files(GRAPH)
     if "deliver" in sys.argv or "checkpoint" in GRAPH.params:
-        GRAPH.check_delivery()
+        delivery.check_delivery(GRAPH)
+    if "inspect" in sys.argv or {"inspected", "recipe"} & GRAPH.params.keys():
+        inspection.wanted(GRAPH)
 except ValueError as error:
-    print(f"temper: error: {' + '.join(map(os.path.relpath, workflow.configfiles))}: {error}", file=sys.stderr)
-    sys.exit(2)
+    files = " + ".join(map(os.path.relpath, workflow.configfiles or [workload.DEFAULTS]))
+    print(f"{ERROR_PREFIX}{files}: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(USER_ERROR)
 
 
 # On SLURM, only: before the first job and after the last. Jobs of a cluster run this file too, but not these.
@@ -60,24 +80,21 @@ onerror:
 GPU = int(shutil.which("nvidia-smi") is not None)
 
 
-def settings(section):
-    """A params function: the whole section as JSON, so that any change of it reruns the rule."""
-    return lambda wildcards: json.dumps(GRAPH.params[section], sort_keys=True)
+def settings(rule):
+    """A params function: what a rule's step is handed, as one argument, so that any change of it reruns the rule."""
+    return lambda wildcards: as_argument(sections.of_rule(GRAPH, rule, wildcards))
 
 
-def sampled(section):
-    """The same of a step that samples: with the engine that does it."""
-    return lambda wildcards: json.dumps(GRAPH.params[section] | {"engine": GRAPH.params["engine"]}, sort_keys=True)
+def option(name, *values):
+    """An option of a step with its values, each to be quoted by `:q`; nothing where there are none."""
+    values = [value for value in values if value is not None]
+    return [name, *values] if values else []
 
 
-def pretrain_settings(wildcards):
-    """What the sizes share, with what one of them has of its own."""
-    shared = {key: value for key, value in GRAPH.params["pretrain"].items() if key != "sizes"}
-    return json.dumps(shared | GRAPH.params["pretrain"]["sizes"][wildcards.size], sort_keys=True)
-
-
-def node_settings(wildcards):
-    return json.dumps(GRAPH.nodes[wildcards.node].settings, sort_keys=True)
+def edges(files):
+    """The manifests that stand for some files in the DAG. A user's own files are left out: a step checks and notes them
+    by itself, and Snakemake takes a word in braces in a path for a wildcard, in what a function returns too."""
+    return [edge for edge in dict.fromkeys(map(GRAPH.edge, files)) if edge.startswith(f"{GRAPH.results}/")]
 
 
 def launch_kind(wildcards):
@@ -91,40 +108,6 @@ def launch_processes(wildcards):
 def gpus(wildcards):
     """One for each process of a training."""
     return GPU * launch_processes(wildcards)
-
-
-def evaluate_settings(wildcards):
-    """The section, without the descriptions of tasks that only a path is chosen on."""
-    evaluate = GRAPH.params["evaluate"]
-    named = {task for axis in recipes.AXES for task in evaluate[axis]}
-    tasks = {task: described for task, described in evaluate["tasks"].items() if task in named}
-    return json.dumps(evaluate | {"tasks": tasks, "engine": GRAPH.params["engine"]}, sort_keys=True)
-
-
-def path_settings(wildcards):
-    """What an interpolation is told: its own settings, and how its points are evaluated."""
-    shared = {key: GRAPH.params["evaluate"][key] for key in ("tasks", "limit", "batch_size")}
-    return json.dumps(shared | GRAPH.nodes[wildcards.node].settings, sort_keys=True)
-
-
-def explore_settings(wildcards):
-    """The section, with the descriptions of the tasks that it names."""
-    described = GRAPH.params["evaluate"]["tasks"]
-    explore = GRAPH.params["explore"]
-    specs = {task: described[task] for task in explore["tasks"] if task in described}
-    return json.dumps(explore | {"task_specs": specs, "engine": GRAPH.params["engine"]}, sort_keys=True)
-
-
-def gate_settings(wildcards):
-    """The section, with what of an rl node's settings it judges."""
-    node = GRAPH.nodes[wildcards.node].settings
-    judged = {key: node[key] for key in ("rewards", "success", "pass_rate", "max_failures", "method")}
-    return json.dumps(GRAPH.params["gate"] | judged, sort_keys=True)
-
-
-def forecast_settings(wildcards):
-    """The section, without what only the report reads."""
-    return json.dumps({k: v for k, v in GRAPH.params["forecast"].items() if k != "axes"}, sort_keys=True)
 
 
 def forecasts(wildcards):
@@ -147,34 +130,26 @@ def cached(wildcards):
     return [f"{GRAPH.logprobs(*pair)}/manifest.json" for pair in GRAPH.cached(wildcards.node)]
 
 
-def responses(wildcards, input):
+def responses(wildcards):
     """The same rows as an option of the step."""
-    return f"--responses {input.responses}" if input.responses else ""
+    return option("--responses", *generations(wildcards))
 
 
-def logprobs(wildcards, input):
+def logprobs(wildcards):
     """The same distributions as an option of the step."""
-    folders = [GRAPH.logprobs(*pair) for pair in GRAPH.cached(wildcards.node)]
-    return f"--logprobs {' '.join(folders)}" if folders else ""
+    return option("--logprobs", *(GRAPH.logprobs(*pair) for pair in GRAPH.cached(wildcards.node)))
 
 
 def reward_model(wildcards):
     """The checkpoint that scores an rl node's samples, as an option of the step."""
     judge = GRAPH.nodes[wildcards.node].judge
-    return f"--reward-model {GRAPH.folder(judge)}" if judge else ""
+    return option("--reward-model", *([GRAPH.folder(judge)] if judge else []))
 
 
-def reward_files(wildcards):
-    """What a reward rests on beside the row: a reward model, files of the user's."""
-    judge = GRAPH.nodes[wildcards.node].judge
-    return [*(GRAPH.edges(judge) if judge else []), *GRAPH.custom_rewards(wildcards.node)]
-
-
-def preflight_settings(wildcards):
-    """What a training is tried with: its own settings, and those of the section but for who waits for it."""
-    node = GRAPH.nodes[wildcards.node]
-    told = {key: value for key, value in GRAPH.params["preflight"].items() if key != "required"}
-    return common.as_argument(told | {"stage": node.stage, "recipe": node.settings})
+def judge(wildcards):
+    """What stands for the reward model that scores an rl node's samples."""
+    name = GRAPH.nodes[wildcards.node].judge
+    return GRAPH.edges(name) if name else []
 
 
 def preflight_models(wildcards):
@@ -188,9 +163,9 @@ def preflight_folders(wildcards):
     """The same models as options of the step."""
     node = GRAPH.nodes[wildcards.node]
     teachers = [GRAPH.folder(GRAPH.root(teacher)) for teacher in GRAPH.rehearsed_teachers(node.name)]
-    options = f"--model {GRAPH.folder(GRAPH.root(node.name))}"
-    options += f" --teachers {' '.join(teachers)}" if teachers else ""
-    return options + (f" --judge {GRAPH.folder(GRAPH.root(node.judge))}" if node.judge else "")
+    judge = [GRAPH.folder(GRAPH.root(node.judge))] if node.judge else []
+    model = option("--model", GRAPH.folder(GRAPH.root(node.name)))
+    return [*model, *option("--teachers", *teachers), *option("--judge", *judge)]
 
 
 def preflights(wildcards):
@@ -203,7 +178,8 @@ def preflights(wildcards):
 def merge_base(wildcards):
     """The model under the changes that some methods merge, as an option of the step."""
     node = GRAPH.nodes[wildcards.node]
-    return f"--base {GRAPH.folder(GRAPH.root(wildcards.node))}" if node.settings["method"] in recipes.ON_A_BASE else ""
+    base = [GRAPH.folder(GRAPH.root(node.name))] if MERGES[node.settings["method"]].over_base else []
+    return option("--base", *base)
 
 
 def parents(wildcards):
@@ -222,6 +198,13 @@ def teacher_folders(wildcards):
 def checkpoint(name):
     """What tells that a node or model is there, with all that an adapter needs below it."""
     return [file for ancestor in GRAPH.ancestors(name) for file in GRAPH.edges(ancestor)]
+
+
+def attributed(wildcards):
+    """The causes that were found for a node's unlearned rows, where they were looked for."""
+    if wildcards.node not in GRAPH.diagnosed():
+        return []
+    return [f"{GRAPH.results}/attribute/{wildcards.node}/attribution.parquet"]
 
 
 def diagnosis(step, file):

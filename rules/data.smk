@@ -3,11 +3,8 @@
 
 rule ingest:
     input:
-        sources=lambda wildcards: GRAPH.source_edges(wildcards.dataset),
-        code=dag.code_files("steps.ingest"),
+        sources=lambda wildcards: edges(GRAPH.source_edges(wildcards.dataset)),
     output:
-        rows="results/{workload}/data/{dataset}/ingest/rows.jsonl",
-        quarantine="results/{workload}/data/{dataset}/ingest/quarantine.jsonl",
         manifest="results/{workload}/data/{dataset}/ingest/manifest.json",
     log:
         "logs/{workload}/data/{dataset}/ingest.log",
@@ -17,19 +14,16 @@ rule ingest:
         "../environment.yaml"
     params:
         settings=settings("ingest"),
-        sources=lambda wildcards: json.dumps(GRAPH.sources(wildcards.dataset), sort_keys=True),
+        sources=lambda wildcards: as_argument(GRAPH.sources(wildcards.dataset)),
         out=subpath(output.manifest, parent=True),
     shell:
-        "python -m steps.ingest --settings {params.settings:q} --sources {params.sources:q} --out {params.out} &> {log}"
+        "python -m steps.data.ingest --settings {params.settings:q} --sources {params.sources:q} --out {params.out:q} &> {log:q}"
 
 
 rule filter:
     input:
-        rows=rules.ingest.output.rows,
-        code=dag.code_files("steps.filter"),
+        rows=rules.ingest.output.manifest,
     output:
-        rows="results/{workload}/data/{dataset}/filter/rows.jsonl",
-        quarantine="results/{workload}/data/{dataset}/filter/quarantine.jsonl",
         manifest="results/{workload}/data/{dataset}/filter/manifest.json",
     log:
         "logs/{workload}/data/{dataset}/filter.log",
@@ -39,18 +33,16 @@ rule filter:
         "../environment.yaml"
     params:
         settings=settings("filter"),
+        rows="results/{workload}/data/{dataset}/ingest/rows.jsonl",
         out=subpath(output.manifest, parent=True),
     shell:
-        "python -m steps.filter --settings {params.settings:q} --input {input.rows} --out {params.out} &> {log}"
+        "python -m steps.data.filter --settings {params.settings:q} --input {params.rows:q} --out {params.out:q} &> {log:q}"
 
 
 rule dedup:
     input:
-        rows=rules.filter.output.rows,
-        code=dag.code_files("steps.dedup"),
+        rows=rules.filter.output.manifest,
     output:
-        rows="results/{workload}/data/{dataset}/dedup/rows.jsonl",
-        quarantine="results/{workload}/data/{dataset}/dedup/quarantine.jsonl",
         manifest="results/{workload}/data/{dataset}/dedup/manifest.json",
     log:
         "logs/{workload}/data/{dataset}/dedup.log",
@@ -60,19 +52,17 @@ rule dedup:
         "../environment.yaml"
     params:
         settings=settings("dedup"),
+        rows="results/{workload}/data/{dataset}/filter/rows.jsonl",
         out=subpath(output.manifest, parent=True),
     shell:
-        "python -m steps.dedup --settings {params.settings:q} --input {input.rows} --out {params.out} &> {log}"
+        "python -m steps.data.dedup --settings {params.settings:q} --input {params.rows:q} --out {params.out:q} &> {log:q}"
 
 
 rule decontaminate:
     input:
-        rows=rules.dedup.output.rows,
-        evaluation=GRAPH.evaluation_edges(),
-        code=dag.code_files("steps.decontaminate"),
+        rows=rules.dedup.output.manifest,
+        evaluation=edges(GRAPH.evaluation_edges()),
     output:
-        rows="results/{workload}/data/{dataset}/decontaminate/rows.jsonl",
-        quarantine="results/{workload}/data/{dataset}/decontaminate/quarantine.jsonl",
         manifest="results/{workload}/data/{dataset}/decontaminate/manifest.json",
     log:
         "logs/{workload}/data/{dataset}/decontaminate.log",
@@ -82,20 +72,18 @@ rule decontaminate:
         "../environment.yaml"
     params:
         settings=settings("decontaminate"),
-        evaluation=GRAPH.evaluation_files(),
+        rows="results/{workload}/data/{dataset}/dedup/rows.jsonl",
+        evaluation=lambda wildcards: GRAPH.evaluation_files(),
         out=subpath(output.manifest, parent=True),
     shell:
-        "python -m steps.decontaminate --settings {params.settings:q} --input {input.rows}"
-        " --eval {params.evaluation} --out {params.out} &> {log}"
+        "python -m steps.data.decontaminate --settings {params.settings:q} --input {params.rows:q}"
+        " --eval {params.evaluation:q} --out {params.out:q} &> {log:q}"
 
 
 rule split:
     input:
-        rows=rules.decontaminate.output.rows,
-        code=dag.code_files("steps.split"),
+        rows=rules.decontaminate.output.manifest,
     output:
-        train="results/{workload}/data/{dataset}/split/train.jsonl",
-        valid="results/{workload}/data/{dataset}/split/valid.jsonl",
         manifest="results/{workload}/data/{dataset}/split/manifest.json",
     log:
         "logs/{workload}/data/{dataset}/split.log",
@@ -105,18 +93,17 @@ rule split:
         "../environment.yaml"
     params:
         settings=settings("split"),
+        rows="results/{workload}/data/{dataset}/decontaminate/rows.jsonl",
         out=subpath(output.manifest, parent=True),
     shell:
-        "python -m steps.split --settings {params.settings:q} --input {input.rows} --out {params.out} &> {log}"
+        "python -m steps.data.split --settings {params.settings:q} --input {params.rows:q} --out {params.out:q} &> {log:q}"
 
 
 rule bucket:
     input:
-        rows=rules.split.output.train,
-        model=GRAPH.edges(GRAPH.params["bucket"]["model"]),
-        code=dag.code_files("steps.bucket"),
+        rows=rules.split.output.manifest,
+        model=lambda wildcards: GRAPH.edges(GRAPH.params["bucket"]["model"]),
     output:
-        train="results/{workload}/data/{dataset}/bucket/train.jsonl",
         manifest="results/{workload}/data/{dataset}/bucket/manifest.json",
     log:
         "logs/{workload}/data/{dataset}/bucket.log",
@@ -127,26 +114,25 @@ rule bucket:
     resources:
         gpu=GPU,
     params:
-        settings=sampled("bucket"),
+        settings=settings("bucket"),
+        rows="results/{workload}/data/{dataset}/split/train.jsonl",
         model=lambda wildcards: GRAPH.folder(GRAPH.params["bucket"]["model"]),
         out=subpath(output.manifest, parent=True),
     shell:
-        "python -m steps.bucket --settings {params.settings:q} --input {input.rows} --model {params.model}"
-        " --out {params.out} &> {log}"
+        "python -m steps.data.bucket --settings {params.settings:q} --input {params.rows:q} --model {params.model:q}"
+        " --out {params.out:q} &> {log:q}"
 
 
 # Detectors against the planted dirt: the only reader of the world's truth.
 rule score_dirt:
     input:
         world="results/{workload}/world/manifest.json",
-        quarantine=[
-            rules.ingest.output.quarantine,
-            rules.filter.output.quarantine,
-            rules.dedup.output.quarantine,
-            rules.decontaminate.output.quarantine,
+        rows=[
+            rules.ingest.output.manifest,
+            rules.filter.output.manifest,
+            rules.dedup.output.manifest,
+            rules.decontaminate.output.manifest,
         ],
-        kept=rules.decontaminate.output.rows,
-        code=dag.code_files("steps.score_dirt"),
     output:
         manifest="results/{workload}/data/{dataset}/score_dirt/manifest.json",
     log:
@@ -156,9 +142,14 @@ rule score_dirt:
     conda:
         "../environment.yaml"
     params:
-        settings=lambda wildcards: "{}",
+        settings=settings("score_dirt"),
         truth="results/{workload}/world/truth/dirt.jsonl",
+        quarantine=[
+            f"results/{{workload}}/data/{{dataset}}/{step}/quarantine.jsonl"
+            for step in ("ingest", "filter", "dedup", "decontaminate")
+        ],
+        kept="results/{workload}/data/{dataset}/decontaminate/rows.jsonl",
         out=subpath(output.manifest, parent=True),
     shell:
-        "python -m steps.score_dirt --settings {params.settings:q} --truth {params.truth} --quarantine {input.quarantine}"
-        " --kept {input.kept} --out {params.out} &> {log}"
+        "python -m steps.world.score_dirt --settings {params.settings:q} --truth {params.truth:q} --quarantine {params.quarantine:q}"
+        " --kept {params.kept:q} --out {params.out:q} &> {log:q}"

@@ -3,12 +3,9 @@
 
 rule generate:
     input:
-        rows="results/{workload}/data/{dataset}/split/train.jsonl",
+        rows=lambda wildcards: GRAPH.edge(GRAPH.taught_rows(wildcards.dataset)),
         teacher=lambda wildcards: checkpoint(wildcards.name),
-        code=dag.code_files("steps.generate"),
     output:
-        train="results/{workload}/generate/{dataset}/{name}/train.jsonl",
-        quarantine="results/{workload}/generate/{dataset}/{name}/quarantine.jsonl",
         manifest="results/{workload}/generate/{dataset}/{name}/manifest.json",
     log:
         "logs/{workload}/generate/{dataset}/{name}.log",
@@ -19,24 +16,20 @@ rule generate:
     resources:
         gpu=GPU,
     params:
-        settings=sampled("generate"),
+        settings=settings("generate"),
+        rows=lambda wildcards: GRAPH.taught_rows(wildcards.dataset),
         teacher=lambda wildcards: GRAPH.folder(wildcards.name),
         out=subpath(output.manifest, parent=True),
     shell:
-        "python -m steps.generate --settings {params.settings:q} --input {input.rows} --teacher {params.teacher}"
-        " --out {params.out} &> {log}"
+        "python -m steps.distillation.generate --settings {params.settings:q} --input {params.rows:q} --teacher {params.teacher:q}"
+        " --out {params.out:q} &> {log:q}"
 
 
 rule logprobs:
     input:
-        rows=rules.generate.output.train,
+        rows=rules.generate.output.manifest,
         teacher=lambda wildcards: checkpoint(wildcards.name),
-        code=dag.code_files("steps.logprobs"),
     output:
-        ids="results/{workload}/logprobs/{dataset}/{name}/ids.npy",
-        logps="results/{workload}/logprobs/{dataset}/{name}/logps.npy",
-        tail="results/{workload}/logprobs/{dataset}/{name}/tail.npy",
-        lengths="results/{workload}/logprobs/{dataset}/{name}/lengths.npy",
         manifest="results/{workload}/logprobs/{dataset}/{name}/manifest.json",
     log:
         "logs/{workload}/logprobs/{dataset}/{name}.log",
@@ -48,22 +41,20 @@ rule logprobs:
         gpu=GPU,
     params:
         settings=settings("logprobs"),
+        rows="results/{workload}/generate/{dataset}/{name}/train.jsonl",
         teacher=lambda wildcards: GRAPH.folder(wildcards.name),
         out=subpath(output.manifest, parent=True),
     shell:
-        "python -m steps.logprobs --settings {params.settings:q} --input {input.rows} --teacher {params.teacher}"
-        " --out {params.out} &> {log}"
+        "python -m steps.distillation.logprobs --settings {params.settings:q} --input {params.rows:q} --teacher {params.teacher:q}"
+        " --out {params.out:q} &> {log:q}"
 
 
 rule forecast:
     input:
-        rows="results/{workload}/data/{dataset}/split/train.jsonl",
+        rows="results/{workload}/data/{dataset}/split/manifest.json",
         student=lambda wildcards: checkpoint(wildcards.name),
         teacher=lambda wildcards: checkpoint(wildcards.teacher),
-        code=dag.code_files("steps.forecast"),
     output:
-        forecast="results/{workload}/forecast/{dataset}/{name}/{teacher}/forecast.json",
-        prefixes="results/{workload}/forecast/{dataset}/{name}/{teacher}/prefixes.csv",
         manifest="results/{workload}/forecast/{dataset}/{name}/{teacher}/manifest.json",
     log:
         "logs/{workload}/forecast/{dataset}/{name}/{teacher}.log",
@@ -76,10 +67,11 @@ rule forecast:
     resources:
         gpu=GPU,
     params:
-        settings=forecast_settings,
+        settings=settings("forecast"),
+        rows="results/{workload}/data/{dataset}/split/train.jsonl",
         student=lambda wildcards: GRAPH.folder(wildcards.name),
         teacher=lambda wildcards: GRAPH.folder(wildcards.teacher),
         out=subpath(output.manifest, parent=True),
     shell:
-        "python -m steps.forecast --settings {params.settings:q} --student {params.student} --teacher {params.teacher}"
-        " --data {input.rows} --out {params.out} &> {log}"
+        "python -m steps.distillation.forecast --settings {params.settings:q} --student {params.student:q} --teacher {params.teacher:q}"
+        " --data {params.rows:q} --out {params.out:q} &> {log:q}"

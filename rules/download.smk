@@ -3,8 +3,6 @@
 
 # Before anything that waits in a queue: what can be refused is refused first.
 rule download:
-    input:
-        code=dag.code_files("steps.download"),
     output:
         manifest="results/{workload}/download/{kind}/{name}/manifest.json",
     log:
@@ -17,8 +15,8 @@ rule download:
     conda:
         "../environment.yaml"
     params:
-        settings=lambda wildcards: json.dumps(GRAPH.params[wildcards.kind][wildcards.name], sort_keys=True),
-        work="work/{workload}/download_{kind}_{name}",
+        settings=settings("download"),
+        work="work/{workload}/download/{kind}/{name}",
         out=subpath(output.manifest, parent=True),
     shell:
-        "python -m steps.download --settings {params.settings:q} --work {params.work} --out {params.out} &> {log}"
+        "python -m steps.data.download --settings {params.settings:q} --work {params.work:q} --out {params.out:q} &> {log:q}"

@@ -1,5 +1,5 @@
 # Whether the trainings will fit, before anything else is made: `snakemake preflight`.
-from steps import memory
+from steps.training import memory
 
 
 localrules:
@@ -9,10 +9,7 @@ localrules:
 rule preflight_node:
     input:
         models=preflight_models,
-        code=dag.code_files("steps.preflight"),
     output:
-        found="results/{workload}/preflight/{node}/preflight.json",
-        row="results/{workload}/preflight/{node}/row.txt",
         manifest="results/{workload}/preflight/{node}/manifest.json",
     log:
         "logs/{workload}/preflight/{node}.log",
@@ -27,25 +24,26 @@ rule preflight_node:
         launch=launch_kind,
         processes=launch_processes,
     params:
-        settings=preflight_settings,
+        settings=settings("preflight_node"),
         models=preflight_folders,
-        work="work/{workload}/preflight_{node}",
+        work="work/{workload}/preflight/{node}",
         out=subpath(output.manifest, parent=True),
     shell:
-        "python -m steps.preflight --kind {resources.launch} --processes {resources.processes}"
-        " --settings {params.settings:q} {params.models} --work {params.work} --out {params.out} &> {log}"
+        "python -m steps.preflight.preflight --settings {params.settings:q} --kind {resources.launch:q}"
+        " --processes {resources.processes:q} {params.models:q} --work {params.work:q} --out {params.out:q} &> {log:q}"
 
 
 # The target: every training of the workload, and the table of what was found.
 rule preflight:
     input:
-        rows=[f"{GRAPH.results}/preflight/{node}/row.txt" for node in GRAPH.rehearsals.values()],
+        found=[f"{GRAPH.results}/preflight/{node}/manifest.json" for node in GRAPH.rehearsals.values()],
     log:
         f"logs/{GRAPH.params['workload']}/preflight.log",
     conda:
         "../environment.yaml"
     params:
         head=memory.HEAD,
+        rows=[f"{GRAPH.results}/preflight/{node}/row.txt" for node in GRAPH.rehearsals.values()],
     shell:
         # Without files cat would wait for input.
-        "{{ printf '%s\\n' {params.head:q}; cat /dev/null {input.rows}; }} | tee {log}"
+        "{{ printf '%s\\n' {params.head:q}; cat /dev/null {params.rows:q}; }} | tee {log:q}"

@@ -6,9 +6,8 @@ rule sft:
     input:
         parent=parents,
         preflight=preflights,
-        train=lambda wildcards: GRAPH.train_rows(wildcards.node),
-        valid=lambda wildcards: f"{GRAPH.results}/data/{GRAPH.nodes[wildcards.node].data}/split/valid.jsonl",
-        code=dag.code_files("steps.sft"),
+        train=lambda wildcards: GRAPH.edge(GRAPH.train_rows(wildcards.node)),
+        valid=lambda wildcards: f"{GRAPH.results}/data/{GRAPH.nodes[wildcards.node].data}/split/manifest.json",
     output:
         manifest="results/{workload}/{study}/{node}/manifest.json",
     log:
@@ -24,22 +23,23 @@ rule sft:
         launch=launch_kind,
         processes=launch_processes,
     params:
-        settings=node_settings,
+        settings=settings("sft"),
+        train=lambda wildcards: GRAPH.train_rows(wildcards.node),
+        valid=lambda wildcards: f"{GRAPH.results}/data/{GRAPH.nodes[wildcards.node].data}/split/valid.jsonl",
         parent=parent_folders,
         work="work/{workload}/{node}",
         out=subpath(output.manifest, parent=True),
     shell:
-        "python -m steps.launch --kind {resources.launch} --processes {resources.processes} steps.sft"
-        " --settings {params.settings:q} --parent {params.parent} --data {input.train}"
-        " --valid {input.valid} --work {params.work} --out {params.out} &> {log}"
+        "python -m steps.training.launch --kind {resources.launch:q} --processes {resources.processes:q} steps.recipes.sft"
+        " --settings {params.settings:q} --parent {params.parent:q} --data {params.train:q}"
+        " --valid {params.valid:q} --work {params.work:q} --out {params.out:q} &> {log:q}"
 
 
 rule cpt:
     input:
         parent=parents,
         preflight=preflights,
-        documents="results/{workload}/mixture/{node}/documents.jsonl",
-        code=dag.code_files("steps.cpt"),
+        documents=lambda wildcards: GRAPH.edge(GRAPH.documents(wildcards.node)),
     output:
         manifest="results/{workload}/{study}/{node}/manifest.json",
     log:
@@ -55,23 +55,23 @@ rule cpt:
         launch=launch_kind,
         processes=launch_processes,
     params:
-        settings=node_settings,
+        settings=settings("cpt"),
+        documents=lambda wildcards: GRAPH.documents(wildcards.node),
         parent=parent_folders,
         work="work/{workload}/{node}",
         out=subpath(output.manifest, parent=True),
     shell:
-        "python -m steps.launch --kind {resources.launch} --processes {resources.processes} steps.cpt"
-        " --settings {params.settings:q} --parent {params.parent} --data {input.documents}"
-        " --work {params.work} --out {params.out} &> {log}"
+        "python -m steps.training.launch --kind {resources.launch:q} --processes {resources.processes:q} steps.recipes.cpt"
+        " --settings {params.settings:q} --parent {params.parent:q} --data {params.documents:q}"
+        " --work {params.work:q} --out {params.out:q} &> {log:q}"
 
 
 rule rl:
     input:
         parent=parents,
         preflight=preflights,
-        prompts="results/{workload}/gate/{node}/prompts.jsonl",
-        rewards=reward_files,
-        code=dag.code_files("steps.rl"),
+        prompts="results/{workload}/gate/{node}/manifest.json",
+        judge=judge,
     output:
         manifest="results/{workload}/{study}/{node}/manifest.json",
     log:
@@ -87,25 +87,25 @@ rule rl:
         launch=launch_kind,
         processes=launch_processes,
     params:
-        settings=node_settings,
+        settings=settings("rl"),
+        prompts="results/{workload}/gate/{node}/prompts.jsonl",
         parent=parent_folders,
         reward_model=reward_model,
         work="work/{workload}/{node}",
         logs="logs/{workload}/{study}/{node}",
         out=subpath(output.manifest, parent=True),
     shell:
-        "python -m steps.launch --kind {resources.launch} --processes {resources.processes} steps.rl"
-        " --settings {params.settings:q} --parent {params.parent} --data {input.prompts}"
-        " {params.reward_model} --work {params.work} --logs {params.logs} --out {params.out} &> {log}"
+        "python -m steps.training.launch --kind {resources.launch:q} --processes {resources.processes:q} steps.reinforcement.rl"
+        " --settings {params.settings:q} --parent {params.parent:q} --data {params.prompts:q}"
+        " {params.reward_model:q} --work {params.work:q} --logs {params.logs:q} --out {params.out:q} &> {log:q}"
 
 
 rule reward:
     input:
         parent=parents,
         preflight=preflights,
-        train=lambda wildcards: f"{GRAPH.results}/data/{GRAPH.nodes[wildcards.node].data}/split/train.jsonl",
-        valid=lambda wildcards: f"{GRAPH.results}/data/{GRAPH.nodes[wildcards.node].data}/split/valid.jsonl",
-        code=dag.code_files("steps.reward"),
+        train=lambda wildcards: GRAPH.edge(GRAPH.pair_rows(wildcards.node)),
+        valid=lambda wildcards: f"{GRAPH.results}/data/{GRAPH.nodes[wildcards.node].data}/split/manifest.json",
     output:
         manifest="results/{workload}/{study}/{node}/manifest.json",
     log:
@@ -121,23 +121,24 @@ rule reward:
         launch=launch_kind,
         processes=launch_processes,
     params:
-        settings=node_settings,
+        settings=settings("reward"),
+        train=lambda wildcards: GRAPH.pair_rows(wildcards.node),
+        valid=lambda wildcards: f"{GRAPH.results}/data/{GRAPH.nodes[wildcards.node].data}/split/valid.jsonl",
         parent=parent_folders,
         work="work/{workload}/{node}",
         out=subpath(output.manifest, parent=True),
     shell:
-        "python -m steps.launch --kind {resources.launch} --processes {resources.processes} steps.reward"
-        " --settings {params.settings:q} --parent {params.parent} --data {input.train}"
-        " --valid {input.valid} --work {params.work} --out {params.out} &> {log}"
+        "python -m steps.training.launch --kind {resources.launch:q} --processes {resources.processes:q} steps.recipes.reward"
+        " --settings {params.settings:q} --parent {params.parent:q} --data {params.train:q}"
+        " --valid {params.valid:q} --work {params.work:q} --out {params.out:q} &> {log:q}"
 
 
 rule distill:
     input:
         parent=parents,
         preflight=preflights,
-        train=generations,
+        train=lambda wildcards: edges(generations(wildcards)),
         logprobs=cached,
-        code=dag.code_files("steps.distill"),
     output:
         manifest="results/{workload}/{study}/{node}/manifest.json",
     log:
@@ -153,15 +154,16 @@ rule distill:
         launch=launch_kind,
         processes=launch_processes,
     params:
-        settings=node_settings,
+        settings=settings("distill"),
+        train=generations,
         parent=parent_folders,
         logprobs=logprobs,
         work="work/{workload}/{node}",
         out=subpath(output.manifest, parent=True),
     shell:
-        "python -m steps.launch --kind {resources.launch} --processes {resources.processes} steps.distill"
-        " --settings {params.settings:q} --parent {params.parent} --data {input.train}"
-        " {params.logprobs} --work {params.work} --out {params.out} &> {log}"
+        "python -m steps.training.launch --kind {resources.launch:q} --processes {resources.processes:q} steps.distillation.distill"
+        " --settings {params.settings:q} --parent {params.parent:q} --data {params.train:q}"
+        " {params.logprobs:q} --work {params.work:q} --out {params.out:q} &> {log:q}"
 
 
 rule opd:
@@ -169,10 +171,9 @@ rule opd:
         parent=parents,
         preflight=preflights,
         teachers=lambda wildcards: [f for t in GRAPH.nodes[wildcards.node].teachers for f in checkpoint(t)],
-        prompts=lambda wildcards: GRAPH.prompt_rows(wildcards.node),
-        responses=generations,
+        prompts=lambda wildcards: edges(GRAPH.prompt_rows(wildcards.node)),
+        responses=lambda wildcards: edges(generations(wildcards)),
         forecasts=forecasts,
-        code=dag.code_files("steps.opd"),
     output:
         manifest="results/{workload}/{study}/{node}/manifest.json",
     log:
@@ -188,7 +189,8 @@ rule opd:
         launch=launch_kind,
         processes=launch_processes,
     params:
-        settings=node_settings,
+        settings=settings("opd"),
+        prompts=lambda wildcards: GRAPH.prompt_rows(wildcards.node),
         parent=parent_folders,
         teachers=teacher_folders,
         responses=responses,
@@ -196,16 +198,15 @@ rule opd:
         logs="logs/{workload}/{study}/{node}",
         out=subpath(output.manifest, parent=True),
     shell:
-        "python -m steps.launch --kind {resources.launch} --processes {resources.processes} steps.opd"
-        " --settings {params.settings:q} --parent {params.parent} --teachers {params.teachers}"
-        " --data {input.prompts} {params.responses} --work {params.work} --logs {params.logs} --out {params.out} &> {log}"
+        "python -m steps.training.launch --kind {resources.launch:q} --processes {resources.processes:q} steps.distillation.opd"
+        " --settings {params.settings:q} --parent {params.parent:q} --teachers {params.teachers:q}"
+        " --data {params.prompts:q} {params.responses:q} --work {params.work:q} --logs {params.logs:q} --out {params.out:q} &> {log:q}"
 
 
 rule merge:
     input:
         parents=parents,
         base=lambda wildcards: GRAPH.edges(GRAPH.root(wildcards.node)),
-        code=dag.code_files("steps.merge"),
     output:
         manifest="results/{workload}/{study}/{node}/manifest.json",
     log:
@@ -217,21 +218,19 @@ rule merge:
     conda:
         "../environment.yaml"
     params:
-        settings=node_settings,
+        settings=settings("merge"),
         parents=parent_folders,
         base=merge_base,
         out=subpath(output.manifest, parent=True),
     shell:
-        "python -m steps.merge --settings {params.settings:q} --parents {params.parents} {params.base} --out {params.out}"
-        " &> {log}"
+        "python -m steps.recipes.merge --settings {params.settings:q} --parents {params.parents:q} {params.base:q} --out {params.out:q}"
+        " &> {log:q}"
 
 
 rule interpolate:
     input:
         parents=parents,
-        tasks=GRAPH.evaluation_edges(),
-        templates=sorted(str(path) for path in Path("tasks").iterdir()),
-        code=dag.code_files("steps.interpolate"),
+        tasks=edges(GRAPH.evaluation_edges()),
     output:
         manifest="results/{workload}/{study}/{node}/manifest.json",
     log:
@@ -245,11 +244,55 @@ rule interpolate:
     resources:
         gpu=GPU,
     params:
-        settings=path_settings,
+        settings=settings("interpolate"),
         parents=parent_folders,
         tasks="results/{workload}/world/eval",
         work="work/{workload}/{node}",
         out=subpath(output.manifest, parent=True),
     shell:
-        "python -m steps.interpolate --settings {params.settings:q} --parents {params.parents}"
-        " --tasks-dir {params.tasks} --work {params.work} --out {params.out} &> {log}"
+        "python -m steps.recipes.interpolate --settings {params.settings:q} --parents {params.parents:q}"
+        " --tasks-dir {params.tasks:q} --work {params.work:q} --out {params.out:q} &> {log:q}"
+
+
+# Rows as a model will see them: `snakemake inspect --config data=<name> recipe=<recipe>`.
+rule inspect_rows:
+    input:
+        rows="results/{workload}/data/{dataset}/split/manifest.json",
+        model=lambda wildcards: GRAPH.edges(GRAPH.root(wildcards.node)),
+    output:
+        manifest="results/{workload}/inspect/{dataset}/{node}/manifest.json",
+    log:
+        "logs/{workload}/inspect/{dataset}/{node}.log",
+    benchmark:
+        "benchmarks/{workload}/inspect/{dataset}/{node}.tsv"
+    wildcard_constraints:
+        node=only([*GRAPH.nodes, *GRAPH.params["models"]]),
+    conda:
+        "../environment.yaml"
+    params:
+        settings=settings("inspect_rows"),
+        rows="results/{workload}/data/{dataset}/split/train.jsonl",
+        model=lambda wildcards: GRAPH.folder(GRAPH.root(wildcards.node)),
+        out=subpath(output.manifest, parent=True),
+    shell:
+        "python -m steps.recipes.inspect --settings {params.settings:q} --rows {params.rows:q} --model {params.model:q}"
+        " --out {params.out:q} &> {log:q}"
+
+
+if {"inspected", "recipe"} & GRAPH.params.keys():
+
+    localrules:
+        inspect,
+
+    # The target: the rows in the colours of the terminal, and where the page is.
+    rule inspect:
+        input:
+            manifest="{}/inspect/{}/{}/manifest.json".format(GRAPH.results, *inspection.wanted(GRAPH)),
+        conda:
+            "../environment.yaml"
+        params:
+            folder=subpath(input.manifest, parent=True),
+        shell:
+            # Colours are for a terminal alone.
+            "if [ -t 1 ]; then cat {params.folder:q}/rows.txt; else sed 's/\x1b\\[[0-9]*m//g' {params.folder:q}/rows.txt; fi;"
+            " printf '\n%s\n' {params.folder:q}/rows.html"

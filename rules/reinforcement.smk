@@ -3,12 +3,9 @@
 
 rule difficulty:
     input:
-        rows="results/{workload}/data/{dataset}/split/train.jsonl",
+        rows="results/{workload}/data/{dataset}/split/manifest.json",
         start=lambda wildcards: checkpoint(wildcards.name),
-        code=dag.code_files("steps.difficulty"),
     output:
-        train="results/{workload}/difficulty/{dataset}/{name}/train.jsonl",
-        samples="results/{workload}/difficulty/{dataset}/{name}/samples.jsonl",
         manifest="results/{workload}/difficulty/{dataset}/{name}/manifest.json",
     log:
         "logs/{workload}/difficulty/{dataset}/{name}.log",
@@ -19,24 +16,21 @@ rule difficulty:
     resources:
         gpu=GPU,
     params:
-        settings=sampled("difficulty"),
+        settings=settings("difficulty"),
+        rows="results/{workload}/data/{dataset}/split/train.jsonl",
         start=lambda wildcards: GRAPH.folder(wildcards.name),
         out=subpath(output.manifest, parent=True),
     shell:
-        "python -m steps.difficulty --settings {params.settings:q} --input {input.rows} --model {params.start}"
-        " --out {params.out} &> {log}"
+        "python -m steps.reinforcement.difficulty --settings {params.settings:q} --input {params.rows:q} --model {params.start:q}"
+        " --out {params.out:q} &> {log:q}"
 
 
 rule gate:
     input:
-        train=lambda wildcards: f"{GRAPH.difficulty(wildcards.node)}/train.jsonl",
-        samples=lambda wildcards: f"{GRAPH.difficulty(wildcards.node)}/samples.jsonl",
+        rows=lambda wildcards: f"{GRAPH.difficulty(wildcards.node)}/manifest.json",
         start=parents,
-        rewards=reward_files,
-        code=dag.code_files("steps.gate"),
+        judge=judge,
     output:
-        prompts="results/{workload}/gate/{node}/prompts.jsonl",
-        table="results/{workload}/gate/{node}/gate.csv",
         manifest="results/{workload}/gate/{node}/manifest.json",
     log:
         "logs/{workload}/gate/{node}.log",
@@ -49,24 +43,22 @@ rule gate:
     resources:
         gpu=GPU,
     params:
-        settings=gate_settings,
+        settings=settings("gate"),
+        train=lambda wildcards: f"{GRAPH.difficulty(wildcards.node)}/train.jsonl",
+        samples=lambda wildcards: f"{GRAPH.difficulty(wildcards.node)}/samples.jsonl",
         start=parent_folders,
         reward_model=reward_model,
         out=subpath(output.manifest, parent=True),
     shell:
-        "python -m steps.gate --settings {params.settings:q} --data {input.train} --samples {input.samples}"
-        " --start {params.start} {params.reward_model} --out {params.out} &> {log}"
+        "python -m steps.reinforcement.gate --settings {params.settings:q} --data {params.train:q} --samples {params.samples:q}"
+        " --start {params.start:q} {params.reward_model:q} --out {params.out:q} &> {log:q}"
 
 
 rule explore:
     input:
         checkpoint=lambda wildcards: checkpoint(wildcards.name),
-        tasks=GRAPH.evaluation_edges(),
-        templates=sorted(str(path) for path in Path("tasks").iterdir()),
-        code=dag.code_files("steps.explore"),
+        tasks=edges(GRAPH.evaluation_edges()),
     output:
-        explore="results/{workload}/explore/{name}/explore.json",
-        answers="results/{workload}/explore/{name}/items.jsonl",
         manifest="results/{workload}/explore/{name}/manifest.json",
     log:
         "logs/{workload}/explore/{name}.log",
@@ -79,10 +71,10 @@ rule explore:
     resources:
         gpu=GPU,
     params:
-        settings=explore_settings,
+        settings=settings("explore"),
         checkpoint=lambda wildcards: GRAPH.folder(wildcards.name),
         tasks="results/{workload}/world/eval",
         out=subpath(output.manifest, parent=True),
     shell:
-        "python -m steps.explore --settings {params.settings:q} --checkpoint {params.checkpoint} --name {wildcards.name}"
-        " --tasks-dir {params.tasks} --out {params.out} &> {log}"
+        "python -m steps.evaluation.explore --settings {params.settings:q} --checkpoint {params.checkpoint:q} --name {wildcards.name:q}"
+        " --tasks-dir {params.tasks:q} --out {params.out:q} &> {log:q}"

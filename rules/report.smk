@@ -3,7 +3,7 @@
 
 rule report:
     input:
-        world=[edge for edge in GRAPH.evaluation_edges() if edge.endswith("manifest.json")],
+        world=[edge for edge in GRAPH.evaluation_edges() if edge.startswith(GRAPH.world)],
         data=expand(
             "results/{workload}/data/{dataset}/{step}/manifest.json",
             workload=GRAPH.params["workload"],
@@ -20,15 +20,10 @@ rule report:
             workload=GRAPH.params["workload"],
             dataset=[name for name in GRAPH.used_data() if GRAPH.from_world(name, "raw/")],
         ),
-        checkpoints=[edge for name in GRAPH.measured() for edge in GRAPH.edges(name)],
+        checkpoints=lambda wildcards: [edge for name in GRAPH.measured() for edge in GRAPH.edges(name)],
         evaluations=evaluations(),
         findings=findings(),
         generations=[f"{GRAPH.generation(*pair)}/manifest.json" for pair in GRAPH.generations()],
-        code=[
-            *dag.code_files("steps.report"),
-            "steps/peft_arena.csv",
-            *sorted(map(str, Path("steps/templates").iterdir())),
-        ],
     output:
         **({"rows": "reports/{workload}/rows.html"} if GRAPH.diagnosed() else {}),
         page=report(
@@ -36,6 +31,8 @@ rule report:
             caption="report.rst",
             category="Report",
         ),
+        manifest="reports/{workload}/manifest.json",
+        headline="reports/{workload}/headline.json",
         metrics="reports/{workload}/metrics.json",
         summary="reports/{workload}/summary.txt",
         tables=report(
@@ -51,8 +48,8 @@ rule report:
     conda:
         "../environment.yaml"
     params:
-        settings=lambda wildcards: common.as_argument(GRAPH.describe()),
+        settings=lambda wildcards: as_argument(GRAPH.describe()),
         results="results/{workload}",
         out=subpath(output.page, parent=True),
     shell:
-        "python -m steps.report --settings {params.settings:q} --results {params.results} --out {params.out} &> {log}"
+        "python -m steps.report.report --settings {params.settings:q} --results {params.results:q} --out {params.out:q} &> {log:q}"

@@ -2,8 +2,6 @@
 
 
 rule world:
-    input:
-        code=dag.code_files("steps.world"),
     output:
         manifest="results/{workload}/world/manifest.json",
     log:
@@ -16,7 +14,7 @@ rule world:
         settings=settings("world"),
         out=subpath(output.manifest, parent=True),
     shell:
-        "python -m steps.world --settings {params.settings:q} --out {params.out} &> {log}"
+        "python -m steps.world.world --settings {params.settings:q} --out {params.out:q} &> {log:q}"
 
 
 # Rebuilds what ships in data/fable; no other target asks for it.
@@ -30,8 +28,6 @@ rule pretrain:
 
 
 rule pretrain_model:
-    input:
-        code=dag.code_files("steps.pretrain"),
     output:
         manifest="results/{workload}/pretrain/{size}/manifest.json",
     log:
@@ -45,8 +41,8 @@ rule pretrain_model:
     resources:
         gpu=GPU,
     params:
-        settings=pretrain_settings,
-        work="work/{workload}/pretrain_{size}",
+        settings=settings("pretrain_model"),
+        work="work/{workload}/pretrain/{size}",
         out=subpath(output.manifest, parent=True),
     shell:
-        "python -m steps.pretrain --settings {params.settings:q} --work {params.work} --out {params.out} &> {log}"
+        "python -m steps.world.pretrain --settings {params.settings:q} --work {params.work:q} --out {params.out:q} &> {log:q}"

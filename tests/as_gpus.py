@@ -3,7 +3,7 @@
 accelerate leaves FSDP and DeepSpeed out on CPUs. Told that these are GPUs that talk through gloo, it sets both up, and
 their own code is unchanged. DeepSpeed would also compile an operation for CPUs on the spot; here it does without.
 
-Run as: python -m steps.launch --kind fsdp --processes 2 tests.as_gpus runs.json
+Run as: python -m steps.training.launch --kind fsdp --processes 2 tests.as_gpus runs.json
 """
 
 import importlib
@@ -20,9 +20,11 @@ import torch
 from accelerate.utils import DistributedType
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from steps import processes, training
-from steps.common import read_json
-from tests.stages import arguments
+from steps.core import processes
+from steps.core.files import read_json
+from steps.training import run as training
+from steps.training.plan import Plan
+from tests.stages import STAGES, arguments
 
 
 def pretend() -> None:
@@ -42,24 +44,24 @@ def run(stage: str, given: dict, stop: int | None) -> None:
     """A stage to its end, or to the step after which it is told to end."""
     # transformers would load the next model in the parts that the ZeRO stage 3 of the last one had.
     unset_hf_deepspeed_config()
-    main = importlib.import_module(f"steps.{stage}").main
+    main = importlib.import_module(STAGES[stage]).main
     if stop is None:
         main(arguments(given))
         return
-    may_stop = training.Plan.may_stop
+    may_stop = Plan.may_stop
 
     def told(self, step):
         if step == stop and processes.first():
             os.kill(os.getpid(), signal.SIGTERM)
         return may_stop(self, step)
 
-    training.Plan.may_stop = told
+    Plan.may_stop = told
     try:
         main(arguments(given))
     except SystemExit as ended:
         assert ended.code == training.TERMINATED
     finally:
-        training.Plan.may_stop = may_stop
+        Plan.may_stop = may_stop
 
 
 if __name__ == "__main__":

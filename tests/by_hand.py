@@ -76,6 +76,22 @@ def surrogate(logp, old_logp, advantages, low, high, beta=0.0, ref_logp=None):
     return found
 
 
+def sequence_surrogate(logp, old_logp, mask, advantages, low, high, beta=0.0, ref_logp=None):
+    """[B, T] of GSPO: -min(s A, clip(s) A) + beta s k3 at every token, s = (P / P_old)^(1 / tokens) of the response."""
+    batch, length = logp.shape
+    found = np.zeros((batch, length))
+    for b in range(batch):
+        tokens = [t for t in range(length) if mask[b, t]]
+        now, old = (math.prod(math.exp(x[b, t]) for t in tokens) for x in (logp, old_logp))
+        ratio = (now / old) ** (1 / len(tokens))
+        for t in tokens:
+            found[b, t] = -min(ratio * advantages[b], min(max(ratio, 1 - low), 1 + high) * advantages[b])
+            if beta:
+                log_ratio = ref_logp[b, t] - logp[b, t]
+                found[b, t] += beta * ratio * (math.exp(log_ratio) - log_ratio - 1)
+    return found
+
+
 def aggregate(per_token, mask, loss_type, longest):
     """Scalar. `longest` is the limit of a completion's tokens, which Dr. GRPO divides by."""
     sums = [sum(x for x, m in zip(*row, strict=True) if m) for row in zip(per_token, mask, strict=True)]
@@ -99,7 +115,7 @@ def divergence(student_logits, teacher_logits, alpha, top_k=None):
         for t in range(length):
             s, q = students[b, t], teachers[b, t]
             if top_k is not None and top_k < size:
-                kept = sorted(range(size), key=lambda v: -s[v])[:top_k]  # noqa: B023
+                kept = sorted(range(size), key=lambda v: -s[v])[:top_k]
                 rest = [v for v in range(size) if v not in kept]
                 s, q = ([p[v] for v in kept] + [sum(p[v] for v in rest)] for p in (s, q))
             if alpha == 0:

@@ -1,9 +1,15 @@
 """Fixtures that several test files share."""
 
 import os
+import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+
+# A shell's `&` starts tests that ignore Ctrl-C, and so would the processes that they start and interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
@@ -32,8 +38,12 @@ SENTENCES = [
 ]
 
 
-def build_tokenizer():
-    """A byte-level BPE tokenizer of at most 768 tokens: digits split one by one, ChatML special tokens."""
+def build_tokenizer(sentences: Sequence[str] = ()):
+    """A byte-level BPE tokenizer of at most 768 tokens: digits split one by one, ChatML special tokens.
+
+    Args:
+        sentences: that it is made of besides `SENTENCES`.
+    """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -51,7 +61,7 @@ def build_tokenizer():
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(SENTENCES * 4, trainer)
+    tokenizer.train_from_iterator([*SENTENCES, *sentences] * 4, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",

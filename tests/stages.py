@@ -1,6 +1,6 @@
 """Training steps one after the other in the same processes, as `test_launch.py` starts them: one import for all.
 
-Run as: python -m steps.launch --kind ddp --processes 2 tests.stages runs.json
+Run as: python -m steps.training.launch --kind ddp --processes 2 tests.stages runs.json
 """
 
 import argparse
@@ -9,9 +9,17 @@ import os
 import sys
 from pathlib import Path
 
-from steps import processes
-from steps.common import read_json
+from steps.core import processes
+from steps.core.files import read_json
 
+STAGES = {
+    "sft": "steps.recipes.sft",
+    "cpt": "steps.recipes.cpt",
+    "reward": "steps.recipes.reward",
+    "rl": "steps.reinforcement.rl",
+    "distill": "steps.distillation.distill",
+    "opd": "steps.distillation.opd",
+}
 PATHS = ("parent", "work", "out", "valid", "logs", "reward_model")
 LISTS = ("teachers", "responses", "logprobs")
 
@@ -32,7 +40,7 @@ def fail_once(rank: int) -> None:
     step = transformers.Trainer.training_step
 
     def failing(self, *rest, **named):
-        if processes.rank() == rank and self.ladder.cuts == 1:
+        if processes.rank() == rank and self.micro_batches.cuts == 1:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return step(self, *rest, **named)
 
@@ -46,5 +54,5 @@ if __name__ == "__main__":
             continue  # done before all was started again
         if "fails" in run:
             fail_once(run["fails"])
-        importlib.import_module(f"steps.{run['stage']}").main(arguments(run))
+        importlib.import_module(STAGES[run["stage"]]).main(arguments(run))
         processes.wait()

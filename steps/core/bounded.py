@@ -1,0 +1,221 @@
+"""Calls of code that is not ours, in a process that can be killed.
+
+What a user's function does with a model's text has no bound: it loops, takes all memory, exits, forks. A thread cannot
+be stopped, and the handler of a signal waits for the end of what runs in C. So the function runs in a child: the parent
+waits for it so long and no longer, kills it with all that it started, and starts another for the next call.
+
+`python -m steps.core.bounded` is that child: a line of JSON in, a line of JSON out, on a socket of their own. What the
+function prints goes where this process prints. Nothing is pickled.
+"""
+
+import importlib.util
+import inspect
+import json
+import math
+import numbers
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+# Bytes that the child may take: of data, for torch and CUDA reserve ten times as much of addresses.
+MEMORY = 4 << 30
+# Seconds for a file to run, once: it may import torch from a disk that is asleep.
+LOAD_SECONDS = 120.0
+# Bytes of a reply, and characters of the error in it.
+LONGEST_REPLY = 1 << 14
+LONGEST_ERROR = 400
+
+
+class Failed(Exception):
+    """Why a call gave no finite number, on one line."""
+
+
+def finite(value: Any) -> float:
+    """A number as it is returned.
+
+    Raises:
+        TypeError: it is none, or not finite.
+    """
+    if not isinstance(value, numbers.Real) or not math.isfinite(value):
+        raise TypeError(f"returned {value!r:.80}, which is no finite number")
+    return float(value)
+
+
+def one_line(error: BaseException) -> str:
+    """An exception as the reason of a failure: its kind and what it says."""
+    return " ".join(f"{type(error).__name__}: {error}"[:LONGEST_ERROR].split())
+
+
+def limit_memory() -> None:
+    """From now on this process, and those that it starts, get no more than `MEMORY`: an allocation beyond it fails."""
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+
+
+class Worker:
+    """Calls the functions of a Python file in a child, which runs the file once. The child starts with the first call.
+
+    Args:
+        seconds: of wall-clock time that a call may take.
+    """
+
+    def __init__(self, path: Path, seconds: float):
+        self.path, self.seconds = path, seconds
+        self._child: subprocess.Popen | None = None
+        self._asked = 0
+
+    def start(self) -> None:
+        """Run the file, where no child has it.
+
+        Raises:
+            Failed: it does not run.
+        """
+        if self._child is not None and self._child.poll() is None:
+            return
+        self.close()
+        self._socket, theirs = socket.socketpair()
+        root = Path(__file__).parents[2]
+        paths = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
+        with theirs:
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", __spec__.name, str(theirs.fileno()), str(self.path), str(self.seconds)],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env=os.environ | {"PYTHONPATH": paths},
+                # A group of its own: it is killed with all that it started, and no key of the terminal reaches it.
+                start_new_session=True,
+            )
+        self._receive(0, LOAD_SECONDS)
+
+    def check(self, function: str, *arguments: str | None) -> None:
+        """Whether the file has a function that takes these arguments.
+
+        Raises:
+            Failed: it has not.
+        """
+        self._ask("check", function, arguments)
+
+    def call(self, function: str, *arguments: str | None) -> float:
+        """The finite number that a function of the file returns.
+
+        Raises:
+            Failed: it raised, took too long or too much memory, ended its process, or returned something else.
+        """
+        return self._ask("call", function, arguments)
+
+    def close(self) -> None:
+        """End the child, and what it started."""
+        if self._child is None:
+            return
+        try:
+            os.killpg(self._child.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # it has ended, and left nothing
+        self._child.wait()
+        self._socket.close()
+        self._child = None
+
+    def _ask(self, verb: str, function: str, arguments: tuple[str | None, ...]) -> float:
+        self.start()
+        self._asked += 1
+        request = json.dumps([self._asked, verb, function, arguments]).encode() + b"\n"
+        return self._receive(self._asked, self.seconds, request)
+
+    def _receive(self, number: int, seconds: float, request: bytes = b"") -> float:
+        """Send a request and wait for the reply that has its number: one that code of the user's forges has not."""
+        assert self._child is not None
+        until, reply = time.monotonic() + seconds, b""
+        try:
+            self._socket.settimeout(seconds)
+            self._socket.sendall(request)
+            while not reply.endswith(b"\n") and len(reply) < LONGEST_REPLY:
+                self._socket.settimeout(max(until - time.monotonic(), 1e-3))
+                part = self._socket.recv(LONGEST_REPLY)
+                if not part:
+                    raise ConnectionError
+                reply += part
+        except TimeoutError:
+            self.close()
+            raise Failed(f"TimeoutError: no result after {seconds:g} s") from None
+        except OSError:
+            child = self._child
+            self.close()
+            code = child.returncode
+            how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+            raise Failed(f"its process ended {how}") from None
+        try:
+            answered, value, error = json.loads(reply)
+        except (ValueError, TypeError, RecursionError):
+            answered = None
+        if answered != number:
+            self.close()
+            raise Failed("it wrote into the socket of its process")
+        if error is not None:
+            raise Failed(str(error)[:LONGEST_ERROR])
+        return finite(value)
+
+
+# --- in the child --------------------------------------------------------------------------------
+
+
+def _serve(connection: socket.socket, path: Path, seconds: float) -> None:
+    connection.set_inheritable(False)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit_memory()
+    own, module = os.getpid(), ModuleType("bounded")
+
+    def reply(number: int, act: Callable[..., float], *arguments: Any) -> bool:
+        value, error = None, None
+        try:
+            value = act(module, *arguments)
+        # `sys.exit` of a user's too.
+        except BaseException as raised:
+            error = one_line(raised)
+        if os.getpid() != own:
+            os._exit(0)  # a fork that the function made and left running
+        connection.sendall(json.dumps([number, value, error]).encode() + b"\n")
+        return error is None
+
+    if not reply(0, _load, path):
+        return
+    with connection.makefile(encoding="utf-8") as requests:
+        for line in requests:
+            number, verb, function, arguments = json.loads(line)
+            # They end it where the parent has been killed and cannot.
+            signal.setitimer(signal.ITIMER_REAL, seconds + 1)
+            used = time.process_time() + (os.cpu_count() or 1) * seconds
+            resource.setrlimit(resource.RLIMIT_CPU, (int(used) + 1, resource.RLIM_INFINITY))
+            reply(number, {"check": _check, "call": _call}[verb], function, arguments)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _load(module: ModuleType, path: Path) -> float:
+    spec = importlib.util.spec_from_file_location(module.__name__, path)
+    if spec is None or spec.loader is None:
+        raise ValueError("it is no Python file")
+    module.__spec__, module.__file__ = spec, str(path)
+    spec.loader.exec_module(module)
+    return 0.0
+
+
+def _check(module: ModuleType, name: str, arguments: list) -> float:
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise NameError("there is none of this name")
+    inspect.signature(function).bind(*arguments)
+    return 0.0
+
+
+def _call(module: ModuleType, name: str, arguments: list) -> float:
+    return finite(getattr(module, name)(*arguments))
+
+
+if __name__ == "__main__":
+    _serve(socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2]), float(sys.argv[3]))

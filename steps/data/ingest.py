@@ -1,0 +1,220 @@
+"""Read raw rows of every accepted format, validate them, and write them in one schema.
+
+Takes the sources of a data set, `[{"path", "format", "columns"?, "ignore"?, "train"?}, …]`: files, folders or patterns,
+of every kind and format in `steps/settings/formats.py`. Writes `rows.jsonl` (kept) and `quarantine.jsonl` (every
+record that could not be read or does not fit its format). No record and no byte of a text file goes unaccounted; memory
+does not grow with the files. `data/README.md` documents formats and schemas.
+
+Run as: python -m steps.data.ingest --settings '{"max_record_bytes": 1000000}' \
+    --sources '[{"path": "train.json", "format": "alpaca"}]' --out results/mine/data/problems/ingest
+"""
+
+import argparse
+import contextlib
+import json
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+from steps.core.asked import from_argument
+from steps.core.bounded import limit_memory
+from steps.core.files import fresh_folder
+from steps.core.manifest import note_inputs, write_manifest
+from steps.core.progress import Progress, say
+from steps.core.step import run, step_parser
+from steps.data.files import recognised, records_of
+from steps.data.labels import Labelled
+from steps.data.readers import RAW_CHARS, Record, Tally
+from steps.data.records import Reader
+from steps.data.rows import Ledger, RowProblem
+from steps.data.sources import SourceFile, named
+from steps.settings.data import READ, DataSet
+from steps.settings.errors import check
+from steps.settings.formats import AUTO, COLUMNAR
+
+# Names that one line of the screen shows.
+SHOWN = 6
+
+
+@dataclass
+class Found:
+    """What reading a source found, beside its rows.
+
+    Attributes:
+        formats: file to its format, where it has a record.
+        unused: fields that no row shows.
+        bytes: file to how many bytes of its text were what.
+        first: the first problem of a record.
+    """
+
+    formats: dict[str, str] = field(default_factory=dict)
+    unused: dict[str, None] = field(default_factory=dict)
+    bytes: dict[str, dict[str, int]] = field(default_factory=dict)
+    first: RowProblem | None = None
+
+
+def checked(sources: list[dict]) -> list[list[SourceFile]]:
+    """The files of each source.
+
+    Raises:
+        ValueError: a source that cannot be read as it is declared; names it and the fix.
+    """
+    declared = [{key: source[key] for key in READ if key in source} for source in sources]
+    check(DataSet, {"sources": declared})
+    return named(sources)
+
+
+def excerpt_of(record: Record) -> str:
+    """The beginning of a record: its text, or that of a row of a table."""
+    return record.raw or json.dumps(record.value, ensure_ascii=False, default=str)[:RAW_CHARS]
+
+
+def ingest_source(
+    source: dict, limit: int, ledger: Ledger, files: list[SourceFile] | None = None, labelled: Labelled | None = None
+) -> Found:
+    """Keep or quarantine every record of one source.
+
+    Args:
+        limit: the largest record in bytes.
+        files: those of the source; looked for where they are not given.
+        labelled: takes the rows that have a label; without it they are settled at the end of the source.
+
+    Raises:
+        ValueError: no record has the fields of the format, or one that `columns` names; or a file cannot be read.
+    """
+    if labelled is None:
+        with contextlib.closing(Labelled(ledger.out)) as own:
+            found = ingest_source(source, limit, ledger, files, own)
+            own.settle(ledger)
+            return found
+    found, unseen = Found(), None
+    files = named([source])[0] if files is None else files
+    before = ledger.entered.total()
+    for file in files:
+        ledger.entered[file.name] += 0  # an empty file is listed too
+        form = source.get("format", AUTO)
+        form = recognised(file.path, limit, source) if form == AUTO else form
+        if form is None:
+            continue
+        found.formats[file.name] = form
+        reader = Reader(form, source)
+        found.bytes[file.name], first = _ingest_file(file, reader, limit, ledger, labelled)
+        found.first = found.first or first
+        found.unused |= reader.unused
+        unseen = reader.unseen if unseen is None else unseen & reader.unseen
+    rows = ledger.entered.total() - before
+    if rows and unseen:
+        raise ValueError(
+            f"{source['path']}: none of its {rows} records has the field {min(unseen)!r}; correct `columns`"
+        )
+    return found
+
+
+def _ingest_file(
+    file: SourceFile, reader: Reader, limit: int, ledger: Ledger, labelled: Labelled
+) -> tuple[dict[str, int], RowProblem | None]:
+    """Keep or quarantine every record of one file; returns how many bytes of a text file were what, and the first
+    problem."""
+    name, stem = file.name, file.stem
+    progress, tally, first = Progress(f"ingest {name}", None, "rows"), Tally(), None
+    for row, record in enumerate(records_of(file.path, limit, tally, reader.fields, reader.needs)):
+        ledger.enter(name)
+        where = {"id": f"{stem}:{row}", "file": name, "line": record.line, "row": row}
+        try:
+            if record.problem:
+                raise record.problem
+            messages, answer, extras = reader(record.value)
+            kept = {"id": where["id"], "messages": messages, "answer": answer} | where
+            if extras:
+                label = extras.pop("label", None)
+                kept |= extras
+                if label is not None:
+                    labelled.add(kept, label, excerpt_of(record))
+                    continue
+            ledger.keep(kept)
+        except RowProblem as problem:
+            first = first or problem
+            ledger.quarantine(where, problem, excerpt_of(record))
+        if row % 1000 == 999:
+            progress.update(row + 1)
+    rows, reasons = ledger.entered[name], ledger.quarantined[name]
+    if rows and reasons["missing_field"] == rows and first.column not in reader.unseen:
+        raise ledger.refused(
+            f"{file.path}: none of its {rows} records has the field {first.column!r};"
+            " correct `format` or set `columns` of the source"
+        )
+    spans = {"records": tally.records, "separators": tally.separators}
+    return ({} if file.path.suffix.lower() in COLUMNAR else spans), first
+
+
+def shown(names: list[str]) -> str:
+    """The first of some names, and how many more there are."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def tell(found: Found, empty: list[str]) -> None:
+    """Say on the screen what was read as what, and what was not read."""
+    by_format = defaultdict(list)
+    for name, form in found.formats.items():
+        by_format[form].append(name)
+    for form, names in by_format.items():
+        say("ingest", f"{shown(names)}: read as {form}")
+    if empty:
+        say("ingest", f"{shown(empty)}: empty")
+    if found.unused:
+        say("ingest", f"fields that no row shows: {shown([*found.unused])}")
+
+
+def nothing_kept(ledger: Ledger, sources: list[dict], counts: dict, first: RowProblem | None) -> ValueError:
+    """The error of a data set of which nothing can be used."""
+    paths = ", ".join(source["path"] for source in sources)
+    if not counts["in"]:
+        return ValueError(f"{paths}: there is no record in it; correct the path, or write rows")
+    reasons = ", ".join(f"{reason} {n}" for reason, n in counts["quarantined"].items())
+    hint = f"of the first, {first.column}: {first.hint}" if first else "good responses are missing"
+    return ledger.refused(f"{paths}: none of {counts['in']} records can be used ({reasons}); {hint}")
+
+
+def main(args: argparse.Namespace) -> None:
+    started = time.time()
+    sources: list[dict[str, Any]] = args.sources
+    files = checked(sources)
+    paths = [file.path for of_source in files for file in of_source]
+    # Those of a pattern are no arguments of the command.
+    note_inputs(paths)
+    out = fresh_folder(args.out)
+    ledger = Ledger(out, "ingest")
+    found = Found()
+    with contextlib.closing(Labelled(out)) as labelled:
+        for source, of_source in zip(sources, files, strict=True):
+            one = ingest_source(source, args.settings["max_record_bytes"], ledger, of_source, labelled)
+            found.formats |= one.formats
+            found.unused |= one.unused
+            found.bytes |= one.bytes
+            found.first = found.first or one.first
+        labelled.settle(ledger)
+    tell(found, [name for name, rows in ledger.entered.items() if not rows])
+    counts = ledger.close()
+    if not counts["kept"]:
+        raise nothing_kept(ledger, sources, counts, found.first)
+    for name, spans in found.bytes.items():
+        counts["by_file"][name]["bytes"] = spans
+    write_manifest(
+        out,
+        step="ingest",
+        settings=args.settings | {"sources": sources},
+        inputs=paths,
+        counts=counts,
+        started=started,
+        setup={"formats": found.formats, "unused": sorted(found.unused)},
+    )
+
+
+if __name__ == "__main__":
+    # Nothing that a file holds takes the machine's memory.
+    limit_memory()
+    parser = step_parser(__doc__)
+    parser.add_argument("--sources", type=from_argument, required=True, help="the data set's sources, as JSON")
+    run(main, parser)

@@ -1,0 +1,313 @@
+r"""Whether a text contains an evaluation item: by the words that are the item's own.
+
+Compared are words in small letters, numbers, operators and brackets, with what people change on the way left out: list
+marks ("2." before a sentence, "(B)" before an option), layout of LaTeX (\dfrac is \frac, x² is x^2, − is -), openings.
+What many items of one evaluation set share (an instruction, "Options: yes no") is no item's own. Of what is left:
+
+- An item of at least twice `ngram_words` words matches a text that has a share of at least `min_overlap` of its
+  n-grams, those that several items share left out, something of each of its clauses, and its numbers in order without
+  another number between them: a problem with other numbers is another problem, and so is another question about the
+  same passage.
+- A shorter item matches a text that asks the same: its words, fillers such as "please" left out, as whole consecutive
+  clauses. Of fewer than `SPECIFIC_WORDS` words, which may stand anywhere by chance, it has to be a share of at least
+  `min_overlap` of what the text has beside the text that its rows share.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+
+import regex
+
+from steps.data.identity import UNSPACED, asked, fold, without_thousands
+from steps.data.questions import Item
+from steps.data.rows import LETTER, core, numbers
+
+# Items of one set that have an n-gram from which it is shared: two may be one item twice.
+SHARED_ITEMS = 3
+# So many words without fillers tell an item from others of its set and, where they stand as whole sentences, from all.
+SPECIFIC_WORDS = 5
+# Of a clause of so many words this share of its pairs of neighbours must be there: two questions about one passage have
+# fewer in common, a question in other words has more.
+CLAUSE_WORDS, CLAUSE_SHARE = 4, 0.5
+# Text that so many rows of a file, or items of a set, and such a share of them have is a frame around what they ask.
+FRAME_ROWS, FRAME_SHARE, SET_SHARE = 5, 0.05, 0.1
+# Words by which such a frame is noticed where no punctuation parts it from the question.
+FRAME_WORDS = 5
+# Of the rows with these words at an end, those that have one word more of the frame.
+FRAME_KEEPS = 0.9
+
+Clause = tuple[str, ...]
+
+# --- words ---------------------------------------------------------------------------------------
+
+_LAYOUT = re.compile(
+    r"\\(?:left|right|[Bb]igg?[lr]?|displaystyle|quad|qquad|text|textbf|mathrm|mathbf|mbox|operatorname)(?![A-Za-z])"
+    r"|\\[()\[\],;:! ]|\\\\|\$"
+)
+_COMMANDS = re.compile(r"\\(?:[dt]frac|times|cdot|leq?|geq?|neq?|sqrt|pi|infty|circ|div|pm)(?![A-Za-z])")
+_COMMAND = {
+    "dfrac": "\\frac", "tfrac": "\\frac", "times": "*", "cdot": "*", "le": "≤", "leq": "≤", "ge": "≥", "geq": "≥",
+    "ne": "≠", "neq": "≠", "sqrt": "√", "pi": "π", "infty": "∞", "circ": "°", "div": "÷", "pm": "±",
+}  # fmt: skip
+_WIDE_END = re.compile("[。！？：；]")
+_TIMES = str.maketrans("×⋅·∙", "****")
+_BULLET = re.compile(r"^[ \t]*[-*•][ \t]+", re.MULTILINE)
+_OPTION = re.compile(r"(?<=\s)\([a-e]\)(?=\s)")
+# Bold, tags, quoted lines and labels in brackets part what they surround as a line end does.
+_MARKUP = re.compile(
+    r"(?<!\w)\*\*|\*\*(?!\w)|</?[a-z][\w-]*>|^[ \t]*>+|^=+[ \t]|[ \t]=+$|\[/?[a-z ]+\]|^q(?:uestion)?\s?\d+\)|^#\d+",
+    re.MULTILINE,
+)
+# Of "Step 3:".
+_LABELS = frozenset("step sentence fact line question problem exercise example part option q no #".split())
+_END = r'[.!?:;]++(?=\s|\Z|["\'])|\n++|["«»「」『』]'
+_OTHERS = rf"\d++(?:\.\d++)*+|{_END}|[()\[\]≤≥≠√π∞°±|!#]|[+*/^=<>%÷]++|(?<![\w.])\.\d++|(?<!\S)[{{}}](?!\S)"
+_ASCII = re.compile(rf"[ ]*+([a-z]++|{_OTHERS}|(?<![a-z])-++|-++(?![a-z]))")
+_UNICODE = regex.compile(rf"(?V1)[ ]*+({LETTER}++|[{UNSPACED}]|{_OTHERS}|(?<!{LETTER})-++|-++(?!{LETTER}))")
+_ENDS = frozenset('.!?:;\n"«»「」『』')
+
+
+def clauses(text: str) -> list[Clause]:
+    """The words of its clauses; none is empty."""
+    text = asked(text)
+    if not text.isascii():
+        # Folding makes ":" of "：", which no white space follows.
+        text = fold(_WIDE_END.sub("\n", text)).translate(_TIMES)
+    text = without_thousands(text).lower()
+    if "\\" in text or "$" in text:
+        text = _LAYOUT.sub(" ", _COMMANDS.sub(lambda found: _COMMAND[found[0][1:]], text))
+    text = _MARKUP.sub("\n", text)
+    if "- " in text or "* " in text or "•" in text:
+        text = _BULLET.sub("", text)
+    if "(a)" in text:
+        text = _OPTION.sub("\n", text)
+    found: list[Clause] = []
+    clause: list[str] = []
+    for word in (_ASCII if text.isascii() else _UNICODE).findall(text):
+        if word[0] not in _ENDS or (word == "!" and clause and clause[-1].isdigit()):
+            clause.append(word)
+        elif clause:
+            if word[0] not in ".:" or not _is_mark(clause):
+                found.append(_unmarked(clause))
+            clause = []
+    return [*found, _unmarked(clause)] if clause else found
+
+
+def _is_mark(clause: list[str]) -> bool:
+    """Whether it only counts: "2.", "b.", "Step 3:"."""
+    *label, mark = clause
+    return len(mark) < 3 and (mark.isdigit() or "a" <= mark <= "z") and (not label or label[-1] in _LABELS)
+
+
+def _unmarked(clause: list[str]) -> Clause:
+    """Without "(2)" or "b)" before the first word."""
+    at = int(clause[0] in "([")
+    marked = at + 2 < len(clause) and clause[at + 1] in ")]" and _is_mark(clause[at : at + 1])
+    return tuple(clause[at + 2 :] if marked else clause)
+
+
+def words_of(parts: Iterable[Clause]) -> list[str]:
+    return [word for clause in parts for word in clause]
+
+
+# --- what the rows share -------------------------------------------------------------------------
+
+
+class Frames:
+    """Text that many rows or items have before, after or beside what they ask."""
+
+    def __init__(self, rows: Sequence[Sequence[list[Clause]]] = (), share: float = FRAME_SHARE):
+        """
+        Args:
+            rows: of each the clauses of its texts.
+            share: of the rows, which have it.
+        """
+        self.least = max(FRAME_ROWS, share * len(rows))
+        parts = [{clause for text in row for clause in text} for row in rows]
+        counts = Counter(clause for row in parts for clause in row)
+        self.clauses = {clause for clause, count in counts.items() if count >= self.least}
+        self.beginnings = self._frames(counts)
+        self.endings = self._frames(Counter({clause[::-1]: count for clause, count in counts.items()}))
+        self.clauses |= {*self.beginnings.values(), *(clause[::-1] for clause in self.endings.values())}
+
+    def __or__(self, other: "Frames") -> "Frames":
+        both = Frames()
+        both.clauses = self.clauses | other.clauses
+        both.endings, both.beginnings = self.endings | other.endings, self.beginnings | other.beginnings
+        return both
+
+    def _frames(self, counts: Counter[Clause]) -> dict[Clause, Clause]:
+        """What many clauses begin with, by its first words."""
+        by_start = defaultdict(list)
+        for clause in counts:
+            if len(clause) >= FRAME_WORDS:
+                by_start[clause[:FRAME_WORDS]].append(clause)
+        found = {}
+        for start, having in by_start.items():
+            size, total = FRAME_WORDS, sum(counts[clause] for clause in having)
+            while total >= self.least:
+                found[start] = having[0][:size]
+                longer: Counter[str] = Counter()
+                for clause in having:
+                    if len(clause) > size:
+                        longer[clause[size]] += counts[clause]
+                word, most = longer.most_common(1)[0] if longer else ("", 0)
+                if most < FRAME_KEEPS * total:
+                    break
+                having = [clause for clause in having if len(clause) > size and clause[size] == word]
+                size, total = size + 1, most
+        return found
+
+    def part(self, text: list[Clause]) -> list[Clause]:
+        """The clauses of a text, those cut off that no punctuation parts from what they surround."""
+        if not self.endings and not self.beginnings:
+            return text
+        found: list[Clause] = []
+        for clause in text:
+            end = self.endings.get(clause[: -FRAME_WORDS - 1 : -1], ())[::-1]
+            end = end if clause[len(clause) - len(end) :] == end else ()
+            rest = clause[: len(clause) - len(end)]
+            begin = self.beginnings.get(rest[:FRAME_WORDS], ())
+            begin = begin if rest[: len(begin)] == begin else ()
+            found += filter(None, (begin, rest[len(begin) :], end))
+        return found
+
+
+NO_FRAMES = Frames()
+
+
+# --- the items -----------------------------------------------------------------------------------
+
+
+class Index:
+    """The evaluation items by their n-grams, and the short ones by their words."""
+
+    def __init__(self, items: Iterable[Item], ngram_words: int, min_overlap: float):
+        self.ngram_words, self.min_overlap = ngram_words, min_overlap
+        self.names: list[str] = []
+        self.sizes: list[int] = []  # distinct n-grams of an item
+        self.numbers: list[list[str]] = []
+        self.least: list[float] = []  # share of them that must be found
+        self.by_ngram: dict[int, list[int]] = {}
+        self.by_question: dict[Clause, str] = {}
+        self.openings: set[str] = set()  # first words of the short ones
+        self.lengths: set[int] = set()  # of them, in words
+        self.parts: list[list[Clause]] = []
+        self.frames = Frames()
+        sets = defaultdict(list)
+        for item in items:
+            sets[item.of].append((item, clauses(item.prompt)))
+        for members in sets.values():
+            # An item that is listed more than once is one, here and below.
+            once = {tuple(parts): parts for _, parts in members}
+            self.frames |= Frames([[parts] for parts in once.values()], SET_SHARE)
+        for members in sets.values():
+            readings = [(item.name, self._readings(item, self.frames.part(parts))) for item, parts in members]
+            distinct = {tuple(words_of(ways[-1][0])) for _, ways in readings}
+            counts = Counter(gram for words in distinct for gram in self._ngrams([*words]))
+            for name, ways in readings:
+                for parts, whole in ways:
+                    self._add(name, parts, whole, counts)
+
+    def _readings(self, item: Item, every: list[Clause]) -> list[tuple[list[Clause], bool]]:
+        """What is an item's own, and whether it must be there in one piece.
+
+        Where that is too little to tell it by, it is all of the item ("Sort the letters: a j i" is not "Reverse the
+        letters: a j i"), and the item with its options.
+        """
+        own = [clause for clause in every if clause not in self.frames.clauses]
+        # Letters and numbers alone are what many tasks are done to.
+        telling = sum(word.isalpha() and (len(word) > 1 or word > "z") for word in core(words_of(own)))
+        if telling >= SPECIFIC_WORDS or (len(own) == len(every) and not self._is_short(own)):
+            return [(own, self._is_short(own))]
+        with_options = [*every, *clauses(item.options)]
+        if len(with_options) == len(every):
+            return [(every, True)]
+        return [(every, True)] * bool(own) + [(with_options, self._is_short(with_options))]
+
+    def _is_short(self, parts: list[Clause]) -> bool:
+        return len(words_of(parts)) < 2 * self.ngram_words
+
+    def _add(self, name: str, parts: list[Clause], whole: bool, counts: Counter) -> None:
+        words = words_of(parts)
+        if whole:
+            question = tuple(core(words)) or tuple(words)
+            if question:
+                self.by_question.setdefault(question, name)
+                self.openings.add(question[0])
+                self.lengths.add(len(question))
+            return
+        every = self._ngrams(words)
+        grams = {gram for gram in every if counts[gram] < SHARED_ITEMS}
+        for gram in grams or every:
+            self.by_ngram.setdefault(gram, []).append(len(self.names))
+        self.names.append(name)
+        self.sizes.append(len(grams or every))
+        self.least.append(self.min_overlap if grams else 1.0)
+        self.numbers.append(numbers(words))
+        self.parts.append([clause for clause in parts if len(clause) >= CLAUSE_WORDS])
+
+    def _ngrams(self, words: list[str]) -> set[int]:
+        # `hash` of strings differs between processes, and nothing that is written depends on it.
+        return set(map(hash, zip(*(words[i:] for i in range(self.ngram_words)), strict=False)))
+
+    def match(self, text: str, frames: Frames = NO_FRAMES) -> tuple[str, float] | None:
+        """The item that a text contains most of and the share of it, or None; of equal ones the first."""
+        every = self.frames.part(clauses(text))
+        own = [clause for clause in every if clause not in self.frames.clauses]
+        readings = [every] if len(own) in (0, len(every)) else [own, every]
+        for parts in readings:
+            if found := self._longer(words_of(parts)):
+                return found
+        for parts in readings:
+            for question in self._questions(frames.part(parts), frames.clauses):
+                if question in self.by_question:
+                    return self.by_question[question], 1.0
+        return None
+
+    def _longer(self, words: list[str]) -> tuple[str, float] | None:
+        hits = Counter(item for gram in self._ngrams(words) for item in self.by_ngram.get(gram, ()))
+        if not hits:
+            return None
+        inside, pairs, found = numbers(words), set(pairwise(words)), None
+        for item, shared in hits.items():
+            share = shared / self.sizes[item]
+            if (
+                share >= self.least[item]
+                and contains(inside, self.numbers[item])
+                and all(present(clause, pairs) for clause in self.parts[item])
+            ):
+                found = max(found or (0.0, 0), (share, -item))
+        return found and (self.names[-found[1]], found[0])
+
+    def _questions(self, parts: list[Clause], framing: set[Clause]) -> Iterator[Clause]:
+        """Runs of clauses, fillers left out, that may be a short item."""
+        # Those without words would make runs that never grow too long.
+        asks = [(tuple(core(list(clause))), clause in framing) for clause in parts]
+        asks = [(clause, frame) for clause, frame in asks if clause]
+        if not asks:
+            yield tuple(words_of(parts))
+        longest = max(self.lengths, default=0)
+        least = self.min_overlap * sum(len(clause) for clause, frame in asks if not frame)
+        for start, (first, _) in enumerate(asks):
+            if first[0] not in self.openings:
+                continue
+            run: list[str] = []
+            for at in range(start, len(asks)):
+                run += asks[at][0]
+                if len(run) > longest:
+                    break
+                if len(run) in self.lengths and (len(run) >= least or len(run) >= SPECIFIC_WORDS):
+                    yield tuple(run)
+
+
+def present(clause: Clause, pairs: set[tuple[str, str]]) -> bool:
+    """Whether a text with these pairs of neighbours has something of a clause."""
+    return sum(pair in pairs for pair in pairwise(clause)) >= CLAUSE_SHARE * (len(clause) - 1)
+
+
+def contains(sequence: list[str], part: list[str]) -> bool:
+    """Whether `part` occurs in `sequence` without a gap."""
+    return any(sequence[i : i + len(part)] == part for i in range(len(sequence) - len(part) + 1))

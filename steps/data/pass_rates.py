@@ -1,0 +1,88 @@
+"""Pass rates: the share of a model's samples that answer a row correctly, and the difficulty that follows."""
+
+import os
+import time
+from collections.abc import Callable
+
+from steps.core.files import fresh_folder, write_jsonl
+from steps.core.manifest import write_manifest
+from steps.core.progress import Progress
+from steps.core.turns import asked_turns
+from steps.data.answers import equal, given_answer
+from steps.engines.load import load_engine
+from steps.models import checkpoints
+
+BUCKETS = ("easy", "medium", "hard", "unverified")
+PassRates = Callable[[list[dict], list[list[str]]], tuple[list[float], dict[str, int]]]
+
+
+def bucket_of(pass_rate: float | None, edges: list[float]) -> str:
+    """Name of the bucket; `edges` are the two pass rates at which medium and easy begin."""
+    if pass_rate is None:
+        return "unverified"
+    return "hard" if pass_rate < edges[0] else "medium" if pass_rate < edges[1] else "easy"
+
+
+def pass_rate(responses: list[str], answer: str) -> float:
+    r"""Share of responses whose answer, behind the last `####` or in the last \boxed, equals the row's."""
+    answers = [given_answer("worked", response) for response in responses]
+    return sum(given != "" and equal(given, answer) for given in answers) / len(answers)
+
+
+def pass_rates(rows: list[dict], responses: list[list[str]]) -> tuple[list[float], dict[str, int]]:
+    """The pass rate of each row, and what its manifest should count besides: nothing."""
+    return [pass_rate(texts, row["answer"]) for row, texts in zip(rows, responses, strict=True)], {}
+
+
+def measure(args, step: str, rows: list[dict], rates: PassRates, keep_samples: bool) -> None:
+    """Sample a model on every row with an answer, and write the rows with their pass rates.
+
+    Args:
+        rows: as read from `args.input`.
+        rates: the pass rates of rows with these responses, [rows][samples], and counts for the manifest.
+        keep_samples: write samples.jsonl, too: id, responses and tokens of each row with an answer.
+    """
+    os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
+    started = time.time()
+    settings = args.settings
+    model_files = checkpoints.check(args.model)
+    engine = load_engine(args.model, settings["batch_size"], settings["engine"])
+    verifiable = [row for row in rows if row["answer"] is not None]
+    samples = engine.sample(
+        [asked_turns(row) for row in verifiable],
+        n=settings["samples"],
+        temperature=settings["temperature"],
+        max_new_tokens=settings["max_new_tokens"],
+        seed=settings["seed"],
+        progress=Progress(step, len(verifiable) * settings["samples"], "answers"),
+    )
+    responses = [[sample.text for sample in own] for own in samples]
+    shares, more = rates(verifiable, responses)
+    by_id = {row["id"]: share for row, share in zip(verifiable, shares, strict=True)}
+    for row in rows:
+        row["pass_rate"] = by_id.get(row["id"])
+        row["bucket"] = bucket_of(row["pass_rate"], settings["edges"])
+
+    out = fresh_folder(args.out)
+    write_jsonl(out / "train.jsonl", rows)
+    if keep_samples:
+        found = zip(verifiable, responses, samples, strict=True)
+        write_jsonl(
+            out / "samples.jsonl",
+            ({"id": row["id"], "responses": texts, "tokens": [s.tokens for s in own]} for row, texts, own in found),
+        )
+    counts = {"in": len(rows), "kept": len(rows), "quarantined": {}}
+    counts |= {name: sum(row["bucket"] == name for row in rows) for name in BUCKETS}
+    counts |= {"truncated_prompts": engine.truncated} | more
+    assert sum(counts[name] for name in BUCKETS) == counts["in"]
+    write_manifest(
+        out,
+        step=step,
+        settings=settings,
+        inputs=[args.input, *model_files],
+        counts=counts,
+        seed=settings["seed"],
+        started=started,
+        tokens=engine.tokens,
+        setup=engine.setup(),
+    )

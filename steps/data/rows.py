@@ -1,0 +1,205 @@
+"""What the data steps share: the ledger that accounts for every row, and the words and numbers of a text.
+
+Every step that takes rows writes `rows.jsonl` (kept) and `quarantine.jsonl` (not kept, with the reason); the
+ledger counts what goes in and what comes out, and asserts that the two agree. `data/README.md` documents
+both schemas and every reason.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import orjson
+import regex
+
+from steps.core.progress import say
+from steps.core.turns import prompt_turns
+from steps.data.identity import UNSPACED, fold, without_thousands
+
+ROWS = "rows.jsonl"
+QUARANTINE = "quarantine.jsonl"
+# The quarantine of a step that fails: Snakemake deletes the outputs that a rule names.
+REFUSED = "refused.jsonl"
+EXCERPT_CHARS = 200
+
+
+# --- accounting ----------------------------------------------------------------------------------
+
+
+class RowProblem(Exception):
+    """Why one row is quarantined: reason code, field path or byte, what the user can do, and what was found."""
+
+    def __init__(self, reason: str, column: str, hint: str, detail: str | None = None):
+        super().__init__(reason, column, hint, detail)
+        self.reason, self.column, self.hint, self.detail = reason, column, hint, detail
+
+
+class Ledger:
+    """The kept and the quarantined rows of one step, written as they come, and the counts that must add up.
+
+    Files appear under their names when `close` has checked the counts. Kept rows go to one of the files `kept`.
+    """
+
+    def __init__(self, out: Path, step: str, kept: tuple[str, ...] = (ROWS,)):
+        self.out, self.step = out, step
+        self.files = {name: open(out / f".{name}.partial", "wb") for name in (*kept, QUARANTINE)}
+        self.entered: Counter[str] = Counter()
+        self.kept: Counter[str] = Counter()
+        self.quarantined: defaultdict[str, Counter[str]] = defaultdict(Counter)
+
+    def enter(self, file: str) -> None:
+        """Count one row of a source file in, before anything is decided about it."""
+        self.entered[file] += 1
+
+    def keep(self, row: dict, file: str = ROWS) -> None:
+        """Write a row of the documented schema.
+
+        Raises:
+            TypeError: a string of it cannot be written as UTF-8 (a lone surrogate).
+        """
+        self.files[file].write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+        self.kept[row["file"]] += 1
+
+    def quarantine(self, where: dict, problem: RowProblem, excerpt: str) -> None:
+        """Write a quarantine record; `where` has the id, file, line and row (any further key is ignored)."""
+        record = {
+            "id": where["id"],
+            "file": where["file"],
+            "line": where["line"],
+            "row": where["row"],
+            "column": escaped(problem.column),
+            "reason": problem.reason,
+            "hint": escaped(problem.hint),
+            "step": self.step,
+            "detail": None if problem.detail is None else escaped(problem.detail),
+            "excerpt": escaped(excerpt),
+        }
+        self.files[QUARANTINE].write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+        self.quarantined[where["file"]][problem.reason] += 1
+
+    def refused(self, why: str) -> ValueError:
+        """The error of a step that has nothing to go on with, before or after `close`; it names the file that stays."""
+        for name, file in self.files.items():
+            file.close()
+            partial = self.out / f".{name}.partial"
+            if partial.exists():
+                partial.replace(self.out / name)
+        (self.out / QUARANTINE).replace(self.out / REFUSED)
+        return ValueError(f"{why}; {self.out / REFUSED} has each with its reason")
+
+    def close(self) -> dict:
+        """Check the counts, give the files their names, return the counts for the manifest."""
+        by_file = {
+            file: {"in": n, "kept": self.kept[file], "quarantined": dict(sorted(self.quarantined[file].items()))}
+            for file, n in sorted(self.entered.items())
+        }
+        for file, counts in by_file.items():
+            total = counts["kept"] + sum(counts["quarantined"].values())
+            assert counts["in"] == total, f"{self.step}: {file}: {counts['in']} rows in, {total} accounted for"
+        assert set(self.kept) | set(self.quarantined) <= set(self.entered)
+        for name, file in self.files.items():
+            file.close()
+            (self.out / f".{name}.partial").replace(self.out / name)
+        reasons = sum(self.quarantined.values(), Counter())
+        say(self.step, account(self.entered.total(), self.kept.total(), reasons, self.out / QUARANTINE))
+        return {
+            "in": self.entered.total(),
+            "kept": self.kept.total(),
+            "quarantined": dict(sorted(reasons.items())),
+            "by_file": by_file,
+        }
+
+
+def account(entered: int, kept: int, reasons: Counter[str], where: Path) -> str:
+    """What became of the rows of a step, in a line: how many are kept, how many are not, why, and where they are."""
+    line = f"{kept:,} of {entered:,} rows kept"
+    if reasons:
+        listed = ", ".join(f"{reason} {n:,}" for reason, n in reasons.most_common())
+        line += f"; {reasons.total():,} quarantined ({listed}): {where}"
+    return line
+
+
+def escaped(text: str) -> str:
+    """At most 200 printable characters: control characters and broken bytes become escapes such as \\x00."""
+    shown = "".join(
+        c
+        if c.isprintable()
+        else f"\\x{ord(c) - 0xDC00:02x}"  # a byte that was not UTF-8, as `surrogateescape` carries it
+        if "\udc80" <= c <= "\udcff"
+        else c.encode("unicode_escape", "backslashreplace").decode()
+        for c in text[:EXCERPT_CHARS]
+    )
+    return shown if len(shown) <= EXCERPT_CHARS else shown[: EXCERPT_CHARS - 1] + "…"
+
+
+def read_rows(path: Path) -> Iterator[dict]:
+    """Stream the rows that an earlier step kept."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield orjson.loads(line)
+            except orjson.JSONDecodeError as error:
+                raise ValueError(
+                    f"{path}, line {number}: not a row ({error}); delete {path.parent} and run again"
+                ) from None
+
+
+def prompt_of(row: dict) -> str:
+    """Everything before the final assistant turn, one turn a line; all of a row that has none."""
+    return "\n".join([turn["content"] for turn in prompt_turns(row["messages"])])
+
+
+def turn_text(turn: dict) -> str:
+    """All that a turn says: its thinking, its content and the calls of tools that it makes."""
+    if len(turn) == 2:
+        return turn["content"]
+    calls = [orjson.dumps(call, option=orjson.OPT_SORT_KEYS).decode() for call in turn.get("tool_calls", ())]
+    return "\n".join([*filter(None, (turn.get("thinking"), turn["content"])), *calls])
+
+
+def response_of(row: dict) -> str:
+    """The final assistant turn; "" of a prompt without response, and of a document."""
+    last = row["messages"][-1]
+    return last["content"] if last["role"] == "assistant" else ""
+
+
+# --- words and numbers ---------------------------------------------------------------------------
+
+# Operators are words: "12 + 7" and "12 - 7" are different questions. A hyphen between letters is not one.
+OPERATORS = "+*/^=<>%×÷-"
+_ASCII_WORD = re.compile(r"[a-z]++|(?<![\w.])\.\d++|\d++(?:\.\d++)*+|[+*/^=<>%]++|(?<![a-z])-++|-++(?![a-z])")
+# Vowel signs are marks: without them two words of Hindi are one.
+LETTER = rf"[[\p{{L}}\p{{M}}\u200c\u200d]--[{UNSPACED}]]"
+_WORD = regex.compile(
+    rf"(?V1){LETTER}++|(?<![\w.])\.\d++|\d++(?:\.\d++)*+|[{UNSPACED}]|[+*/^=<>%×÷]++|(?<!{LETTER})-++|-++(?!{LETTER})"
+)
+
+# Words that may be added to or left out of a question without asking another one.
+_FILLERS = """
+please kindly the an this that these here is following question problem task exercise solve answer think about consider
+carefully hello hi thanks thank
+"""
+FILLERS = frozenset(_FILLERS.split())
+
+
+def words(text: str) -> list[str]:
+    """Words, numbers ("1,200" is "1200") and operators of a text in lower case; punctuation and symbols go."""
+    text = without_thousands(fold(text)).lower()
+    return _ASCII_WORD.findall(text) if text.isascii() else _WORD.findall(text)
+
+
+def core(tokens: list[str]) -> list[str]:
+    """The words that carry a question: fillers such as "please solve the following problem" left out."""
+    return [token for token in tokens if token not in FILLERS]
+
+
+def numbers(tokens: list[str]) -> list[str]:
+    """The numbers of a text in order, each with the operator right before it."""
+    found = []
+    for before, token in zip(["", *tokens], tokens, strict=False):
+        if token[-1:].isdigit():
+            if before and before[0] in OPERATORS:
+                found.append(before)
+            found.append(token)
+    return found

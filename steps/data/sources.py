@@ -1,0 +1,172 @@
+"""The files of a data set's sources: what a folder or a pattern stands for, and what each file is called in a row.
+
+Imports nothing heavy: Snakemake lists the files as it plans.
+"""
+
+import glob
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from steps.settings.formats import DOCUMENTS, FILES, PACKED
+from steps.settings.names import checked_path
+
+# Of a folder that `datasets` saved: the files of one split, in their order; and the names of its splits.
+SAVED, SPLITS = "state.json", "dataset_dict.json"
+_PATTERN = "*?["
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file of rows: where it lies, what rows call it, and what their ids begin with."""
+
+    path: Path
+    name: str
+    stem: str
+
+
+def suffixes(path: Path) -> tuple[str, str]:
+    """What a file holds and how it is packed, by its name: (".jsonl", ".gz"); "" where it is not."""
+    packed = path.suffix.lower() if path.suffix.lower() in PACKED else ""
+    return (Path(path.stem) if packed else path).suffix.lower(), packed
+
+
+def is_many(path: str) -> bool:
+    """Whether a path is a folder, or a pattern and no file of that very name."""
+    return Path(path).is_dir() or (any(mark in path for mark in _PATTERN) and not Path(path).is_file())
+
+
+def files_of(path: str, form: str) -> list[str]:
+    """The files that a source's path stands for, sorted.
+
+    Raises:
+        ValueError: there is none, or none that can be read; names the path and the fix.
+    """
+    if not is_many(path):
+        if not Path(path).is_file():
+            raise ValueError(f"there is no file {path}; correct the path")
+        found = [Path(path)]
+    elif Path(path).is_dir():
+        found = _of_folder(Path(path), form)
+        if not found:
+            raise ValueError(f"{path}: no file in this folder ends in {_readable(form)}; correct the path")
+    else:
+        hits = (Path(hit) for hit in sorted(glob.glob(path, recursive=True)))
+        found = [hit for hit in hits if hit.is_file() and not hit.name.startswith((".", "_"))]
+        if not found:
+            raise ValueError(f"no file matches {path}; correct the pattern")
+    for file in found:
+        checked_path(str(file))
+        of, packed = suffixes(file)
+        if of not in FILES:
+            raise ValueError(f"{file}: files must end in {', '.join(FILES)}, and {' or '.join(PACKED)} after it;"
+                             " convert or rename it")  # fmt: skip
+        if packed and of in (".parquet", ".arrow"):
+            raise ValueError(f"{file}: a {of} file is packed inside; unpack it")
+        if of in DOCUMENTS and form not in ("auto", "text"):
+            raise ValueError(f"{file}: a {of} file is one document; write format: text")
+    return [str(file) for file in found]
+
+
+def _readable(form: str) -> str:
+    return ", ".join(suffix for suffix in FILES if suffix not in DOCUMENTS or form == "text")
+
+
+def _of_folder(folder: Path, form: str) -> list[Path]:
+    """What of a folder is read: hidden files and notes beside the rows are not."""
+    if (folder / SPLITS).is_file():
+        splits = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        raise ValueError(f"{folder}: it holds the splits {', '.join(splits)}; name one, such as {folder}/{splits[0]}"
+                         if splits else f"{folder}: it holds no split; correct the path")  # fmt: skip
+    if (folder / SAVED).is_file():
+        return _of_saved(folder)
+    readable = {suffix for suffix in FILES if suffix not in DOCUMENTS or form == "text"}
+    paths = sorted(path.relative_to(folder) for path in folder.rglob("*"))
+    return [
+        folder / path
+        for path in paths
+        if suffixes(path)[0] in readable
+        and not any(part.startswith((".", "_")) for part in path.parts)
+        and (folder / path).is_file()
+    ]
+
+
+def _of_saved(folder: Path) -> list[Path]:
+    try:
+        files = json.loads((folder / SAVED).read_text(encoding="utf-8"))["_data_files"]
+        names = [file["filename"] for file in files]
+        whole = all(isinstance(name, str) and Path(name).name == name and (folder / name).is_file() for name in names)
+    except (ValueError, KeyError, TypeError, OSError, RecursionError):
+        names, whole = [], False
+    if not names or not whole:
+        raise ValueError(f"{folder / SAVED}: it does not name the files that are there; save the data set again")
+    return [folder / name for name in names]
+
+
+def listed(sources: list[dict]) -> list[dict]:
+    """The same, a folder or pattern with the "files" that it stands for now: a new one is another thing to read.
+
+    Raises:
+        ValueError: as `files_of`.
+    """
+    return [
+        source | {"files": files_of(source["path"], source.get("format", "auto"))}
+        if is_many(source["path"])
+        else source
+        for source in sources
+    ]
+
+
+def named(sources: list[dict]) -> list[list[SourceFile]]:
+    """The files of each source. No two of a data set have one name, or begin their ids alike.
+
+    A file is called by its name, one of a folder or pattern by its path from there, so that another file beside it
+    changes no id; and where a source before has that name already, by as much more of its path as tells them apart.
+
+    Raises:
+        ValueError: as `files_of`, or a file is read twice.
+    """
+    paths: set[Path] = set()
+    taken: set[str] = set()
+    result = []
+    for source in sources:
+        files = []
+        many = is_many(str(source["path"]))
+        for file in source.get("files") or files_of(str(source["path"]), source.get("format", "auto")):
+            path = Path(file)
+            if path.resolve() in paths:
+                raise ValueError(f"{path}: two sources of this data set read it; name it once")
+            paths.add(path.resolve())
+            name, stem = next(
+                (name, stem)
+                for name, stem in _calls(path, folder_of(str(source["path"])), many)
+                if name not in taken and stem not in taken
+            )
+            taken |= {name, stem}
+            files.append(SourceFile(path, name, stem))
+        result.append(files)
+    return result
+
+
+def folder_of(path: str) -> Path:
+    """The folder that a source's files lie in: that of a file, a folder itself, of a pattern what has no mark."""
+    if not is_many(path):
+        return Path(path).parent
+    if Path(path).is_dir():
+        return Path(path)
+    parts = Path(path).parts
+    return Path(*parts[: next(i for i, part in enumerate(parts) if any(mark in part for mark in _PATTERN))])
+
+
+def _calls(path: Path, root: Path, many: bool) -> Iterator[tuple[str, str]]:
+    """What a file may be called, and what its ids may begin with, shortest first."""
+    name = path.relative_to(root).as_posix()
+    if not many:
+        of, packed = suffixes(path)
+        yield name, name.removesuffix(packed).removesuffix(of) or name
+    yield name, name
+    parents = path.absolute().parts[: -len(Path(name).parts)]
+    for i in range(1, len(parts := [*parents]) + 1):
+        longer = "/".join([*parts[-i:], name])
+        yield longer, longer

@@ -1,0 +1,161 @@
+"""Split rows into training and validation parts, prompt by prompt.
+
+Takes `rows.jsonl` of an earlier data step; writes `train.jsonl`, `valid.jsonl` and `quarantine.jsonl`. All rows of a
+prompt fall into one part, so that the validation loss is of prompts that were not trained on. The part follows from a
+hash of the prompt and the seed alone: it does not depend on the order of the rows or on which others there are, so that
+cleaning differently moves no prompt from one part to the other. Only where one part would be empty, the prompt nearest
+to it goes there. Where more rows than are to be held out open alike, all before their last response is their prompt;
+one that as many share even so is trained on. A source with a `cap` keeps so many rows, those whose hashed ids are
+smallest: `over_cap` are the others.
+
+Run as: python -m steps.data.split --settings '{"valid_share": 0.05, "seed": 0}' \
+    --input results/mine/data/problems/decontaminate/rows.jsonl --out results/mine/data/problems/split
+"""
+
+import argparse
+import time
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from steps.core.files import fresh_folder
+from steps.core.manifest import write_manifest
+from steps.core.progress import say
+from steps.core.step import run, step_parser
+from steps.data.identity import asked
+from steps.data.rows import QUARANTINE, Ledger, RowProblem, prompt_of, read_rows
+
+PARTS = ("train", "valid")
+# So many rows may share a prompt in any case.
+FEW = 16
+
+
+def alike(text: str) -> str:
+    """A text as it is compared: whatever its case and white space."""
+    return " ".join(text.casefold().split())
+
+
+def opening(row: dict) -> str:
+    """What a conversation asks first: all before its first response, whatever case and white space it has.
+
+    A conversation that goes on after another one opens as that does. A system turn belongs to it where it is longer
+    than what follows, as a passage before a question is; a persona before a problem makes no other problem.
+    """
+    system, said = "", []
+    for turn in row["messages"]:
+        if turn["role"] == "assistant" and said:
+            break
+        if turn["role"] == "system":
+            system = alike(turn["content"])
+        else:
+            said.append(alike(asked(turn["content"])))
+    text = "\n".join(said)
+    return f"{system}\n{text}" if len(system) > len(text) else text
+
+
+def whole(row: dict) -> str:
+    """What stands before the last response: that of a conversation of one question is its opening."""
+    turns = row["messages"]
+    answered = [i for i, turn in enumerate(turns) if turn["role"] == "assistant"]
+    before = turns[answered[0] : answered[-1]] if answered else []
+    return "\n".join([opening(row), *(alike(turn["content"]) for turn in before)])
+
+
+def prompts_of(openings: np.ndarray, wholes: np.ndarray, most: float) -> np.ndarray:
+    """Of each row the hash of what counts as its prompt: its opening, or all before its last response where more than
+    `most` rows open alike, as with a greeting. What more rows have even so is in no part but the training's.
+
+    Args:
+        openings, wholes: uint64 [rows].
+    """
+    prompts = np.where(_are_common(openings, most), wholes, openings)
+    common = _are_common(prompts, most)
+    return prompts if common.all() else np.where(common, np.uint64(2**64 - 1), prompts)
+
+
+def _are_common(values: np.ndarray, most: float) -> np.ndarray:
+    _, index, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return counts[index] > most
+
+
+def hash_of(text: str, seed: int) -> int:
+    return xxhash.xxh3_64_intdigest(text.encode(), seed)
+
+
+def boundary(prompts: np.ndarray, valid_share: float) -> int:
+    """The hash below which prompts are held out, so that neither part is empty.
+
+    Args:
+        prompts: uint64 [rows], hashes of their prompts; of at least two different ones.
+    """
+    first, last = int(prompts.min()), int(prompts.max())
+    return min(max(int(valid_share * 2**64), first + 1), last)
+
+
+def over_cap(rows: Iterator[dict], sources: dict[str, dict], seed: int) -> dict[str, int]:
+    """File → the largest hashed id that its source keeps, of sources that have more rows than their cap."""
+    ids: defaultdict[str, array] = defaultdict(lambda: array("Q"))
+    for row in rows:
+        if own := sources.get(row["file"]):
+            ids[own["source"]].append(hash_of(row["id"], seed))
+    return {
+        file: int(np.sort(ids[own["source"]])[own["cap"] - 1])
+        for file, own in sources.items()
+        if len(ids[own["source"]]) > own["cap"]
+    }
+
+
+def main(args: argparse.Namespace) -> None:
+    started = time.time()
+    settings = args.settings
+    valid_share, seed, sources = settings["valid_share"], settings["seed"], settings.get("sources", {})
+    largest = over_cap(read_rows(args.input), sources, seed) if sources else {}
+
+    def is_over(row: dict) -> bool:
+        return row["file"] in largest and hash_of(row["id"], seed) > largest[row["file"]]
+
+    hashed = array("Q")
+    for row in read_rows(args.input):
+        if not is_over(row):
+            hashed.extend((hash_of(opening(row), seed), hash_of(whole(row), seed)))
+    openings, wholes = np.frombuffer(hashed, np.uint64).reshape(-1, 2).T if hashed else np.empty((2, 0), np.uint64)
+    prompts = prompts_of(openings, wholes, max(valid_share * len(openings), FEW))
+    if not len(prompts):
+        raise ValueError(
+            f"{args.input}: it has no rows; quarantine.jsonl of the steps before says why of each"
+            f" ({args.input.parent / QUARANTINE} first)"
+        )
+    if prompts.min() == prompts.max():
+        have = "its only row has" if len(prompts) == 1 else f"all of its {len(prompts)} rows have"
+        raise ValueError(
+            f"{args.input}: {have} one prompt, and another one must be held out for the validation loss;"
+            " add rows that ask something else"
+        )
+    limit = boundary(prompts, valid_share)
+    out = fresh_folder(args.out)
+    ledger, parts = Ledger(out, "split", tuple(f"{part}.jsonl" for part in PARTS)), Counter(dict.fromkeys(PARTS, 0))
+    prompt = iter(prompts.tolist())
+    for row in read_rows(args.input):
+        ledger.enter(row["file"])
+        if is_over(row):
+            cap = sources[row["file"]]["cap"]
+            hint = f"nothing to do: {cap} others of its source stay; raise its `cap` to keep more"
+            ledger.quarantine(row, RowProblem("over_cap", "(record)", hint, f"cap is {cap}"), prompt_of(row))
+            continue
+        part = PARTS[next(prompt) < limit]
+        ledger.keep(row, f"{part}.jsonl")
+        parts[part] += 1
+    counts = ledger.close() | parts
+    say("split", f"{parts['train']:,} rows to train on, {parts['valid']:,} held out")
+    assert counts["kept"] == parts.total() and all(parts.values())
+    write_manifest(out, step="split", settings=settings, inputs=[args.input], counts=counts, seed=seed, started=started)
+
+
+if __name__ == "__main__":
+    parser = step_parser(__doc__)
+    parser.add_argument("--input", type=Path, required=True, help="rows.jsonl of the step before")
+    run(main, parser)

@@ -1,0 +1,79 @@
+"""What of a record says whether a response is right: its answer, the constraint of its instruction."""
+
+from decimal import Decimal
+from typing import Any
+
+from steps.data.answers import worked_answer
+from steps.data.rows import RowProblem
+from steps.data.values import check_unicode, from_text, is_blank, missing, text_of, wrong_type
+
+# Fields of each kind of constraint that `answers.follows` checks.
+CHECKS = {
+    "repeat": ("word", "times"),
+    "uppercase": ("words",),
+    "starts_with": ("words", "first"),
+    "ends_with": ("words", "last"),
+    "word_count": ("words", "count"),
+}
+# Words of a response that a constraint may ask for: far more than any response has.
+MAX_CHECK_COUNT = 10_000
+
+
+def final_answer(response: str) -> str | None:
+    """`answers.worked_answer`, if its "####" is on the last line: a Markdown heading of level four is no answer."""
+    if "####" not in response:
+        return None
+    return None if "\n" in response.rpartition("####")[2].strip() else worked_answer(response)
+
+
+def answer_of(value: Any, column: str) -> str | None:
+    """A verifiable answer as text, None where there is none: `answers` takes separators away when it compares."""
+    if isinstance(value, float | Decimal):
+        # Plain digits: `answers` reads no exponent.
+        value = Decimal(str(value))
+        if not value.is_finite():
+            raise RowProblem("wrong_type", column, "must be a finite number or a text", f"found {value}")
+        value = f"{value:f}"
+    elif isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    elif not isinstance(value, str | None):
+        raise wrong_type(column, "a text or a number", value)
+    if value is None or is_blank(value):
+        return None
+    check_unicode(value, column)
+    return value.strip()
+
+
+def check_of(value: Any, column: str) -> dict | None:
+    """The constraint of an instruction with the fields of its kind, None where there is none."""
+    value = from_text(value, column, "an object")
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise wrong_type(column, "an object, or the JSON text of one", value)
+    of = value.get("kind")
+    if of is None:
+        raise missing(f"{column}.kind")
+    if not isinstance(of, str):
+        raise wrong_type(f"{column}.kind", "a string", of)
+    if of not in CHECKS:
+        hint = f"use one of {', '.join(CHECKS)}, or remove the constraint"
+        raise RowProblem("unknown_check", f"{column}.kind", hint, f"found {of!r}")
+    return {"kind": of} | {name: _check_field(value.get(name), f"{column}.{name}") for name in CHECKS[of]}
+
+
+def _check_field(value: Any, column: str) -> str | int | list[str]:
+    name = column.rpartition(".")[2]
+    if value is None:
+        raise missing(column)
+    if name in ("times", "count"):
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise wrong_type(column, "a whole number", value)
+        if not 1 <= value <= MAX_CHECK_COUNT:
+            raise RowProblem("wrong_type", column, f"must be from 1 to {MAX_CHECK_COUNT}", f"found {value}")
+        return value
+    if name == "words":
+        if not isinstance(value, list) or not value:
+            raise wrong_type(column, "a list of words", value)
+        return [_check_field(word, f"{column}[{i}]") for i, word in enumerate(value)]
+    return text_of(value, column)

@@ -1,0 +1,212 @@
+"""A teacher's own responses to the prompts of a data set, those worth learning: what a student is distilled on.
+
+Every prompt is sampled a number of times. A response goes to quarantine, with the first reason that holds:
+`unfinished` (no end token within max_new_tokens), `too_short` (fewer than min_tokens tokens besides the end token, or
+blank), `repetitive`, `wrong_answer` (with `verify`; a response that cannot be verified is kept and counted),
+`duplicate` (an earlier kept one of the row says the same), `surplus` (the row has `keep` already). Rejection sampling
+of this kind: Yuan et al. 2023, arXiv:2308.01825; as the cold start of on-policy distillation: arXiv:2604.13016.
+
+Out: train.jsonl (the row with the response in place of its last turn, id "<row id>#<sample>", "sample", "tokens"),
+quarantine.jsonl.
+
+Run as: python -m steps.distillation.generate --settings '{"samples": 2, …}' --input
+    results/fable/data/exercises/split/train.jsonl
+    --teacher results/fable/reinforcement/grpo --out results/fable/generate/exercises/grpo
+"""
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+
+from steps.core.files import fresh_folder
+from steps.core.manifest import write_manifest
+from steps.core.progress import Progress
+from steps.core.step import run, step_parser
+from steps.core.turns import asked_turns, prompt_turns
+from steps.data import answers as verify
+from steps.data.quality import repetition
+from steps.data.rows import QUARANTINE, ROWS, Ledger, RowProblem, read_rows, words
+from steps.engines.interface import Sample
+from steps.engines.load import load_engine
+from steps.engines.rollouts import check_lengths
+from steps.models import checkpoints
+from steps.reinforcement.pass_rates import check_answers, math_pass_rates
+from steps.settings.generate import Generate
+
+# Fewer lines are no evidence of a loop: a short piece of code or verse may well repeat one.
+MIN_LINES = 5
+
+
+# --- what is wrong with a response ---------------------------------------------------------------
+
+
+def repeated_lines(text: str) -> float:
+    """Share of the lines of a text that occurred before in it, blank ones aside; 0 for fewer than five lines."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return 1 - len(set(lines)) / len(lines) if len(lines) >= MIN_LINES else 0.0
+
+
+def flaw(sample: Sample, ended: bool, right: bool | None, expected: str, settings: dict) -> tuple[str, str, str] | None:
+    """Why a response is not worth learning, whatever else its row got: (reason, hint, detail).
+
+    Args:
+        ended: the model closed the response itself.
+        right: it solves its row; None where that cannot be told, or is not asked.
+        expected: what the row asks for, as text.
+    """
+    if not ended:
+        hint = "raise generate.max_new_tokens, or take a teacher that comes to an end"
+        return "unfinished", hint, f"no end after {sample.tokens} tokens"
+    said = sample.tokens - 1
+    if said < settings["min_tokens"] or not sample.text.strip():
+        detail = f"{said} tokens besides the end token, min_tokens is {settings['min_tokens']}"
+        return "too_short", "lower generate.min_tokens, or take a teacher that answers", detail
+    shares = {"word trigrams": repetition(words(sample.text)), "lines": repeated_lines(sample.text)}
+    part = max(shares, key=shares.__getitem__)
+    if shares[part] > settings["max_repetition"]:
+        hint = "lower generate.temperature or max_new_tokens, or raise generate.max_repetition"
+        return "repetitive", hint, f"{shares[part]:.0%} of its {part} are repeats"
+    if right is False:
+        hint = "raise generate.samples, take a better teacher, or set generate.verify to false"
+        return "wrong_answer", hint, f"the row asks for {expected}"
+    return None
+
+
+def expected_of(row: dict, short_answer_words: int) -> str:
+    """What the row asks for, for a person to read; "" where that cannot be told."""
+    if "check" in row:
+        return json.dumps(row["check"], ensure_ascii=False)
+    wanted = verify.reference(row, short_answer_words)
+    return wanted[1] if wanted else ""
+
+
+def judge(rows: list[dict], texts: list[list[str]], settings: dict) -> tuple[list[list[bool | None]], dict[str, int]]:
+    """Whether each response solves its row, None where that cannot be told, and what the manifest counts besides.
+
+    Args:
+        texts: [rows][samples].
+
+    Returns:
+        [rows][samples], and of the mathematical comparisons those that failed, which count as wrong.
+    """
+    limit = settings["short_answer_words"]
+    if settings["equivalence"] == "numeric":
+        return [[verify.solves(row, text, limit) for text in own] for row, own in zip(rows, texts, strict=True)], {}
+    worked = [i for i, row in enumerate(rows) if is_worked(row, limit)]
+    owners = [rows[i] for i in worked for _ in texts[i]]
+    rates, failed = math_pass_rates(owners, [[text] for i in worked for text in texts[i]])
+    rates = iter(rates)
+    by_row = {i: [next(rates) == 1.0 for _ in texts[i]] for i in worked}
+    right = [
+        by_row[i] if i in by_row else [verify.solves(row, text, limit) for text in own]
+        for i, (row, own) in enumerate(zip(rows, texts, strict=True))
+    ]
+    return right, failed
+
+
+def is_worked(row: dict, short_answer_words: int) -> bool:
+    """Whether the row's answer is one to compare mathematically: not a constraint, not a short response."""
+    wanted = None if "check" in row else verify.reference(row, short_answer_words)
+    return wanted is not None and wanted[0] == "worked"
+
+
+# --- the step ------------------------------------------------------------------------------------
+
+
+def response_row(row: dict, j: int, sample: Sample) -> dict:
+    """The row with sample j as its last turn; "tokens" is what the teacher wrote, its end token among it."""
+    messages = [*prompt_turns(row["messages"]), {"role": "assistant", "content": sample.text}]
+    return row | {"id": f"{row['id']}#{j}", "messages": messages, "sample": j, "tokens": sample.tokens}
+
+
+def select(
+    row: dict, samples: list[Sample], ended: list[bool], right: list[bool | None], settings: dict, ledger: Ledger
+) -> list[int]:
+    """Write each of a row's samples to one side of the ledger; returns which are kept."""
+    expected = expected_of(row, settings["short_answer_words"])
+    column = f"messages[{len(prompt_turns(row['messages']))}].content"
+    kept: dict[str, int] = {}
+    for j, sample in enumerate(samples):
+        ledger.enter(row["file"])
+        response = response_row(row, j, sample)
+        problem = flaw(sample, ended[j], right[j], expected, settings)
+        if problem is None and sample.text in kept:
+            hint = "raise generate.temperature for other responses, or lower generate.samples"
+            problem = "duplicate", hint, f"the same as sample {kept[sample.text]}"
+        if problem is None and settings["keep"] is not None and len(kept) == settings["keep"]:
+            problem = "surplus", "raise generate.keep, or lower generate.samples", f"{len(kept)} are kept already"
+        if problem is None:
+            kept[sample.text] = j
+            ledger.keep(response)
+        else:
+            reason, hint, detail = problem
+            ledger.quarantine(response, RowProblem(reason, column, hint, detail), sample.text)
+    return list(kept.values())
+
+
+def main(args: argparse.Namespace) -> None:
+    os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
+    started = time.time()
+    settings = args.settings
+    Generate.fit(settings)
+    teacher_files = checkpoints.check(args.teacher)
+    rows = list(read_rows(args.input))
+    if settings["verify"] and settings["equivalence"] == "math":
+        check_answers([row for row in rows if is_worked(row, settings["short_answer_words"])])
+    engine = load_engine(args.teacher, settings["batch_size"], settings["engine"])
+    check_lengths(rows, engine, settings["max_new_tokens"])
+    n = settings["samples"]
+    drawn = engine.sample(
+        [asked_turns(row) for row in rows],
+        n=n,
+        temperature=settings["temperature"],
+        top_p=settings["top_p"],
+        max_new_tokens=settings["max_new_tokens"],
+        seed=settings["seed"],
+        progress=Progress("generate", len(rows) * n, "responses"),
+    )
+    right: list[list[bool | None]] = [[None] * n for _ in rows]
+    more: dict[str, int] = {}
+    if settings["verify"]:
+        right, more = judge(rows, [[sample.text for sample in own] for own in drawn], settings)
+
+    out = fresh_folder(args.out)
+    ledger = Ledger(out, "generate")
+    prompts_kept = unverified = kept_tokens = 0
+    for row, own, solved in zip(rows, drawn, right, strict=True):
+        ended = [sample.ids[-1] in engine.stop_ids for sample in own]
+        kept = select(row, own, ended, solved, settings, ledger)
+        prompts_kept += bool(kept)
+        unverified += sum(solved[j] is None for j in kept)
+        kept_tokens += sum(own[j].tokens for j in kept)
+    counts = ledger.close()
+    assert counts["in"] == len(rows) * n
+    if not counts["kept"]:
+        raise ledger.refused(
+            f"{args.input}: generate keeps none of {counts['in']} responses of {args.teacher}"
+            f" ({counts['quarantined']}); take a better teacher, or change the section `generate` of the parameters"
+        )
+    (out / ROWS).replace(out / "train.jsonl")
+    assert (out / QUARANTINE).is_file()
+    counts |= {"prompts": len(rows), "prompts_kept": prompts_kept, "unverified": unverified} | more
+    counts |= {"generated_tokens": engine.tokens, "kept_tokens": kept_tokens}
+    write_manifest(
+        out,
+        step="generate",
+        settings=settings,
+        inputs=[args.input, *teacher_files],
+        counts=counts,
+        seed=settings["seed"],
+        started=started,
+        tokens=engine.tokens,
+        setup=engine.setup(),
+    )
+
+
+if __name__ == "__main__":
+    parser = step_parser(__doc__)
+    parser.add_argument("--input", type=Path, required=True, help="train.jsonl of the split step")
+    parser.add_argument("--teacher", type=Path, required=True, help="the checkpoint that responds")
+    run(main, parser)

@@ -1,0 +1,78 @@
+"""What training on a policy's own samples shares: which prompts are asked, whether they fit, what is kept and shown."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from steps.core import processes
+from steps.core.curriculum import easy_to_hard, passes
+from steps.core.files import read_jsonl, write_jsonl
+from steps.core.turns import asked_turns
+
+
+def plan_prompts(rows: Sequence[dict], wanted: int, curriculum: str, seed: int) -> list[int]:
+    """`wanted` row indices. `shuffle` mixes every pass anew. `easy_to_hard` goes once from the rows that the start
+    solves most often to those it solves least, ties at random, each row as often as any other but for one."""
+    random = Random(f"prompts-{seed}")
+    if curriculum == "easy_to_hard":
+        return easy_to_hard([row["pass_rate"] for row in rows], [1.0] * len(rows), wanted, random)
+    return passes(range(len(rows)), wanted, random)
+
+
+def placeholder(row: dict) -> list[dict]:
+    """What a trainer's data set has for a prompt, until it is asked: Arrow would fill the turns and tools of one row
+    with the keys of another's."""
+    return [{"role": "user", "content": row["id"]}]
+
+
+def check_lengths(rows: list[dict], sampler: Any, max_new_tokens: int) -> None:
+    """Raise a ValueError for the first prompt that leaves no room for a response."""
+    encoded = sampler.encode([sampler.render(asked_turns(row)) for row in rows])
+    for row, ids in zip(rows, encoded, strict=True):
+        if len(ids) + max_new_tokens > sampler.max_length:
+            raise ValueError(
+                f"{row['file']} row {row['row']}: a prompt of {len(ids)} tokens and max_new_tokens {max_new_tokens} do"
+                f" not fit a context of {sampler.max_length}; lower one, or filter.max_prompt_chars"
+            )
+
+
+def board(folder: Path) -> Any:
+    """A callback that writes every logged number to TensorBoard; a resumed run takes back what it repeats."""
+    from torch.utils.tensorboard import SummaryWriter
+    from transformers import TrainerCallback
+
+    class Board(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            self.writer = SummaryWriter(str(folder), purge_step=state.global_step + 1)
+
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            for name, value in logs.items():
+                if isinstance(value, int | float):
+                    self.writer.add_scalar(name, value, state.global_step)
+            self.writer.flush()
+
+        def on_train_end(self, args, state, control, **kwargs):
+            self.writer.close()
+
+    return Board()
+
+
+def keep(folder: Path, batch: int, rows: list[dict]) -> None:
+    """This process's rows of a batch of rollouts, as a file that a resumed run writes again."""
+    write_jsonl(folder / f"{batch}-{processes.rank()}.jsonl", rows)
+
+
+def gathered(folder: Path, batches: int) -> list[dict]:
+    """What all processes kept."""
+    files = [folder / f"{k}-{rank}.jsonl" for k in range(batches) for rank in range(processes.count())]
+    return [row for file in files for row in read_jsonl(file)]
+
+
+def speeds(history: list[dict]) -> list[float]:
+    """Tokens per second, prompts included, of each step that samples."""
+    rates, seen = [], 0
+    for entry in (entry for entry in history if "num_tokens" in entry):
+        rates.append(round((entry["num_tokens"] - seen) / entry["step_time"], 1))
+        seen = entry["num_tokens"]
+    return rates

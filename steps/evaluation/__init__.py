@@ -1,0 +1,1 @@
+"""What a checkpoint can do: the rules evaluate and explore, and the tasks that they ask."""

@@ -1,0 +1,135 @@
+"""Whether the files of a task have what its template asks of every row, before anything is trained for it.
+
+lm-eval finds out when it builds its requests, after the training, with a traceback. Imports nothing heavy: Snakemake's
+process asks before the first job.
+"""
+
+import csv
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from steps.core import plain_yaml
+from steps.data.answers import ASKED
+from steps.evaluation.tasks import TEMPLATES, find_template, task_files
+
+# Of a template, what makes the question, the answer and the options: a field's name, or Jinja that names fields.
+_TEXTS = ("doc_to_text", "doc_to_target", "doc_to_choice")
+# Glue of tasks/, of which is known what it reads.
+_GLUE = "steps.data.answers."
+
+
+def check_task(task: str, spec: dict) -> None:
+    """Raise a ValueError for a task that could not be asked: it has no template, or a split or a row lacks something.
+
+    Args:
+        spec: its description in `evaluate.tasks`; without `data_files` its template alone is read.
+    """
+    template = find_template(task, spec.get("stock", task))
+    config = _configuration(template) | spec.get("overrides", {})
+    if "data_files" not in spec:
+        return
+    files = task_files(task, spec, None)
+    name = template.relative_to(TEMPLATES.parent) if template.is_relative_to(TEMPLATES) else template.name
+    shots = config.get("fewshot_split") if config.get("num_fewshot") else None
+    for split in filter(None, (config.get("test_split") or config.get("validation_split"), shots)):
+        if split not in files:
+            raise ValueError(
+                f"evaluate.tasks.{task}.data_files: {name} asks for the split {split}; add `{split}: <file>`, or set"
+                f" another split by `overrides` (there are {', '.join(files)})"
+            )
+        _check_rows(files[split], config, f"evaluate.tasks.{task}: {name}")
+
+
+def _configuration(template: Path) -> dict:
+    """A template over those that it includes. One of the library's that is no plain YAML says nothing."""
+    try:
+        own = plain_yaml.read(template, tags=["!function"]) or {}
+    except ValueError:
+        if template.is_relative_to(TEMPLATES):
+            raise
+        return {}
+    below = own.pop("include", [])
+    merged: dict = {}
+    for name in [below] if isinstance(below, str) else below:
+        merged |= _configuration(template.parent / name)
+    return merged | own
+
+
+def _check_rows(file: Path, config: dict, task: str) -> None:
+    # What a function of the template makes of a row cannot be told.
+    texts = {} if "process_docs" in config else {key: config[key] for key in _TEXTS if isinstance(config.get(key), str)}
+    function = str(config.get("process_results", ""))
+    field, wrong = ASKED.get(function.removeprefix(_GLUE), (None, None)) if function.startswith(_GLUE) else (None, None)
+    count = 0
+    for place, row in _rows(file, (config.get("dataset_kwargs") or {}).get("field")):
+        count += 1
+        if not isinstance(row, dict):
+            raise ValueError(f"{file}, {place}: must be an object of fields; {task} asks for them")
+        fields = tuple(row)
+        needed = {name: key for key, text in texts.items() for name in _fields_of(text, fields)}
+        needed |= {field: "process_results"} if field else {}
+        for name, key in needed.items():
+            if row.get(name) is None:
+                raise ValueError(
+                    f"{file}, {place}: has no {name!r}, which {task} reads ({key}); it has {', '.join(fields)}; add the"
+                    " field, rename another one, or name it by `overrides`"
+                )
+        if field and (what := wrong(row[field])):
+            raise ValueError(f"{file}, {place}: {field!r} {what}, or {task} cannot compare answers with it")
+    if not count:
+        raise ValueError(f"{file}: has no rows; {task} asks them")
+
+
+@functools.cache
+def _fields_of(text: str, fields: tuple[str, ...]) -> tuple[str, ...]:
+    """The fields that a text of a template reads of a row with these, as lm-eval takes it: a field's name, or Jinja."""
+    from jinja2 import Environment, TemplateError, meta
+
+    if text in fields or text.startswith("!function"):
+        return ()
+    try:
+        return tuple(sorted(meta.find_undeclared_variables(Environment().parse(text))))
+    except TemplateError as error:
+        raise ValueError(f"evaluate.tasks: {text!r} is no Jinja ({error}); correct it under `overrides`") from None
+
+
+def _rows(file: Path, field: str | None) -> Iterator[tuple[str, Any]]:
+    """The rows of a file as `datasets` reads it, each with its place."""
+    if file.suffix == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            batches = pyarrow.parquet.ParquetFile(file).iter_batches(1024)
+            yield from ((f"row {i}", row) for i, row in enumerate((r for b in batches for r in b.to_pylist()), 1))
+        except pyarrow.ArrowException as error:
+            raise ValueError(f"{file}: is no Parquet file ({str(error).splitlines()[0]}); convert it") from None
+    elif file.suffix == ".csv":
+        with open(file, encoding="utf-8-sig", newline="") as opened:
+            try:
+                for row in (reader := csv.DictReader(opened)):
+                    yield f"line {reader.line_num}", {k: v or None for k, v in row.items() if k is not None}
+            except (csv.Error, UnicodeDecodeError) as error:
+                raise ValueError(f"{file}: is no CSV file ({error}); convert it to UTF-8 with a header") from None
+    elif field or (file.suffix == ".json" and file.read_bytes()[:64].lstrip()[:1] == b"["):
+        content = _parsed(file, file.read_bytes(), "")
+        rows = content.get(field) if field and isinstance(content, dict) else content
+        if not isinstance(rows, list):
+            raise ValueError(f"{file}: has no list {f'under {field!r}' if field else ''}; correct dataset_kwargs.field")
+        yield from ((f"row {i}", row) for i, row in enumerate(rows, 1))
+    else:
+        with open(file, "rb") as lines:
+            yield from (
+                (f"line {i}", _parsed(file, line, f", line {i}")) for i, line in enumerate(lines, 1) if line.strip()
+            )
+
+
+def _parsed(file: Path, text: bytes, place: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise ValueError(f"{file}{place}: is no JSON ({error}); correct it") from None

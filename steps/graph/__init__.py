@@ -1,0 +1,1 @@
+"""What Snakemake's process imports: recipes, where results lie, checks, SLURM, the display. No torch."""

@@ -1,0 +1,178 @@
+"""What is refused before the first job: what a recipe names and is not there, and what its model cannot have.
+
+Each raises a ValueError of one line that names the key and the fix.
+"""
+
+import functools
+from pathlib import Path
+
+from steps.core import plain_yaml
+from steps.core.manifest import is_manifest, verify_manifest
+from steps.core.promises import MANIFEST
+from steps.core.versions import check_vllm
+from steps.data.hub import wanted
+from steps.data.sources import named, suffixes
+from steps.evaluation.questions import check_task
+from steps.graph.graph import Graph
+from steps.models import checkpoints
+from steps.models.adapters import kinds
+from steps.settings.formats import FILES
+from steps.settings.stages import STAGES
+
+# How the world calls its tasks, whose rows it writes.
+OF_WORLD = "fable_"
+
+
+def check_adapters(graph: Graph) -> None:
+    """Raise a ValueError for an adapter setting that would be ignored on its model, where that model is here."""
+    # Once for each folder: recipes are many, and models few.
+    shapes = functools.cache(checkpoints.linear_shapes)
+    for name, node in graph.nodes.items():
+        root = graph.root(name)
+        adapter = node.settings.get("adapter", {"kind": "full"})
+        if adapter["kind"] != "full" and _is_here(graph, root):
+            where = f"studies.{node.study}.recipes.{node.recipe}.adapter"
+            kinds.check(adapter, shapes(Path(graph.folder(root))), where)
+
+
+def _is_here(graph: Graph, model: str) -> bool:
+    """Whether a model's folder is there; of one that is downloaded, all of it."""
+    folder = Path(graph.folder(model))
+    return (folder / MANIFEST).is_file() if "revision" in graph.params["models"][model] else folder.is_dir()
+
+
+def check_teachers(graph: Graph) -> None:
+    """Raise a ValueError for a teacher that does not number tokens as its student does, where both are here."""
+    from steps.models.teachers import check_same_language
+
+    same: set[tuple[str, str]] = set()
+    for name, node in graph.nodes.items():
+        if node.stage != "opd" and not graph.cached(name):
+            continue
+        student = graph.root(name)
+        for teacher in node.teachers:
+            pair = (student, graph.root(teacher))
+            folders = [Path(graph.folder(model)) for model in pair]
+            if folders[0] == folders[1] or pair in same or not all(_is_here(graph, model) for model in pair):
+                continue
+            try:
+                check_same_language(*folders)
+            except ValueError as error:
+                raise ValueError(f"studies.{node.study}.recipes.{node.recipe}.teachers: {error}") from error
+            same.add(pair)
+
+
+def check_templates(folder: Path) -> None:
+    """Raise a ValueError for a template of a task that lm-eval would misread without a word."""
+    for template in sorted(folder.glob("*.yaml")):
+        plain_yaml.read(template, tags=["!function"])
+
+
+def used_models(graph: Graph) -> list[str]:
+    """The entries of `models` that some rule reads."""
+    return sorted({graph.params["bucket"]["model"], *graph.measured()} - set(graph.nodes))
+
+
+def documents_of(graph: Graph) -> tuple[str, ...]:
+    """The keys of `mixture` whose documents some recipe trains on."""
+    mixed = any(STAGES[node.stage].documents and node.treatment for node in graph.nodes.values())
+    return ("general", "library") if mixed else ()
+
+
+def named_files(graph: Graph) -> list[tuple[str, str]]:
+    """(key, file) of the questions and documents that are not downloaded, those of the world included, and of the rows
+    of the world."""
+    rows = [(where, source["path"]) for where, source in own_sources(graph) if source["path"].startswith(graph.world)]
+    tasks = [("evaluate: the data of a task", file) for file in graph.evaluation_edges()]
+    library = [("evidence.library", file) for file in graph.params["evidence"]["library"] if graph.diagnosed()]
+    documents = [(f"mixture.{key}", file) for key in documents_of(graph) for file in graph.params["mixture"][key]]
+    rewards = [
+        (f"recipe {name}: rewards", file)
+        for name, node in graph.nodes.items()
+        if node.stage == "rl"
+        for file in graph.custom_rewards(name)
+    ]
+    return [*rows, *tasks, *library, *documents, *rewards]
+
+
+def own_sources(graph: Graph) -> list[tuple[str, dict]]:
+    """(key, source) of the rows that are not downloaded."""
+    return [
+        (f"data.{name}.sources[{i}].path", source)
+        for name in graph.used_data()
+        for i, source in enumerate(graph.params["data"][name]["sources"])
+        if "revision" not in source
+    ]
+
+
+def check_sources(graph: Graph) -> None:
+    """Raise a ValueError for a source that stands for no file, or for one that cannot be read by its name."""
+    for name in graph.used_data():
+        wanted(graph.params["data"][name], f"data.{name}")
+        for i, source in enumerate(graph.params["data"][name]["sources"]):
+            if "revision" in source and suffixes(Path(source["path"]))[0] not in FILES:
+                raise ValueError(
+                    f"data.{name}.sources[{i}].path: {source['path']} is no file of rows; they end in"
+                    f" {', '.join(FILES)}"
+                )
+    for where, source in own_sources(graph):
+        if not source["path"].startswith(graph.world):
+            try:
+                named([source])
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from error
+
+
+def check_models(graph: Graph) -> None:
+    """Raise a ValueError for a model that no rule makes and that is not there, not whole, or damaged."""
+    for name in used_models(graph):
+        folder, where = Path(graph.folder(name)), f"models.{name}.path"
+        if "revision" in graph.params["models"][name]:
+            wanted(graph.params["models"][name], f"models.{name}")
+            continue
+        if not folder.is_dir():
+            raise ValueError(f"{where}: there is no folder {folder}; a hub id needs `revision:` beside it, a commit")
+        try:
+            checkpoints.check_files(folder)
+            if is_manifest(folder / MANIFEST):
+                verify_manifest(folder)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+
+
+def check_tasks(graph: Graph) -> None:
+    """Raise a ValueError for a task without a template or without rows, or whose rows lack what the template asks."""
+    described = graph.params["evaluate"]["tasks"]
+    for task in graph.asked():
+        spec = described.get(task, {})
+        files = spec.get("data_files", {}).values()
+        later = any(file.startswith(graph.world) for file in files)
+        check_task(task, {key: value for key, value in spec.items() if key != "data_files" or not later})
+        if not files and not ("world" in graph.params and task.startswith(OF_WORLD)):
+            raise ValueError(f"evaluate.tasks.{task}: has no rows; describe it with data_files: {{test: <file>}}")
+
+
+def check_files(graph: Graph) -> None:
+    """Raise a ValueError for what is named, is made by no rule and is not there: a file, vLLM."""
+    check_templates(Path("tasks"))
+    check_models(graph)
+    check_sources(graph)
+    check_adapters(graph)
+    check_teachers(graph)
+    for key in documents_of(graph):
+        if not graph.params["mixture"][key]:
+            raise ValueError(
+                f"mixture.{key}: a recipe of stage cpt trains on documents that it mixes; name files of them"
+            )
+    for where, file in named_files(graph):
+        if file.startswith(graph.world):
+            if "world" not in graph.params:
+                raise ValueError(f"{where}: {file} is of the embedded world, which this workload has not; name its own")
+        elif not Path(file).is_file():
+            raise ValueError(f"{where}: there is no file {file}; correct the path")
+    check_tasks(graph)
+    if graph.params["engine"] == "vllm":
+        check_vllm("engine: vllm")
+    for node in graph.nodes.values():
+        if node.settings.get("sampler", {}).get("kind") == "vllm":
+            check_vllm(f"recipe {node.name}: sampler: {{kind: vllm}}")

@@ -1,0 +1,89 @@
+"""Merge checkpoints of one architecture into one, a piece of a tensor at a time.
+
+The methods are the entries of `steps.settings.merging.MERGES`, which say what each gives.
+Definitions are those of mergekit 0.1.5 at each method's defaults, computed in float32 and rounded once. Some are about
+changes of `--base`. No more than a few MiB of each model are in memory, whatever the size of its tensors. An adapter is
+the exception: it is merged into its base in memory, one parent after the other, and streamed from a temporary file.
+Shards are laid out as those of the first parent; config and tokenizer are its own.
+
+Run as: python -m steps.recipes.merge --settings '{"method": "linear", "weights": [0.5, 0.5]}'
+    --parents data/fable/base results/fable/foundation/sft --out results/fable/foundation/blend
+"""
+
+import argparse
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from steps.core.files import fresh_folder, write_text
+from steps.core.manifest import write_manifest
+from steps.core.progress import Progress
+from steps.core.step import run, step_parser
+from steps.models import checkpoints
+from steps.models.compatible import check_compatible, check_config, check_vocabulary
+from steps.models.merging import check_settings, merged
+from steps.models.weights import (
+    Weights,
+    copy_companions,
+    merged_dtype,
+    write_model,
+)
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def write_weights(out: Path, parents: list[Weights], base: Weights | None, settings: dict) -> None:
+    """Merge tensor after tensor into files laid out as those of the first parent."""
+    first = parents[0]
+    dtypes = {name: merged_dtype(name, parents, base, settings) for name in first.tensors}
+    progress = Progress("merge", sum(map(first.size, first.tensors)), "parameters")
+    merged_parameters = 0
+
+    def chunks(name: str) -> Iterator[Any]:
+        reads = [partial(model.read, name) for model in parents]
+        yield from merged(name, first.size(name), reads, base and partial(base.read, name), settings)
+        for model in (*parents, *([base] if base else [])):
+            model.forget(name)
+
+    def done(name: str) -> None:
+        nonlocal merged_parameters
+        merged_parameters += first.size(name)
+        progress.update(merged_parameters)
+
+    write_model(out, first, dtypes, chunks, done)
+
+
+def main(args: argparse.Namespace) -> None:
+    started = time.time()
+    settings = args.settings
+    check_settings(settings, args.parents, args.base)
+    folders = [*args.parents, *([args.base] if args.base else [])]
+    inputs = [path for folder in dict.fromkeys(folders) for path in checkpoints.check(folder)]
+    check_vocabulary(folders)
+    check_config(folders)
+    models = [Weights(folder) for folder in folders]
+    check_compatible(models)
+
+    out = fresh_folder(args.out)
+    merged_adapters = [out / f".adapter-{index}.safetensors" for index in range(len(models))]
+    for model, path in zip(models, merged_adapters, strict=True):
+        if checkpoints.is_adapter(model.folder):
+            model.merge_adapter(path)
+    parents, base = models[: len(args.parents)], models[-1] if args.base else None
+    write_weights(out, parents, base, settings)
+    for path in merged_adapters:
+        path.unlink(missing_ok=True)
+
+    copy_companions(args.parents[0], out)
+    counts = {"parents": len(parents), "tensors": len(parents[0].tensors)}
+    write_text(out / "README.md", checkpoints.model_card(out.name, "merge", folders, settings, counts, "transformers"))
+    write_manifest(out, step="merge", settings=settings, inputs=inputs, counts=counts, started=started)
+
+
+if __name__ == "__main__":
+    parser = step_parser(__doc__)
+    parser.add_argument("--parents", type=Path, nargs="+", required=True, help="checkpoint folders")
+    parser.add_argument("--base", type=Path, help="checkpoint whose changes are merged, where the method has one")
+    run(main, parser)

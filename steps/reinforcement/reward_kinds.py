@@ -1,0 +1,289 @@
+"""Kinds of rewards, one class each: what it asks of a row, and how it scores a response.
+
+Kinds: `answer` (numbers as steps/data/answers.py compares them, or mathematical equivalence), `format` (a pattern),
+`length`, `instruction` (a constraint that a program checks), `self` (the start policy's own verdict), `preference` (a
+reward model) and `custom` (a function of the user's).
+"""
+
+import os
+import re
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import regex
+
+from steps.core import bounded
+from steps.core.turns import prompt_turns
+from steps.data import answers
+from steps.data.equivalence import Checker
+from steps.reinforcement.reward_model import RewardModel
+
+FIELDS = re.compile(r"\{(prompt|response)\}")
+# Seconds for one response: of a function of the user's, which may run a program, and of a pattern, which takes
+# microseconds unless it backtracks without end.
+CUSTOM_SECONDS = 10.0
+PATTERN_SECONDS = 1.0
+
+
+class Scored(NamedTuple):
+    """One reward of one sample.
+
+    Attributes:
+        error: why there is no reward (it raised, or returned no finite number): the sample scores 0.0 as failed.
+        note: "unparsed" (no answer in the response) or "timeout"; the value stands, it is not a failure.
+    """
+
+    value: float
+    error: str | None = None
+    note: str | None = None
+
+
+def numeric(response: str, answer: str) -> Scored:
+    """1.0 where what follows the last `####` equals the answer (Cobbe et al. 2021, arXiv:2110.14168)."""
+    given = answers.worked_answer(response)
+    if given is None:
+        return Scored(0.0, note="unparsed")
+    return Scored(float(answers.equal(given, answer)))
+
+
+def too_long(tokens: int, start: int, end: int) -> float:
+    """0 up to `start` tokens, then falling linearly to -1 at `end` and beyond.
+
+    The soft overlong punishment of DAPO (Yu et al. 2025, arXiv:2503.14476, equation 13).
+    """
+    return -min(max((tokens - start) / (end - start), 0.0), 1.0)
+
+
+def fill(template: str, prompt: str, response: str) -> str:
+    """The template with its fields in one pass: braces in a response stay what they are."""
+    given = {"prompt": prompt, "response": response}
+    return FIELDS.sub(lambda match: given[match[1]], template)
+
+
+def guarded(function: Callable[..., Any], *args: Any) -> Scored:
+    """The finite number that a function returns, or why there is none."""
+    try:
+        return Scored(bounded.finite(function(*args)))
+    # Whatever a reward raises costs one sample and is reported by who asked.
+    except Exception as error:
+        return Scored(0.0, error=bounded.one_line(error))
+
+
+def question(row: dict) -> str:
+    """Text of the last user turn."""
+    return next(turn["content"] for turn in reversed(row["messages"]) if turn["role"] == "user")
+
+
+class Judges:
+    """What rewards ask that is loaded once for all of them.
+
+    Args:
+        believes: `Engine.choose` of the start policy: ([prompts] of messages, [prompts] of [options]) ->
+            [prompts] of [options] probabilities. For the kind self.
+        reward_model: folder of a sequence classifier with one label. For the kind preference.
+    """
+
+    def __init__(self, believes: Callable[..., list[np.ndarray]] | None, reward_model: Path | None):
+        self.believes, self.folder = believes, reward_model
+        self.workers: dict[Path, bounded.Worker] = {}
+
+    @cached_property
+    def reward_model(self) -> RewardModel:
+        assert self.folder
+        return RewardModel(self.folder)
+
+    def worker(self, file: Path) -> bounded.Worker:
+        """The process that runs a file of the user's: one for all of its functions."""
+        return self.workers.setdefault(file, bounded.Worker(file, CUSTOM_SECONDS))
+
+
+class Kind:
+    """A reward.
+
+    Args:
+        name: the recipe's, for messages.
+        settings: {"kind", "weight", …}.
+
+    Raises:
+        ValueError: what it needs is not there, or is not what it must be.
+    """
+
+    def __init__(self, name: str, settings: dict, judges: Judges):
+        self.name, self.settings = name, settings
+
+    def check_row(self, place: str, row: dict) -> None:
+        """Raises ValueError for a row that it cannot judge, naming its `place` and column."""
+
+    def score(self, rows: list[dict], responses: list[str], tokens: list[int]) -> list[Scored]:
+        """[samples], unweighted; `tokens` is how many each response has."""
+        return [self.score_one(*sample) for sample in zip(rows, responses, tokens, strict=True)]
+
+    def score_one(self, row: dict, response: str, tokens: int) -> Scored:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End what it started."""
+
+
+class Answer(Kind):
+    """1 where the response gives the row's answer."""
+
+    def __init__(self, name: str, settings: dict, judges: Judges):
+        super().__init__(name, settings, judges)
+        self.checker: Checker | None = None
+        if settings["equivalence"] == "math":
+            # A worker costs a core while it judges: as many as the step was given.
+            self.checker = Checker(settings["timeout"], int(os.environ.get("OMP_NUM_THREADS") or 1))
+
+    def check_row(self, place: str, row: dict) -> None:
+        if not (row.get("answer") or "").strip():
+            raise ValueError(
+                f"{place}, column answer: it is empty, and the reward {self.name} compares with it; add the answer or"
+                " remove the row"
+            )
+        if self.checker is None:
+            return
+        answer = row["answer"]
+        try:
+            (outcome,) = self.checker.check([(rf"\boxed{{{answer}}}", answer)])
+        except ValueError as error:
+            raise ValueError(f"{place}, column answer: {error}") from None
+        if outcome != "right":
+            raise ValueError(
+                f"{place}, column answer: comparing {answer[:80]!r} with itself ends in {outcome}, so the reward"
+                f" {self.name} could never grant it; write it simpler or remove the row"
+            )
+
+    def score(self, rows: list[dict], responses: list[str], tokens: list[int]) -> list[Scored]:
+        pairs = [(response, row["answer"]) for row, response in zip(rows, responses, strict=True)]
+        if self.checker is None:
+            return [numeric(*pair) for pair in pairs]
+        return [judged(outcome) for outcome in self.checker.check(pairs)]
+
+    def close(self) -> None:
+        if self.checker is not None:
+            self.checker.__exit__(None, None, None)
+
+
+class Format(Kind):
+    """1 where the pattern is found. By `regex`, which keeps a time limit; unlike `re`'s its `\\w` takes vowel signs and
+    other marks of a word, as Unicode does (UTS #18)."""
+
+    def score_one(self, row: dict, response: str, tokens: int) -> Scored:
+        return guarded(self.found, response)
+
+    def found(self, response: str) -> float:
+        pattern = self.settings["pattern"]
+        try:
+            return float(regex.search(pattern, response, regex.DOTALL, timeout=PATTERN_SECONDS) is not None)
+        except TimeoutError:
+            raise TimeoutError(
+                f"the pattern backtracks for more than {PATTERN_SECONDS:g} s; write it simpler"
+            ) from None
+
+
+class Length(Kind):
+    """0 for a short response, falling to -1 for a long one."""
+
+    def score_one(self, row: dict, response: str, tokens: int) -> Scored:
+        return Scored(too_long(tokens, self.settings["start"], self.settings["end"]))
+
+
+class Instruction(Kind):
+    """1 where the response does what the row's `check` asks."""
+
+    def check_row(self, place: str, row: dict) -> None:
+        try:
+            answers.follows("", row["check"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{place}, column check: the reward {self.name} cannot use it ({type(error).__name__}: {error}); add"
+                " a check that steps/data/answers.py knows or remove the row"
+            ) from None
+
+    def score_one(self, row: dict, response: str, tokens: int) -> Scored:
+        return Scored(float(answers.follows(response, row["check"])))
+
+
+class Self(Kind):
+    """Probability of `right` against `wrong`: the start policy's belief that the response is good."""
+
+    def __init__(self, name: str, settings: dict, judges: Judges):
+        super().__init__(name, settings, judges)
+        assert judges.believes is not None, "the kind self asks the start policy"
+        self.believes = judges.believes
+
+    def score(self, rows: list[dict], responses: list[str], tokens: list[int]) -> list[Scored]:
+        prompts = [
+            [{"role": "user", "content": fill(self.settings["prompt"], question(row), response)}]
+            for row, response in zip(rows, responses, strict=True)
+        ]
+        options = [self.settings["right"], self.settings["wrong"]]
+        return [guarded(float, belief[0]) for belief in self.believes(prompts, [options] * len(prompts))]
+
+
+class Preference(Kind):
+    """What a reward model gives the response."""
+
+    def __init__(self, name: str, settings: dict, judges: Judges):
+        super().__init__(name, settings, judges)
+        if judges.folder is None:
+            raise ValueError(f"rewards.{name}: the kind preference needs a reward model; give --reward-model")
+        self.model = judges.reward_model
+
+    def score(self, rows: list[dict], responses: list[str], tokens: list[int]) -> list[Scored]:
+        conversations = [
+            [*prompt_turns(row["messages"]), {"role": "assistant", "content": response}]
+            for row, response in zip(rows, responses, strict=True)
+        ]
+        return [guarded(float, value) for value in self.model.score(conversations)]
+
+
+class Custom(Kind):
+    """What a function of the user's returns, in a process of its own."""
+
+    def __init__(self, name: str, settings: dict, judges: Judges):
+        super().__init__(name, settings, judges)
+        path, self.function = Path(settings["file"]), settings["function"]
+        self.worker = judges.worker(path)
+        try:
+            self.worker.start()
+        except bounded.Failed as error:
+            raise ValueError(f"rewards.{name}.file: {path} does not run ({error})") from None
+        try:
+            self.worker.check(self.function, "", "", None)
+        except bounded.Failed as error:
+            raise ValueError(
+                f"rewards.{name}.function: {path} has no function {self.function!r} that takes (prompt, response,"
+                f" answer) ({error}); correct the name, or what it takes"
+            ) from None
+
+    def score_one(self, row: dict, response: str, tokens: int) -> Scored:
+        try:
+            return Scored(self.worker.call(self.function, question(row), response, row.get("answer")))
+        except bounded.Failed as error:
+            return Scored(0.0, error=str(error))
+
+    def close(self) -> None:
+        self.worker.close()
+
+
+def judged(outcome: str) -> Scored:
+    """The reward for what math-verify says of a response."""
+    if outcome == "error":
+        return Scored(0.0, error="math-verify crashed on this answer, or ran out of memory or stack")
+    return Scored(float(outcome == "right"), note=outcome if outcome in ("unparsed", "timeout") else None)
+
+
+KINDS: dict[str, type[Kind]] = {
+    "answer": Answer,
+    "format": Format,
+    "length": Length,
+    "instruction": Instruction,
+    "self": Self,
+    "preference": Preference,
+    "custom": Custom,
+}

@@ -1,0 +1,85 @@
+"""All rewards of a run: named, weighted, each computed and logged alone.
+
+What each kind is, is in `reward_kinds`. A reward that raises, takes too long or too much memory, ends its process, or
+returns no finite number, scores this one sample 0 and says why; the others keep theirs.
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from steps.reinforcement.reward_kinds import KINDS, Judges, Scored
+from steps.settings.rewards import fit
+
+
+def custom_files(settings: dict[str, dict]) -> list[Path]:
+    """Files of the user's that rewards come from: inputs of the step that uses them."""
+    return sorted({Path(one["file"]) for one in settings.values() if one["kind"] == "custom"})
+
+
+class Rewards:
+    """The rewards of a run. A context manager, because of the processes that judge.
+
+    Args:
+        settings: name -> {"kind", "weight", …}.
+        believes, reward_model: see `reward_kinds.Judges`.
+
+    Attributes:
+        names: of the rewards, in the order of the settings.
+        weights: theirs.
+
+    Raises:
+        ValueError: the settings contradict themselves, a custom function or the reward model is not what it must be.
+    """
+
+    def __init__(
+        self,
+        settings: dict[str, dict],
+        *,
+        believes: Callable[..., list[np.ndarray]] | None = None,
+        reward_model: Path | None = None,
+    ):
+        fit(settings)
+        self.names = [*settings]
+        self.weights = [float(one["weight"]) for one in settings.values()]
+        judges = Judges(believes, reward_model)
+        self.of_name = {name: KINDS[one["kind"]](name, one, judges) for name, one in settings.items()}
+
+    def __enter__(self) -> "Rewards":
+        return self
+
+    def __exit__(self, *error) -> None:
+        for reward in self.of_name.values():
+            reward.close()
+
+    def check_row(self, row: dict) -> None:
+        """Whether every reward can judge this row.
+
+        Raises:
+            ValueError: it lacks an answer or a check that a reward needs, or math-verify cannot tell that its answer
+                equals itself; the message names file, line, row and column.
+        """
+        for reward in self.of_name.values():
+            reward.check_row(f"{row['file']}, line {row['line']}, row {row['row']}", row)
+
+    def score(self, name: str, rows: list[dict], responses: list[str], tokens: list[int]) -> list[Scored]:
+        """One reward of a batch of samples, unweighted.
+
+        Args:
+            rows: [samples], the row of each.
+            tokens: [samples], how many tokens each response has.
+
+        Returns:
+            [samples].
+        """
+        return self.of_name[name].score(rows, responses, tokens)
+
+    def totals(self, values: dict[str, list[float]]) -> list[float]:
+        """Weighted sums over the rewards, one per sample; `values` is name -> [samples]."""
+        columns = [values[name] for name in self.names]
+        return [
+            math.fsum(weight * value for weight, value in zip(self.weights, sample, strict=True))
+            for sample in zip(*columns, strict=True)
+        ]

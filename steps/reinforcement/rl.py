@@ -1,0 +1,128 @@
+"""Reinforcement learning with verifiable rewards: GRPO and its self-distilled kin, through TRL's GRPOTrainer.
+
+Every step samples a group of responses to each of some prompts from the policy, scores them by the rewards, and moves
+the policy towards the better ones of each group. `method` says with which signal: GRPO gives every token of a response
+its advantage within the group; SDPO, SRPO, RLSD and RLRT let the same model score the tokens again, knowing a correct
+response or the answer. Each has a module in steps/reinforcement/methods; they meet TRL's trainer in
+steps/reinforcement/rl_trainer.py.
+
+Sampling is the engine's, seeded by (seed, batch of rollouts, prompt, sample). A killed run resumes from its work folder
+and ends with the bytes of an undisturbed one.
+
+In: a checkpoint, the prompts that the gate let through. Out: a checkpoint, training_log.csv, rollouts.jsonl (some
+groups of every step), failures.jsonl (samples that a reward could not score).
+
+Run as: python -m steps.reinforcement.rl --settings '{"method": "grpo", …}' --parent results/fable/foundation/sft
+    --data results/fable/gate/grpo/prompts.jsonl --work work/fable/grpo --logs logs/fable/reinforcement/grpo
+    --out results/fable/reinforcement/grpo
+"""
+
+import argparse
+import shutil
+import time
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+from steps.core import processes
+from steps.core.code import code_paths
+from steps.core.files import fresh_folder, read_jsonl, write_jsonl
+from steps.core.progress import Progress
+from steps.core.step import run, step_parser
+from steps.core.work import work_folder
+from steps.engines import rollouts
+from steps.engines import vllm_rollouts as vllm_sampler
+from steps.models import checkpoints
+from steps.models.adapters.attach import attach, weight_counts
+from steps.reinforcement import rewards
+from steps.reinforcement.collapse import collapses
+from steps.reinforcement.rl_plan import log_columns, plan_rollouts
+from steps.settings.reinforcement import Rl
+from steps.settings.training import material
+from steps.training import run as training
+from steps.training.arguments import check_settings
+from steps.training.finish import save_checkpoint
+from steps.training.spread import gather
+
+
+def main(args: argparse.Namespace) -> None:
+    started = time.time()
+    settings = args.settings
+    check_settings(settings, Rl)
+    vllm_sampler.check(settings)
+    inputs = [*checkpoints.check(args.parent), args.data, *rewards.custom_files(settings["rewards"])]
+    if args.reward_model:
+        inputs += checkpoints.check(args.reward_model)
+    work = work_folder(args.work, args.out, material(settings), [*inputs, *code_paths(__spec__.name)])
+
+    rows = list(read_jsonl(args.data))
+    plan = plan_rollouts(rows, settings)
+
+    import torch
+
+    from steps.reinforcement.rl_trainer import PolicyTrainer
+
+    tokenizer = checkpoints.load_tokenizer(args.parent)
+    model = checkpoints.load_model(args.parent, dtype=torch.float32)
+    model = attach(model, settings["adapter"], settings["seed"], plan.steps)
+    parameters = weight_counts(model)
+
+    scorer = partial(rewards.Rewards, settings["rewards"], reward_model=args.reward_model)
+    trainer = PolicyTrainer(model, tokenizer, rows, settings, plan, work, scorer)
+    rollouts.check_lengths(rows, trainer.engine, settings["max_new_tokens"])
+    if args.logs and processes.first():
+        trainer.add_callback(rollouts.board(args.logs))
+    with trainer.rewards:
+        progress = Progress("prompts", len(rows), "rows")
+        for done, row in enumerate(rows, 1):
+            trainer.rewards.check_row(row)
+            progress.update(done)
+        log = training.train(trainer, plan, "rl", watchers=[trainer.teacher] if trainer.teacher else [])
+    if not gather(trainer):
+        return
+
+    out = fresh_folder(args.out)
+    write_jsonl(out / "rollouts.jsonl", rollouts.gathered(work / "rollouts", plan.batches))
+    failed = rollouts.gathered(work / "failures", plan.batches)
+    if failed:
+        write_jsonl(out / "failures.jsonl", failed)
+    collapsed = collapses(log)
+    for sentence in collapsed:
+        print(f"warning: {sentence}", flush=True)
+    counts = {
+        "prompts": len(rows),
+        "steps": len(log),
+        "samples": plan.batches * settings["prompts"] * settings["generations"],
+        "tokens": log[-1]["tokens"],
+        "generated_tokens": log[-1]["generated"],
+        "failures": dict(Counter(failure["reward"] for failure in failed)),
+        "timeouts": log[-1]["timeouts"],
+        "parameters": parameters,
+        "collapse": collapsed,
+    }
+    save_checkpoint(
+        out,
+        trainer=trainer,
+        tokenizer=tokenizer,
+        parent=args.parent,
+        dtype=checkpoints.stored_dtype(args.parent),
+        step="rl",
+        settings=settings,
+        inputs=inputs,
+        counts=counts,
+        log=log,
+        columns=log_columns(plan.names),
+        started=started,
+        speed=rollouts.speeds(trainer.state.log_history),
+    )
+    shutil.rmtree(work, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    parser = step_parser(__doc__)
+    parser.add_argument("--parent", type=Path, required=True, help="checkpoint folder to start from")
+    parser.add_argument("--data", type=Path, required=True, help="prompts.jsonl of the gate")
+    parser.add_argument("--reward-model", type=Path, help="checkpoint of a reward recipe, for the kind preference")
+    parser.add_argument("--work", type=Path, required=True, help="folder of resumable state")
+    parser.add_argument("--logs", type=Path, help="folder of TensorBoard's logs")
+    run(main, parser)

@@ -1,0 +1,100 @@
+"""Log-probabilities of sampled tokens, and the logits behind them: what RL's trainer computes otherwise than TRL's.
+
+Imports TRL: import it where a training begins.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from trl.trainer.utils import entropy_from_logits, selective_log_softmax
+
+# Of TRL's batch what stays the same whatever prompt the completions are scored behind.
+COMPLETIONS = ("completion_ids", "completion_mask")
+
+
+class TokenScores:
+    """Put in front of a GRPOTrainer.
+
+    B samples, T completion tokens, V vocabulary.
+
+    Attributes:
+        settings: of the recipe.
+        part_rows: samples of a forward pass, in each process.
+        distils: the loss needs the policy's logits, not only its log-probabilities.
+        scored: a forward pass made ahead of TRL's own, which takes it.
+        student_logits: [b, T, V] of the last forward pass with gradients, where the loss needs them.
+    """
+
+    settings: dict
+    part_rows: int
+    distils: bool
+    scored: tuple | None = None
+    student_logits: torch.Tensor | None = None
+
+    def logits(self, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, part: dict) -> torch.Tensor:
+        """[b, T, V] of the places that predict the completion, over the temperature."""
+        ids, mask = part["completion_ids"], part["completion_mask"]
+        with self.accelerator.autocast():
+            logits = self.model(
+                input_ids=torch.cat([prompt_ids, ids], dim=1),
+                attention_mask=torch.cat([prompt_mask, mask], dim=1),
+                logits_to_keep=ids.shape[1] + 1,
+                use_cache=False,
+            ).logits[:, :-1]
+        return logits.float() / self.settings["temperature"]
+
+    def logps(self, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, output: dict) -> torch.Tensor:
+        """[B, T] log-probabilities of the tokens that were sampled, a part of the batch at a time."""
+        parts = []
+        for begin in range(0, len(prompt_ids), self.part_rows):
+            rows = slice(begin, begin + self.part_rows)
+            part = {key: output[key][rows] for key in COMPLETIONS}
+            ids = torch.cat([prompt_ids[rows], part["completion_ids"]], dim=1)
+            mask = torch.cat([prompt_mask[rows], part["completion_mask"]], dim=1)
+            width = part["completion_ids"].shape[1]
+            parts.append(self._get_per_token_logps_and_entropies(self.model, ids, mask, width)[0])
+        return torch.cat(parts)
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **rest: Any,
+    ) -> tuple:
+        if self.scored is not None:
+            scored, self.scored = self.scored, None
+            return scored
+        distils = self.distils and torch.is_grad_enabled()
+        size = rest.get("batch_size")
+        if size and size < len(input_ids) and not torch.is_grad_enabled() and not compute_entropy:
+            parts = [
+                self._get_per_token_logps_and_entropies(
+                    model, input_ids[i : i + size], attention_mask[i : i + size], logits_to_keep
+                )[0]
+                for i in range(0, len(input_ids), size)
+            ]
+            return torch.cat(parts), None, None
+        # TRL's fused head saves the memory of the logits where Triton runs, and is the only one that has the auxiliary
+        # loss of a mixture of experts. On a CPU the logits of a part of the batch are faster.
+        if (self.accelerator.device.type == "cuda" or compute_aux_loss) and not distils:
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep,
+                compute_entropy=compute_entropy, compute_aux_loss=compute_aux_loss, **rest,
+            )  # fmt: skip
+        with self.accelerator.autocast():
+            logits = model(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                logits_to_keep=logits_to_keep + 1,
+                use_cache=False,
+            ).logits[:, :-1]
+        logits = logits.float() / self.settings["temperature"]
+        self.student_logits = logits if distils else None
+        logps = selective_log_softmax(logits, input_ids[:, -logits_to_keep:])
+        return logps, entropy_from_logits(logits.detach()) if compute_entropy else None, None

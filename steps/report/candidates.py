@@ -1,0 +1,290 @@
+"""Checkpoints as the report compares them: a candidate is a recipe over its seeds. Scores and paired differences."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from steps.report.tables import Estimate, Link, setting_text
+from steps.stats import bootstrap, intervals
+
+
+@dataclass
+class Checkpoint:
+    """One node of the recipe graph and what was measured of it; what does not exist yet is None or empty."""
+
+    node: str
+    recipe: str
+    study: str | None
+    stage: str
+    parents: list[str]
+    seed: int | None
+    grid: dict[str, Any]
+    settings: dict[str, Any]
+    teachers: list[str] = field(default_factory=list)
+    manifest: dict | None = None
+    manifest_link: Link | None = None
+    provenance: dict | None = None
+    log: list[dict[str, float]] = field(default_factory=list)
+    results: dict | None = None
+    samples: list[dict] = field(default_factory=list)
+
+
+@dataclass
+class Score:
+    """One task of one candidate: the estimate over seeds and, per item, the mean over seeds of being right."""
+
+    task: str
+    axis: str
+    metric: str
+    estimate: Estimate
+    items: dict[Any, float]
+
+
+class Candidate:
+    """A recipe at one grid point (or a model), over its seeds: the unit that tables compare."""
+
+    def __init__(self, name: str, members: list[Checkpoint]):
+        self.name, self.members = name, members
+        self.stage, self.recipe, self.grid = members[0].stage, members[0].recipe, members[0].grid
+        self.seeds = [m.seed for m in members if m.seed is not None]
+        self.links = [m.manifest_link for m in members if m.manifest_link]
+        evaluated = [m for m in members if m.results]
+        tasks = evaluated[0].results["tasks"] if evaluated else {}
+        self.scores = {task: _score(task, evaluated) for task in tasks}
+
+    def on(self, axis: str) -> list[Score]:
+        return [score for score in self.scores.values() if score.axis == axis]
+
+    def axis(self, axis: str) -> Estimate | None:
+        """Plain mean of the axis' tasks: Wilson intervals per task, combined, widened by the seeds."""
+        scores = self.on(axis)
+        if not scores:
+            return None
+        values = [s.estimate.value for s in scores]
+        seeds = tuple(float(np.mean(v)) for v in zip(*(s.estimate.seed_values for s in scores), strict=True))
+        within = intervals.combine(values, [intervals.wilson(s.estimate.value, s.estimate.n) for s in scores])
+        low, high = intervals.widen(float(np.mean(values)), within, seeds)
+        stderr = float(np.sqrt(sum(s.estimate.stderr**2 for s in scores))) / len(scores)
+        total = sum(s.estimate.n for s in scores)
+        return Estimate(float(np.mean(values)), max(0.0, low), min(1.0, high), stderr, total, seeds)
+
+    def sampling(self) -> dict[str, dict[str, Estimate]]:
+        """{task: {"pass@1": Estimate, …}} over seeds; empty when nothing was sampled."""
+        runs = [m.results["sampling"] for m in self.members if m.results and m.results.get("sampling")]
+        if not runs:
+            return {}
+        return {
+            task: {name: pooled([run[task][name] for run in runs], first["n"]) for name in first if "@" in name}
+            for task, first in runs[0].items()
+        }
+
+    def perplexity(self) -> dict[str, Estimate]:
+        runs = [m.results["perplexity"] for m in self.members if m.results and m.results.get("perplexity")]
+        return {
+            name: pooled([run[name] for run in runs], first["n"], None) for name, first in (runs or [{}])[0].items()
+        }
+
+
+def _score(task: str, members: list[Checkpoint]) -> Score:
+    rows = [m.results["tasks"][task] for m in members]
+    values = tuple(float(row["value"]) for row in rows)
+    value, n = float(np.mean(values)), rows[0]["n"]
+    low, high = intervals.widen(value, intervals.wilson(value, n), values)
+    # lm-eval gives no standard error for some metrics: then that of a share.
+    stderr = rows[0]["stderr"] if len(rows) == 1 else None
+    stderr = float(np.sqrt(value * (1 - value) / n)) if stderr is None else stderr
+    per_seed = [
+        {s["doc_id"]: float(s["correct"][0]) for s in m.samples if s["task"] == task and s["kind"] == "greedy"}
+        for m in members
+    ]
+    items = {doc: float(np.mean([seed[doc] for seed in per_seed])) for doc in per_seed[0]}
+    if items and abs(np.mean(list(items.values())) - value) > 1e-6:
+        items = {}  # a graded metric: being right or wrong does not make it up, so nothing is paired
+    estimate = Estimate(value, max(0.0, low), min(1.0, high), stderr, n, values)
+    return Score(task, rows[0]["axis"], rows[0]["metric"], estimate, items)
+
+
+def pooled(rows: list[dict], n: int, ceiling: float | None = 1.0) -> Estimate:
+    """One estimate from that of each seed, all over the same items."""
+    values = tuple(float(row["value"]) for row in rows)
+    value, stderr = float(np.mean(values)), float(np.mean([row["stderr"] for row in rows]))
+    if all("interval" in row for row in rows):
+        within = tuple(float(np.mean(edge)) for edge in zip(*(row["interval"] for row in rows), strict=True))
+    else:
+        within = (value - intervals.Z * stderr, value + intervals.Z * stderr)
+    low, high = intervals.widen(value, within, values)
+    return Estimate(value, max(0.0, low), high if ceiling is None else min(ceiling, high), stderr, n, values)
+
+
+def candidates_of(checkpoints: Iterable[Checkpoint]) -> dict[str, Candidate]:
+    """Checkpoints by recipe and grid point, in the order of the recipes."""
+    groups: dict[tuple, list[Checkpoint]] = {}
+    for checkpoint in checkpoints:
+        groups.setdefault((checkpoint.recipe, setting_text(checkpoint.grid)), []).append(checkpoint)
+    candidates = [Candidate(_name_of(members), members) for members in groups.values()]
+    return {candidate.name: candidate for candidate in candidates}
+
+
+def _name_of(members: list[Checkpoint]) -> str:
+    return members[0].node.removesuffix(f"-s{members[0].seed}") if len(members) > 1 else members[0].node
+
+
+def root_of(candidate: Candidate, candidates: dict[str, Candidate]) -> Candidate:
+    """The model at the start of a candidate's chain of first parents: what its gain and loss are measured from."""
+    by_node = {m.node: a for a in candidates.values() for m in a.members}
+    while candidate.members[0].parents:
+        candidate = by_node[candidate.members[0].parents[0]]
+    return candidate
+
+
+def seeds_text(candidate: Candidate) -> str:
+    return " ".join(map(str, candidate.seeds)) or "–"
+
+
+# --- paired differences --------------------------------------------------------------------------
+
+
+@cache
+def _shares(task: str, n: int) -> np.ndarray:
+    return bootstrap.shares(n, bootstrap.seed_of(task))
+
+
+def resampled(scores: Sequence[Score]) -> np.ndarray:
+    """[RESAMPLES] means over tasks, items resampled within each task."""
+    means = [
+        _shares(s.task, len(s.items)) @ np.array([s.items[doc] for doc in sorted(s.items, key=str)]) for s in scores
+    ]
+    return np.mean(means, axis=0)
+
+
+def _comparable(ours: list[Score], theirs: list[Score]) -> bool:
+    if [s.task for s in ours] != [s.task for s in theirs]:
+        return False
+    return bool(ours) and all(a.items and a.items.keys() == b.items.keys() for a, b in zip(ours, theirs, strict=True))
+
+
+def difference(
+    candidate: Candidate, root: Candidate, axis: str | None = None, task: str | None = None
+) -> Estimate | None:
+    """Candidate minus root on an axis or a task, paired by item; None when they did not answer the same items."""
+    ours = candidate.on(axis) if axis else [s for s in candidate.scores.values() if s.task == task]
+    theirs = root.on(axis) if axis else [s for s in root.scores.values() if s.task == task]
+    return paired(ours, theirs)
+
+
+def paired(ours: list[Score], theirs: list[Score]) -> Estimate | None:
+    """How much higher the mean of some tasks is than that of the same tasks elsewhere; None where items differ."""
+    if not _comparable(ours, theirs):
+        return None
+    gap = _contrast(ours, theirs, lambda a, b: a - b)
+    if gap.stderr:
+        return gap
+    # Not one item changed: resampling shows no chance at all. Newcombe 1998, method 10, from the levels instead.
+    (a_low, a_high), (b_low, b_high) = (
+        intervals.combine([s.estimate.value for s in side], [(s.estimate.low, s.estimate.high) for s in side])
+        for side in (ours, theirs)
+    )
+    a, b = (float(np.mean([s.estimate.value for s in side])) for side in (ours, theirs))
+    low, high = float(np.hypot(a - a_low, b_high - b)), float(np.hypot(a_high - a, b - b_low))
+    return replace(gap, low=gap.value - low, high=gap.value + high)
+
+
+def forgetting(candidate: Candidate, root: Candidate, task: str | None = None) -> Estimate | None:
+    """Root minus candidate on the general axis or on one task, paired by item: what was lost of what was there."""
+    change = difference(candidate, root, task=task) if task else difference(candidate, root, "general")
+    return negated(change) if change else None
+
+
+def negated(estimate: Estimate) -> Estimate:
+    value, low, high, *seeds = (0.0 - x for x in (estimate.value, estimate.high, estimate.low, *estimate.seed_values))
+    return replace(estimate, value=value, low=low, high=high, seed_values=tuple(seeds))
+
+
+def retention(candidate: Candidate, root: Candidate) -> Estimate | None:
+    """Share of the root's general score that the candidate keeps, paired by item; None when the root has none."""
+    ours, theirs = candidate.on("general"), root.on("general")
+    if not _comparable(ours, theirs) or root.axis("general").value == 0:
+        return None
+    return _contrast(ours, theirs, lambda a, b: a / b)
+
+
+def _contrast(ours: list[Score], theirs: list[Score], contrast) -> Estimate:
+    a, b = (float(np.mean([s.estimate.value for s in side])) for side in (ours, theirs))
+    drawn = contrast(resampled(ours), resampled(theirs))
+    per_seed, others = (np.mean([s.estimate.seed_values for s in side], axis=0) for side in (ours, theirs))
+    stderr, n = float(drawn.std(ddof=1)), sum(s.estimate.n for s in ours)
+    within_items = Estimate(float(contrast(a, b)), *intervals.percentile(drawn), stderr, n)
+    return _over_seeds(within_items, per_seed, others, (a, b), contrast)
+
+
+def apart(ours: Estimate, theirs: Estimate) -> Estimate:
+    """How much more one side has of what was measured as a whole: items as independent, seeds in pairs."""
+    a, b = ours.value, theirs.value
+    stderr = float(np.hypot(ours.stderr, theirs.stderr))
+    half = intervals.Z * stderr
+    gap = Estimate(a - b, a - b - half, a - b + half, stderr, ours.n)
+    per_seed, others = (np.array(side.seed_values or (side.value,)) for side in (ours, theirs))
+    return _over_seeds(gap, per_seed, others, (a, b), lambda a, b: a - b)
+
+
+def _over_seeds(gap: Estimate, per_seed: np.ndarray, others: np.ndarray, levels, contrast) -> Estimate:
+    """A contrast of two levels whose interval has the chance of items, with that of the seeds of both sides."""
+    if len(per_seed) == len(others) or 1 in (len(per_seed), len(others)):
+        # Seeds in pairs, or all against the one that there is.
+        spreads = [tuple(map(float, contrast(per_seed, others)))]
+    else:
+        spreads = [tuple(map(float, contrast(per_seed, levels[1]))), tuple(map(float, contrast(levels[0], others)))]
+    low, high = gap.low, gap.high
+    for seeds in spreads:
+        low, high = intervals.widen(gap.value, (low, high), seeds)
+    return replace(gap, low=low, high=high, seed_values=spreads[0])
+
+
+# --- choices -------------------------------------------------------------------------------------
+
+
+def best_points(candidates: dict[str, Candidate]) -> dict[str, tuple[list[Candidate], Candidate | None]]:
+    """{recipe: (its grid points, the one with the highest dev score)}; None where dev was not measured."""
+    gridded = sorted(
+        (candidate for candidate in candidates.values() if candidate.grid), key=lambda candidate: candidate.recipe
+    )
+    grids = {}
+    for recipe, group in groupby(gridded, key=lambda candidate: candidate.recipe):
+        points = list(group)
+        measured = [candidate for candidate in points if candidate.axis("dev")]
+        # The first in order wins a tie, so that two equal runs choose alike.
+        best = max(measured, key=lambda candidate: candidate.axis("dev").value) if measured else None
+        grids[recipe] = (points, best)
+    return grids
+
+
+def pareto(points: dict[str, tuple[float, float]]) -> list[str]:
+    """Names of the points that no other point beats on both coordinates (higher is better), by the first."""
+    front = [
+        name
+        for name, (x, y) in points.items()
+        if not any(a >= x and b >= y and (a, b) != (x, y) for a, b in points.values())
+    ]
+    return sorted(front, key=lambda name: points[name])
+
+
+def settings_of(candidate: Candidate) -> dict:
+    return candidate.members[0].settings
+
+
+def matched(candidate: Candidate, other: Candidate) -> tuple[Candidate, Candidate]:
+    """Two candidates with no more than the seeds that both have; as they are where they have none in common."""
+    common = set(candidate.seeds) & set(other.seeds)
+    return _with_seeds(candidate, common), _with_seeds(other, common)
+
+
+def _with_seeds(candidate: Candidate, seeds: set[int]) -> Candidate:
+    return (
+        candidate
+        if not seeds or seeds == set(candidate.seeds)
+        else Candidate(candidate.name, [m for m in candidate.members if m.seed in seeds])
+    )

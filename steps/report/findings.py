@@ -1,0 +1,119 @@
+"""What the comparison comes to: the checkpoints to show, the one to ship and by which rule, what was never learned."""
+
+from dataclasses import dataclass, field
+
+from steps.core.text import plain_prompt
+from steps.report.candidates import Candidate, Checkpoint, best_points, difference, retention, root_of
+
+
+@dataclass
+class Findings:
+    """The comparison: candidates to show, the model each started from, the one to ship and by which rule."""
+
+    candidates: dict[str, Candidate]
+    shown: list[Candidate]
+    grids: dict[str, tuple[list[Candidate], Candidate | None]]
+    keep: float = 0.0  # the share of the general score that is enough to ship
+    ship: Candidate | None = None
+    rule: str = ""  # as `choose` names it
+    # What the answers are about: the checkpoint to ship or, where that is the model itself, the best on the target.
+    subject: Candidate | None = None
+    unlearned: list[dict] = field(default_factory=list)
+    tried: int = 0
+
+    def root(self, candidate: Candidate) -> Candidate:
+        return root_of(candidate, self.candidates)
+
+    @property
+    def roots(self) -> set[str]:
+        return {candidate.name for candidate in self.shown if self.root(candidate) is candidate}
+
+    @property
+    def trained(self) -> list[Candidate]:
+        """What can be said to have gained: checkpoints measured on the target, as the model they started from."""
+        measured = [
+            candidate for candidate in self.shown if self.root(candidate) is not candidate and candidate.axis("target")
+        ]
+        return [candidate for candidate in measured if self.root(candidate).axis("target")]
+
+
+def findings(candidates: dict[str, Candidate], keep: float) -> Findings:
+    """Compare all candidates; of a grid the point that dev chose stands for all."""
+    grids = best_points(candidates)
+    hidden = {
+        candidate.name for points, best in grids.values() if best for candidate in points if candidate is not best
+    }
+    shown = [candidate for candidate in candidates.values() if candidate.scores and candidate.name not in hidden]
+    comparison = Findings(candidates, shown, grids, keep)
+    trained = comparison.trained
+    if not trained:
+        return comparison
+    comparison.ship, comparison.rule = choose(comparison, keep)
+    best = max(trained, key=lambda candidate: candidate.axis("target").value)
+    comparison.subject = comparison.ship if comparison.ship in trained else best
+    comparison.unlearned, comparison.tried = never_learned(comparison.subject)
+    return comparison
+
+
+def choose(comparison: Findings, keep: float) -> tuple[Candidate, str]:
+    """The checkpoint to ship, and by which rule.
+
+    Of those that gained, the best on the target that keeps `keep` of the general score ("keeps enough"); where none
+    keeps that much, the one with the highest sum of both axes ("highest sum") or, without a general axis, the best on
+    the target ("target alone"); where none gained, the model itself ("none gained").
+    """
+    gained = []
+    for candidate in comparison.trained:
+        gain = difference(candidate, comparison.root(candidate), "target")
+        if gain and gain.low > 0:
+            gained.append(candidate)
+    if not gained:
+        return comparison.root(comparison.trained[0]), "none gained"
+
+    def target(candidate: Candidate) -> float:
+        return candidate.axis("target").value
+
+    kept = {candidate.name: retention(candidate, comparison.root(candidate)) for candidate in gained}
+    enough = [candidate for candidate in gained if kept[candidate.name] and kept[candidate.name].value >= keep]
+    if enough:
+        return max(enough, key=target), "keeps enough"
+    both = [candidate for candidate in gained if candidate.axis("general")]
+    if not both:
+        return max(gained, key=target), "target alone"
+    return max(both, key=lambda candidate: target(candidate) + candidate.axis("general").value), "highest sum"
+
+
+def never_learned(candidate: Candidate) -> tuple[list[dict], int]:
+    """Target items wrong greedily and in every sample, over all seeds (a row each), and how many were tried."""
+    rows, tried = [], 0
+    tasks = {score.task for score in candidate.on("target")}
+    greedy = responses(candidate.members[0], "greedy", tasks)
+    right: dict[tuple, int] = {}
+    drawn: dict[tuple, int] = {}
+    for member in candidate.members:
+        for kind in ("greedy", "sampled"):
+            for key, sample in responses(member, kind, tasks).items():
+                right[key] = right.get(key, 0) + sum(sample["correct"])
+                drawn[key] = drawn.get(key, 0) + (len(sample["correct"]) if kind == "sampled" else 0)
+    sampled = any(drawn.values())
+    for key, sample in greedy.items():
+        if sampled and not drawn[key]:
+            continue
+        tried += 1
+        if not right[key]:
+            rows.append(
+                {
+                    "task": key[0],
+                    "doc_id": key[1],
+                    "prompt": plain_prompt(sample["prompt"]),
+                    "reference": sample["target"],
+                    "answer": sample["responses"][0],
+                    "sampled": f"0 of {drawn[key]}" if sampled else "–",
+                }
+            )
+    return rows, tried
+
+
+def responses(member: Checkpoint, kind: str, tasks: set[str]) -> dict[tuple, dict]:
+    """(task, item) → what a checkpoint answered; kind "greedy" or "sampled"."""
+    return {(s["task"], s["doc_id"]): s for s in member.samples if s["kind"] == kind and s["task"] in tasks}

@@ -1,0 +1,128 @@
+"""Render what a workload's run found: one self-contained page, its tables as CSV and Markdown, its figures as SVG.
+
+Reads the results folder as far as it exists: a section is there as soon as its data are. Tables and figures are the
+same bytes for the same results; times and hosts are on the page and in tables/timing.* only. Ends by printing the
+path of the page and a summary of five lines.
+
+Run as: python -m steps.report.report --settings '{"workload": "fable", …, "graph": {…}}' --results results/fable
+    --out reports/fable
+"""
+
+import argparse
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from steps.core.files import fresh_folder, write_json, write_text
+from steps.core.manifest import write_manifest
+from steps.core.promises import consult
+from steps.core.step import run, step_parser
+from steps.report.gather import Gathered, gather
+from steps.report.overview import first_screen, rows
+from steps.report.page import inlined, render
+from steps.report.section import Section
+from steps.report.sections import SECTIONS
+from steps.report.tables import Table
+
+
+@dataclass
+class Filled:
+    """One section with all that it says of a run."""
+
+    section: Section
+    facts: Any
+    tables: dict[str, Table]
+    figures: dict[str, str]
+
+    def html(self, shared: dict) -> str | None:
+        """Its part of the page; None where the page leaves it out."""
+        said = self.section.page(self.facts, self.tables, self.figures)
+        if said is None:
+            return None
+        facts = {**shared, "section": said, "tables": self.tables, "figures": inlined(self.figures)}
+        return render(self.section.template, facts, self.section.folder)
+
+    def pages(self, shared: dict) -> dict[str, str]:
+        """Its further pages: file name → text."""
+        return {
+            name: render(f"{name}.j2", {**shared, "section": said(self.facts, self.tables)}, self.section.folder)
+            for name, said in self.section.pages.items()
+        }
+
+
+def fill(section: Section, gathered: Gathered) -> Filled | None:
+    """None where a section has nothing to say of a run."""
+    facts = section.read(gathered)
+    if facts is None:
+        return None
+    return Filled(section, facts, {table.name: table for table in section.tables(facts)}, section.figures(facts))
+
+
+def write_all(out: Path, tables: dict[str, Table], figures: dict[str, str]) -> None:
+    """Tables as CSV and Markdown, figures as SVG, into fresh folders."""
+    for name in ("tables", "figures"):
+        fresh_folder(out / name)
+    for name, table in tables.items():
+        write_text(out / "tables" / f"{name}.csv", table.csv())
+        write_text(out / "tables" / f"{name}.md", table.markdown())
+    for name, svg in figures.items():
+        write_text(out / "figures" / f"{name}.svg", svg)
+
+
+def main(args: argparse.Namespace) -> None:
+    started, manifests = time.time(), consult()
+    gathered = gather(args.settings, args.results, args.out)
+    filled = [one for section in SECTIONS if (one := fill(section, gathered))]
+    facts = {one.section.name: one.facts for one in filled}
+    answers = [answer for one in filled for answer in one.section.answers(one.facts)]
+    warnings = [line for one in filled for line in one.section.warnings(one.facts)]
+    shared = {"workload": args.settings["workload"], **first_screen.size(args.settings)}
+    ship = gathered.findings.ship
+    page = render(
+        "report.html.j2",
+        {
+            **shared,
+            "headline": first_screen.headline(gathered.findings) if ship else "",
+            "answers": first_screen.answers(gathered.findings, answers) if ship else [],
+            "warnings": warnings,
+            "sections": [
+                {"name": one.section.name, "title": one.section.title, "html": Markup(html)}
+                for one in filled
+                if (html := one.html(shared)) is not None
+            ],
+        },
+    )
+    text = first_screen.summary(gathered, facts[rows.SECTION.name], answers, warnings)
+
+    write_all(
+        args.out,
+        {name: table for one in filled for name, table in one.tables.items()},
+        {name: svg for one in filled for name, svg in one.figures.items()},
+    )
+    metrics: dict[str, Any] = {}
+    for one in filled:
+        metrics |= one.section.metrics(one.facts)
+    write_json(args.out / "metrics.json", metrics)
+    # Under the workload's name: `dvc exp show` has the numbers of all workloads in one table.
+    headline = first_screen.numbers(gathered.findings, facts[rows.SECTION.name])
+    write_json(args.out / "headline.json", {args.settings["workload"]: headline})
+    write_text(args.out / "summary.txt", text)
+    write_text(args.out / "index.html", page)
+    for name in (name for section in SECTIONS for name in section.pages):
+        (args.out / name).unlink(missing_ok=True)
+    for one in filled:
+        for name, content in one.pages(shared).items():
+            write_text(args.out / name, content)
+    counts = {"checkpoints": len(gathered.checkpoints)}
+    write_manifest(args.out, step="report", settings=args.settings, inputs=manifests, counts=counts, started=started)
+    print(args.out / "index.html")
+    print(text, end="")
+
+
+if __name__ == "__main__":
+    parser = step_parser(__doc__)
+    parser.add_argument("--results", type=Path, required=True, help="the workload's results folder")
+    run(main, parser)

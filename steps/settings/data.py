@@ -1,0 +1,155 @@
+"""Settings of what rows are made of, and of the steps by which raw rows become rows to train on."""
+
+from typing import Annotated
+
+from pydantic import Field, create_model, model_validator
+
+from steps.settings.base import OneOf, Seed, Settings, Share, Unique
+from steps.settings.formats import AUTO, FORMATS, TURN_KEYS
+from steps.settings.names import FilePath
+from steps.settings.pass_rates import PassRates
+
+# The steps by which raw rows become rows to train on, in their order.
+DATA_STEPS = ("ingest", "filter", "dedup", "decontaminate", "split")
+LANGUAGES = (
+    "en", "de", "es", "fr", "it", "pt", "nl", "pl", "sv", "tr", "ru", "uk", "el", "ar", "he", "hi", "ko", "ja", "zh",
+)  # fmt: skip
+
+TRAINED_TURNS = ("every", "last")
+# The keys of a source that reading its rows rests on.
+READ = ("path", "format", "columns", "ignore", "train")
+
+Languages = Annotated[list[Annotated[str, OneOf(LANGUAGES)]], Unique, Field(min_length=1)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="What a file must have, in hex")]
+
+
+class OfHub(Settings):
+    """What lies here or, with a revision, on the hub."""
+
+    path: FilePath = Field(description="A file or folder or, with a revision, what the hub calls it")
+    revision: str = Field("", pattern=r"^[0-9a-f]{7,40}$", description="A commit of the hub, 7 or more hex digits")
+
+    @model_validator(mode="after")
+    def _a_hash_is_of_what_is_fetched(self) -> "OfHub":
+        if "sha256" in self.model_fields_set and "revision" not in self.model_fields_set:
+            raise ValueError(".sha256: has no effect without `revision`; add it or remove sha256")
+        # Where it is fetched to is named after it.
+        if "revision" in self.model_fields_set and {"", ".", ".."} & {*self.path.split("/")}:
+            raise ValueError(
+                f".path: {self.path!r} is no path of the hub; write owner/name, and of rows owner/name/file"
+            )
+        return self
+
+
+class Model(OfHub):
+    """A checkpoint that recipes start from."""
+
+    sha256: dict[str, Sha256] = Field({}, description="What files must have: the file's name to its hash")
+
+
+class Filter(Settings):
+    """Taking out rows that are unfit in themselves."""
+
+    language: Annotated[str | None, OneOf((None, *LANGUAGES))] | Languages = Field(
+        description="Of the rows, one or several; null accepts every one"
+    )
+    min_prompt_chars: int = Field(ge=0, description="Characters of all user turns")
+    max_prompt_chars: int = Field(gt=0, description="Characters of all user turns")
+    min_response_chars: int = Field(ge=0, description="Characters of all assistant turns")
+    max_response_chars: int = Field(gt=0, description="Characters of all assistant turns")
+    max_repetition: Share = Field(description="Share of a turn's word trigrams that may be repeats")
+
+
+# What a source may say itself, by the rule that it is said to: it stands before the section, for the source's rows.
+OF_SOURCE = {
+    "filter": tuple(Filter.keys()),
+    "dedup": ("near_duplicates", "contradictions"),
+    "split": ("cap",),
+}
+# The section's keys, any of which may be left out.
+_Filtered: type[Settings] = create_model(
+    "_Filtered",
+    __base__=Settings,
+    **{
+        name: (
+            Annotated[info.annotation, Field(), *info.metadata],
+            Field(None, description=f"As in filter: {info.description}"),
+        )
+        for name, info in Filter.model_fields.items()
+    },
+)  # type: ignore[call-overload]
+
+
+class Source(OfHub, _Filtered):  # type: ignore[misc, valid-type]
+    """Files of rows."""
+
+    path: FilePath = Field(
+        description="A file, a folder or a pattern such as rows/*.parquet or, with a revision, a file of the hub"
+    )
+    format: Annotated[str, OneOf((AUTO, *FORMATS))] = Field(
+        AUTO, description="How its rows are laid out; auto recognises it by the names of their fields"
+    )
+    columns: dict[str, str] = Field({}, description="Fields by another name: the format's name to the file's")
+    ignore: Annotated[list[str], Unique] = Field(
+        [], description="Fields that do not change here what a row means, though they do elsewhere"
+    )
+    train: Annotated[str, OneOf(TRAINED_TURNS)] = Field(
+        "every", description="Which of the assistant's turns are trained on"
+    )
+    sha256: Sha256 = Field("")
+    near_duplicates: bool = Field(True, description="Whether near duplicates among its rows are taken out")
+    contradictions: bool = Field(True, description="Whether rows that contradict each other are taken out")
+    cap: int = Field(  # type: ignore[assignment]  # may be left out
+        None, ge=1, description="Rows that stay, drawn at random; the others are quarantined"
+    )
+
+    @model_validator(mode="after")
+    def _columns_are_of_the_format(self) -> "Source":
+        formats = FORMATS.values() if self.format == AUTO else [FORMATS[self.format]]
+        known = dict.fromkeys(name for one in formats for name in one.parts)
+        known |= dict.fromkeys(TURN_KEYS if not all(one.of_documents for one in formats) else ())
+        for name in self.columns:
+            if name not in known:
+                raise ValueError(f".columns: renames {name!r}, but {self.format} has the fields {', '.join(known)}")
+        return self
+
+
+class DataSet(Settings):
+    """A named data set."""
+
+    sources: list[Source] = Field(min_length=1, description="The files of its rows")
+
+
+class Ingest(Settings):
+    """Reading rows."""
+
+    max_record_bytes: int = Field(gt=0, description="Largest record; a larger one is quarantined unread")
+
+
+class Dedup(Settings):
+    """Taking out rows that repeat or contradict others."""
+
+    short_answer_words: int = Field(ge=0, description="Responses of at most so many words count as answers")
+    threshold: float = Field(gt=0, le=1, description="Similarity from which two rows are near duplicates")
+    shingle_words: int = Field(ge=1, description="Words per run")
+    numbers_must_match: bool = Field(description="Two prompts that differ in a number are two problems")
+
+
+class Decontaminate(Settings):
+    """Taking out rows that repeat evaluation questions."""
+
+    ngram_words: int = Field(ge=1, description="Length of the n-grams, in words")
+    min_overlap: Share = Field(description="Share of a question that must be found in a row to quarantine it")
+
+
+class Split(Settings):
+    """Holding out rows."""
+
+    valid_share: float = Field(gt=0, lt=1, description="Share of the prompts held out, with their rows")
+    seed: Seed = Field(description="Another one holds out other prompts")
+
+
+class Bucket(PassRates):
+    """Difficulty of every training row for a base model."""
+
+    model: str = Field(description="The entry of models: whose pass rate is measured")

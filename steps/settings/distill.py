@@ -1,0 +1,16 @@
+"""Settings of stage distill, on what a teacher wrote."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from steps.settings.base import OneOf
+from steps.settings.training import Adapted, Curriculum, Optimization, Packed
+
+OBJECTIVES = ("tokens", "forward_kl")
+
+
+class Distill(Optimization, Packed, Adapted, Curriculum):
+    """Stage distill, on what a teacher wrote."""
+
+    objective: Annotated[str, OneOf(OBJECTIVES)] = Field(description="Its tokens, or its distributions at them")

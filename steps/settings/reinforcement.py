@@ -1,0 +1,96 @@
+"""Settings of reinforcement learning: pass rates of the start, the gate of a reward, the stage itself."""
+
+from typing import Annotated, Any
+
+from pydantic import Field, create_model
+
+from steps.settings.base import EQUIVALENCES, OneOf, Seed, Settings, Share, Text
+from steps.settings.methods import METHODS
+from steps.settings.names import Name
+from steps.settings.pass_rates import PassRates
+from steps.settings.rewards import REWARD, Reward
+from steps.settings.rewards import fit as fit_rewards
+from steps.settings.sampling import OnPolicy
+
+LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo")
+
+
+class Difficulty(PassRates):
+    """Pass rate of the policy that a recipe of stage rl starts from."""
+
+    equivalence: Annotated[str, OneOf(EQUIVALENCES)] = Field(description="How answers are compared")
+
+
+class Gate(Settings):
+    """What a reward must show before it is trained on."""
+
+    rows: int = Field(ge=1, description="Rows whose good, bad and malformed answers are scored")
+    good: Text = Field(description="A good answer: a template with {response} and {answer}")
+    separates: Share = Field(description="Least share of rows whose good answer scores above the bad one")
+    unparsed: Share = Field(description="Largest share of good answers in which no answer is seen")
+    unparsed_samples: Share = Field(description="The same of the start's samples")
+    spread: Share = Field(description="Least share of the start's groups of samples whose rewards differ")
+    seed: Seed = Field(description="Of the choice of rows")
+
+
+class Success(Settings):
+    """The samples that count as correct."""
+
+    reward: str = Field(description="One of the rewards")
+    least: float = Field(description="From which value of it on")
+
+
+class Clip(Settings):
+    """Range of the probability ratio that still learns, around 1."""
+
+    low: float = Field(gt=0, le=1, description="Below 1, by so much")
+    high: float = Field(gt=0, description="Above 1, by so much")
+
+
+class _Rl(OnPolicy):
+    """Stage rl, by TRL's GRPOTrainer: which keys act depends on the method."""
+
+    method: Annotated[str, OneOf(tuple(METHODS))] = Field(description="How samples become a loss")
+    generations: int = Field(ge=2, description="Samples of each prompt")
+    iterations: int = Field(ge=1, description="Optimizer steps on one batch of samples")
+    rewards: dict[Name, Annotated[Reward, REWARD]] = Field(
+        min_length=1, description="Name to what scores a sample; their weighted sum is learned from"
+    )
+    success: Success
+    max_failures: Share = Field(description="Share of scores that may fail; beyond, the run stops")
+    clip: Clip
+    kl: float = Field(ge=0, description="Weight of the divergence from the start in the loss")
+    watch_kl: int = Field(ge=0, description="Steps between two measurements of it; 0 never does")
+    loss_type: Annotated[str, OneOf(LOSS_TYPES)] = Field(description="Over what the loss is a mean")
+    scale_rewards: Annotated[str, OneOf(("group", "batch", "none"))] = Field(
+        description="Over whose standard deviation advantages are"
+    )
+    contexts: dict[Name, Text] = Field({}, description="Templates with {prompt}, {solution} and {answer}")
+    keep_groups: int = Field(ge=0, description="Groups of samples that are kept of every step")
+
+    @classmethod
+    def fit(cls, settings: dict) -> None:
+        cls.check_batch(settings)
+        if settings["steps"] % settings["iterations"]:
+            raise ValueError(f"steps: {settings['steps']} is no multiple of iterations {settings['iterations']}")
+        success = settings["success"]["reward"]
+        if success not in settings["rewards"]:
+            raise ValueError(f"success.reward: {success} is none of the rewards {', '.join(settings['rewards'])}")
+        METHODS[settings["method"]].fit(settings["method"], settings)
+        for name, template in settings.get("contexts", {}).items():
+            try:
+                template.format(prompt="", solution="", answer="")
+            except (KeyError, IndexError, ValueError) as error:
+                raise ValueError(
+                    f"contexts.{name}: {error} is none of {{prompt}}, {{solution}}, {{answer}}; double other braces"
+                ) from error
+        fit_rewards(settings["rewards"])
+
+
+# A section of its own for each method that has settings.
+_SECTIONS: dict[str, Any] = {
+    name: (method.settings, Field(None, description=f"Of method {name} ({method.paper})"))
+    for name, method in METHODS.items()
+    if method.settings
+}
+Rl: type[_Rl] = create_model("Rl", __base__=_Rl, __doc__=_Rl.__doc__, **_SECTIONS)

@@ -1,0 +1,1 @@
+"""Intervals, the one bootstrap, pass@k, agreement, correlation. NumPy and SciPy."""

@@ -1,0 +1,35 @@
+"""Means over items with their standard errors. NumPy.
+
+Items are the unit of chance everywhere: several samples of one item are not independent, so that a standard error
+that counted samples would be too small. Values are one per item.
+"""
+
+import numpy as np
+
+
+def mean(values: np.ndarray) -> dict[str, float]:
+    """Mean over items and its standard error, s / √n with s of n − 1 degrees of freedom: {"value", "stderr"}."""
+    n = len(values)
+    stderr = values.std(ddof=1) / np.sqrt(n) if n > 1 else 0.0
+    return {"value": float(values.mean()), "stderr": float(stderr)}
+
+
+def perplexity(nll: np.ndarray, tokens: np.ndarray) -> dict[str, float | int]:
+    """Token-weighted perplexity exp(Σ nll / Σ tokens) over rows, with its standard error.
+
+    The mean nll r is a ratio of two sums over rows, so rows are the unit of chance: its variance is
+    n / (n − 1) · Σ (nllᵢ − r·tokensᵢ)² / (Σ tokens)² (linearization; Cochran 1977, Sampling Techniques, chapter 6),
+    and the delta method carries it to exp(r).
+
+    Args:
+        nll: [rows] summed negative log-likelihood of each row's scored tokens, in nats.
+        tokens: [rows] number of scored tokens.
+
+    Returns:
+        {"value", "stderr", "tokens": their sum, "n": rows}.
+    """
+    n, total = len(nll), tokens.sum()
+    rate = nll.sum() / total
+    variance = n / (n - 1) * np.square(nll - rate * tokens).sum() / total**2 if n > 1 else 0.0
+    value = float(np.exp(rate))
+    return {"value": value, "stderr": value * float(np.sqrt(variance)), "tokens": int(total), "n": n}

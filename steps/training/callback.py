@@ -1,0 +1,73 @@
+"""What happens at each step of every training: states put aside, validation, watchers, the end on a signal.
+
+Imports transformers: import it where a training begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import TrainerCallback
+
+from steps.core import processes
+from steps.core.progress import Progress
+from steps.models.adapters import hooks
+from steps.training.plan import check_logged
+from steps.training.watchers import Progressive, valid_loss
+
+
+class StepCallback(TrainerCallback):
+    """Puts the state aside and measures the valid loss where the plan says, shows progress.
+
+    Attributes:
+        ended: the training stopped because a signal asked for it.
+    """
+
+    def __init__(
+        self,
+        trainer: Any,
+        plan: Any,
+        progress: Progress,
+        valid_batches: Sequence[dict],
+        watchers: Sequence[Any],
+        progressive: Progressive | None,
+        signals: list[int],
+    ):
+        """
+        Args:
+            valid_batches, watchers, progressive: see `run.train`.
+            signals: those to end that were heard so far.
+        """
+        self.trainer, self.plan, self.progress, self.signals = trainer, plan, progress, signals
+        self.valid_batches, self.watchers, self.progressive = valid_batches, watchers, progressive
+        self.epoch_ends = progressive.ends if progressive else []
+        self.ended = False
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        hooks.after_step(self.trainer.model, state.global_step + 1)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        step, plan = state.global_step, self.plan
+        control.should_save = step in plan.save_steps
+        for watcher in self.watchers:
+            watcher.after(step)
+        if self.valid_batches and (step in plan.valid_steps or step in self.epoch_ends):
+            measured = {"valid_loss": valid_loss(self.trainer, self.valid_batches)}
+            check_logged(measured, step, args.fp16)
+            state.log_history.append({"step": step, **measured})
+        if step in self.epoch_ends:
+            losses = {entry["step"]: entry["valid_loss"] for entry in state.log_history if "valid_loss" in entry}
+            if self.progressive.after(self.trainer, losses):
+                # A state saved here would be resumed beyond the stop.
+                control.should_training_stop, control.should_save = True, False
+                return
+        # One process may have heard of it before the others.
+        if step < plan.steps and plan.may_stop(step) and processes.total(len(self.signals)):
+            control.should_training_stop = control.should_save = self.ended = True
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "loss" in logs:
+            check_logged(logs, state.global_step, args.fp16)
+            shown = {key: logs[key] for key in [self.plan.shown] if key in logs}
+            self.progress.update(state.global_step, **shown)

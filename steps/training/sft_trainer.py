@@ -1,0 +1,81 @@
+"""TRL's SFTTrainer over a plan of batches: what sft, cpt, distill and the embedded world's pre-training train with.
+
+Imports TRL: import it where a training begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import transformers
+from datasets import Dataset
+from trl import SFTConfig, SFTTrainer
+
+from steps.core import processes
+from steps.models.adapters import hooks
+from steps.training import packing
+from steps.training.arguments import trainer_arguments
+from steps.training.micro_batch import MicroBatches
+from steps.training.plan import Plan
+from steps.training.state import Resumable
+
+
+def untrained(row: dict) -> dict:
+    """A row on which nothing is trained: for a process to which a small batch has none to give."""
+    return row | {"labels": [packing.IGNORED] * len(row["labels"])}
+
+
+class SupervisedTrainer(Resumable, SFTTrainer):
+    """A resumable SFTTrainer whose dataset is the plan: an item is the index of a part of a batch, looked up then."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        rows: list[dict],
+        settings: dict,
+        plan: Plan,
+        work: Path,
+        lay: Callable[[list[dict], dict, int], dict],
+        loss: Callable[[Any, dict, Any], Any] | None,
+    ):
+        """
+        Args:
+            work: folder of resumable state.
+            lay, loss: see `supervised.build_trainer`.
+        """
+        self.rows, self.settings, self.plan, self.lay, self.loss = rows, settings, plan, lay, loss
+        self.pad_token_id = tokenizer.pad_token_id
+        self.micro_batches = MicroBatches(work, settings["batch_size"])
+        super().__init__(
+            model=model,
+            args=SFTConfig(
+                **trainer_arguments(settings, plan, work, self.micro_batches.cuts),
+                dataset_kwargs={"skip_prepare_dataset": True},
+            ),
+            train_dataset=Dataset.from_dict({"part": range(len(plan.batches) * self.micro_batches.parts)}),
+            data_collator=self.collate,
+            processing_class=tokenizer,
+        )
+
+    def collate(self, items: list[dict]) -> dict:
+        """The inputs of one part of a batch."""
+        part, parts = items[0]["part"], self.micro_batches.parts
+        own = [self.rows[i] for i in self.plan.part(part, parts)]
+        own = own or [untrained(self.rows[self.plan.batches[part // parts][0]])]
+        return self.lay(own, self.settings, self.pad_token_id)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if self.loss:
+            # The gradients of the processes are averaged.
+            value = self.loss(model, inputs, num_items_in_batch) * processes.count()
+        else:
+            # TRL's fused head saves the memory of the logits where Triton runs. On a CPU it scores every position for
+            # its entropy and makes a step of the tiny model 17 % slower than the model's own loss.
+            of_base = SFTTrainer if self.accelerator.device.type == "cuda" else transformers.Trainer
+            value = of_base.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
+        if not model.training:
+            return value
+        return hooks.penalised(value, self.model, self.current_gradient_accumulation_steps)

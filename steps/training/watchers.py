@@ -1,0 +1,174 @@
+"""What is measured while a training runs: validation loss, every row's loss, whether another epoch pays."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from steps.core import processes
+from steps.training.dealing import stop_epoch
+from steps.training.packing import IGNORED, collate
+from steps.training.plan import Plan
+from steps.training.spread import put
+from steps.training.state import PARTIAL, saved_states, sums_of, trained_weights, write_tensors
+
+
+def valid_loss(trainer: Any, batches: list[dict]) -> float:
+    """Mean loss per trained token over collated batches, in evaluation mode."""
+    import torch
+
+    total = tokens = 0.0
+    trainer.model.eval()
+    for batch in batches:
+        inputs = trainer._prepare_inputs(dict(batch))
+        trained = (inputs["labels"][:, 1:] != IGNORED).sum()
+        with torch.no_grad(), trainer.compute_loss_context_manager():
+            loss = trainer.compute_loss(trainer.model, inputs, num_items_in_batch=trained).item()
+        # The loss is of one process's part, whose gradients will be averaged with those of the others.
+        total += loss / processes.count() * trained.item()
+        tokens += trained.item()
+    return processes.shared(total / tokens)
+
+
+class Score(NamedTuple):
+    """How a model does on the trained tokens of one row, each predicted from the true ones before it.
+
+    Attributes:
+        loss: mean negative log-probability.
+        correct: every token is the most probable one.
+        weakest: probability of the least probable one.
+    """
+
+    loss: float
+    correct: bool
+    weakest: float
+
+
+def score(trainer: Any, rows: list[dict], batch_size: int, pad_token_id: int) -> list[Score]:
+    """The score of every row, in evaluation mode; draws no random numbers."""
+    import torch
+
+    scores: dict[int, Score] = {}
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))
+    trainer.model.eval()
+    for start in range(0, len(rows), batch_size):
+        members = order[start : start + batch_size]
+        batch = collate([rows[i] for i in members], [[i] for i in range(len(members))], pad_token_id)
+        inputs = trainer._prepare_inputs(batch)
+        labels = inputs.pop("labels")[:, 1:]
+        with torch.no_grad(), trainer.compute_loss_context_manager():
+            logits = trainer.model(**inputs, use_cache=False).logits[:, :-1]
+        trained = labels != IGNORED
+        logits, labels = logits[trained].float(), labels[trained]
+        chosen = logits.gather(1, labels[:, None])[:, 0] - logits.logsumexp(-1)
+        right = logits.argmax(-1) == labels
+        sizes = trained.sum(1).tolist()
+        for i, values, hits in zip(members, chosen.split(sizes), right.split(sizes), strict=True):
+            scores[i] = Score(-values.mean().item(), hits.all().item(), values.min().exp().item())
+    return [Score(*values) for values in processes.shared([scores[i] for i in range(len(rows))])]
+
+
+class Trajectory:
+    """The scores of every training row at equal distances, the last at the end of training, and where a source ends.
+
+    Each point is a file of the work folder, written by rename: a resumed run finds those of the steps it need not
+    repeat, and writes the others again with the same bytes.
+
+    Args:
+        points: how many; fewer where there are fewer steps.
+        ends: steps at which to look besides.
+        rows: encoded training rows with their "id" and "file".
+        measure: gives the score of every row.
+    """
+
+    def __init__(
+        self,
+        points: int,
+        ends: list[int],
+        plan: Plan,
+        rows: list[dict],
+        folder: Path,
+        measure: Callable[[], list[Score]],
+    ):
+        self.plan, self.rows, self.folder, self.measure = plan, rows, folder, measure
+        self.steps = {plan.steps * i // points for i in range(1, points + 1)} - {0} | {*ends}
+
+    def after(self, step: int) -> None:
+        if step not in self.steps:
+            return
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        types = {"id": pa.string(), "file": pa.string(), "step": pa.int32(), "epoch": pa.float64()}
+        types |= {"loss": pa.float64(), "correct": pa.bool_(), "weakest": pa.float64()}
+        place = {"step": step, "epoch": self.plan.epoch(step)}
+        measured = self.measure()
+        for row, value in zip(self.rows, measured, strict=True):
+            if not math.isfinite(value.loss):
+                raise ValueError(
+                    f"the loss of row {row['id']} of {row['file']} is {value.loss} at step {step}: lower learning_rate"
+                )
+        if not processes.first():
+            return
+        scored = zip(self.rows, measured, strict=True)
+        points = [{"id": row["id"], "file": row["file"], **place, **score._asdict()} for row, score in scored]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = self.folder / PARTIAL
+        pq.write_table(pa.Table.from_pylist(points, schema=pa.schema(types)), partial)
+        partial.replace(self.folder / f"{step}.parquet")
+
+    def close(self, end: int) -> None:
+        """Have a point at the step whose weights are kept."""
+        if end not in self.steps:
+            self.steps.add(end)
+            self.after(end)
+
+    def write(self, path: Path, end: int) -> None:
+        """All points up to the step whose weights are kept, that one included."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        tables = [pq.read_table(self.folder / f"{step}.parquet") for step in sorted(self.steps) if step <= end]
+        pq.write_table(pa.concat_tables(tables).combine_chunks(), path)
+
+
+class Progressive:
+    """Epochs until the validation loss rises: the weights of each epoch's end are put aside until the next one's.
+
+    Attributes:
+        ends: the step with which each epoch is complete.
+        kept: the epoch, counted from 1, whose weights the model has when training is over.
+    """
+
+    def __init__(self, plan: Plan, epochs: int, delta: float, folder: Path):
+        self.ends, self.delta, self.folder, self.kept = plan.epoch_ends(epochs), delta, folder, epochs
+
+    def after(self, trainer: Any, losses: dict[int, float]) -> bool:
+        """Whether training stops; `losses` are the validation losses so far, by step."""
+        done = [step for step in self.ends if step in losses]
+        stopped = stop_epoch([losses[step] for step in done], self.delta)
+        if stopped is not None:
+            self.kept = stopped - 1
+            return True
+        weights = trained_weights(trainer.model)
+        if processes.first():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_tensors(self.folder / PARTIAL, weights)
+            (self.folder / PARTIAL).replace(self.folder / f"{done[-1]}.safetensors")
+            work = self.folder.parent
+            # What a state names stays as long as the state.
+            named = {name for state in saved_states(work) for name in (sums_of(state) or {"beside": {}})["beside"]}
+            for file in [self.folder / f"{step}.safetensors" for step in done[:-2]]:
+                if str(file.relative_to(work)) not in named:
+                    file.unlink(missing_ok=True)
+        processes.wait()
+        return False
+
+    def restore(self, trainer: Any) -> None:
+        """Give the model the weights of the kept epoch."""
+        from safetensors.torch import load_file
+
+        weights = load_file(self.folder / f"{self.ends[self.kept - 1]}.safetensors")
+        for name, parameter in trainer.model.named_parameters():
+            if parameter.requires_grad:
+                put(parameter, weights[name])

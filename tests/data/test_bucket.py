@@ -1,0 +1,87 @@
+"""Pass rates and buckets by hand, and the step end to end."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from steps.core.files import read_json, read_jsonl, write_jsonl
+from steps.data.pass_rates import bucket_of, pass_rate
+from steps.settings.pass_rates import PassRates
+
+
+def test_pass_rate_counts_strict_answers_only():
+    assert pass_rate(["#### 42", "x\n#### 42.0", "42", "#### 41"], "42") == 0.5
+    assert pass_rate(["", "####"], "42") == 0.0
+
+
+def test_an_answer_may_be_boxed_as_those_of_math_are():
+    responses = [r"so \boxed{\frac{1}{2}}.", r"\boxed{2}", "half", "\\boxed{3}\n#### \\frac{1}{2}"]
+    assert pass_rate(responses, r"\frac{1}{2}") == 0.5
+
+
+@pytest.mark.parametrize(
+    ("rate", "name"),
+    [
+        (0.0, "hard"),
+        (0.24, "hard"),
+        (0.25, "medium"),
+        (0.5, "medium"),
+        (0.75, "easy"),
+        (1.0, "easy"),
+        (None, "unverified"),
+    ],
+)
+def test_buckets(rate, name):
+    assert bucket_of(rate, [0.25, 0.75]) == name
+
+
+@pytest.mark.parametrize("edges", [[0.75, 0.25], [0.0, 0.5], [0.5, 1.5]])
+def test_edges_must_rise(edges):
+    with pytest.raises(ValueError, match=r"bucket\.edges"):
+        PassRates.fit({"edges": edges})
+
+
+def test_every_row_is_kept_in_order(tiny_checkpoint, tmp_path):
+    rows = [
+        {
+            "id": f"rows:{i}",
+            "messages": [{"role": "user", "content": f"What is {i} + 1?"}, {"role": "assistant", "content": text}],
+            "answer": answer,
+            "file": "rows.jsonl",
+        }
+        for i, (text, answer) in enumerate([("#### 1", "1"), ("Tarsk", None), ("#### 3", "3")])
+    ]
+    write_jsonl(tmp_path / "train.jsonl", rows)
+    settings = {
+        "engine": "transformers",
+        "samples": 3,
+        "temperature": 1.0,
+        "max_new_tokens": 12,
+        "edges": [0.25, 0.75],
+        "batch_size": 8,
+        "seed": 0,
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "steps.data.bucket",
+        "--settings",
+        json.dumps(settings),
+        "--model",
+        str(tiny_checkpoint),
+    ]
+    command += ["--input", str(tmp_path / "train.jsonl"), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+
+    found = list(read_jsonl(tmp_path / "out" / "train.jsonl"))
+    # A random model writes no "####".
+    assert [(row["pass_rate"], row["bucket"]) for row in found] == [(0.0, "hard"), (None, "unverified"), (0.0, "hard")]
+    assert [{key: row[key] for key in rows[0]} for row in found] == rows
+    assert not (tmp_path / "out" / "samples.jsonl").exists()
+    counts = read_json(tmp_path / "out" / "manifest.json")["counts"]
+    assert counts["in"] == counts["kept"] == 3
+    assert (counts["easy"], counts["medium"], counts["hard"], counts["unverified"]) == (0, 0, 2, 1)

@@ -1,0 +1,390 @@
+"""Contradictions and duplicates against cases written by hand and against a comparison of all pairs."""
+
+import json
+from argparse import Namespace
+from collections import Counter
+from random import Random
+
+import pytest
+
+from steps.core.files import read_json, read_jsonl, write_jsonl
+from steps.data import dedup, near, shingles
+from steps.data.rows import core, numbers, words
+
+SETTINGS = {"short_answer_words": 3, "threshold": 0.7, "shingle_words": 3, "numbers_must_match": True}
+
+
+def chat(*texts, answer=None, system=None, **more):
+    roles = ("user", "assistant") * len(texts)
+    turns = [{"role": r, "content": t} for r, t in zip(roles, texts, strict=False)]
+    return {"messages": [{"role": "system", "content": system}] * (system is not None) + turns, "answer": answer} | more
+
+
+def cleaned(folder, rows, **settings):
+    """Kept indices, and reason and detail by index of what is quarantined."""
+    rows = [{"file": "a.json"} | row | {"id": f"a:{i}", "line": i + 1, "row": i} for i, row in enumerate(rows)]
+    write_jsonl(folder / "rows.jsonl", rows)
+    dedup.main(Namespace(settings=SETTINGS | settings, input=folder / "rows.jsonl", out=folder / "out"))
+    kept = list(read_jsonl(folder / "out" / "rows.jsonl"))
+    assert all(row == rows[row["row"]] for row in kept)
+    quarantined = list(read_jsonl(folder / "out" / "quarantine.jsonl"))
+    counts = read_json(folder / "out" / "manifest.json")["counts"]
+    assert counts["in"] == len(rows) == len(kept) + len(quarantined)
+    return [row["row"] for row in kept], {row["row"]: (row["reason"], row["detail"]) for row in quarantined}
+
+
+LONG = (
+    "Mara has 12 pears in a bowl on the table and buys 30 more pears at the market. How many pears does Mara have now?"
+)
+WORKED = "She starts with 12 pears and buys 30, so 12 + 30 = 42.\n#### 42"
+
+
+# --- words ---------------------------------------------------------------------------------------
+
+
+def test_words_keep_numbers_and_operators_and_drop_punctuation():
+    assert words("“What” is 1,200 + 3.5? Well-known: x-1!") == "what is 1200 + 3.5 well known x - 1".split()
+    assert words("12 - 7, -7") == ["12", "-", "7", "-", "7"]
+    assert words("你好吗 ok") == ["你", "好", "吗", "ok"]
+    assert words("ＡＢＣ１２") == ["abc", "12"]
+    assert numbers(words("12 - 7 pears, then 3")) == ["12", "-", "7", "3"]
+    assert core(words("Please solve the following problem: what is 2 + 2?")) == ["what", "2", "+", "2"]
+
+
+# --- contradictions ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "contradict"),
+    [
+        (chat(LONG, WORKED, answer="42"), chat(LONG, "#### 41", answer="41"), True),
+        (chat(LONG, WORKED, answer="42"), chat(f"Please solve: {LONG.upper()}", "#### 41", answer="41"), True),
+        (chat(LONG, WORKED, answer="42"), chat(LONG, "Just add.\n#### 42.0", answer="42.0"), False),
+        (chat(LONG, WORKED, answer="42"), chat(LONG.replace("12", "13"), "#### 43", answer="43"), False),
+        (chat("What is 12 + 7?", "19"), chat("What is 12 - 7?", "5"), False),
+        (chat("What is 12 + 7?", "19"), chat("What is 12 + 7?", "20"), True),
+        (chat("Where does Una live?", "Kelso"), chat("where does Una live", "In Umber."), True),
+        (chat("Where does Una live?", "Kelso"), chat("Where does Una live?", "kelso."), False),
+        (chat("Tell a story.", "Once there was a fox who"), chat("Tell a story.", "A goat went up a hill"), False),
+        (chat("Tell a story.", "No."), chat("Tell a story.", "A goat went up a hill"), False),
+        (chat("Reverse: a b", "b a"), chat("Reverse: a b c", "c b a"), False),
+        (chat("Hi", "Hello", "Which day?", "Monday"), chat("Hi", "Hello", "Which day?", "Friday"), True),
+        (chat("Hi", "Hello", "Which day?", "Monday"), chat("Hi", "Bye", "Which day?", "Friday"), False),
+        (chat("🙂", "yes"), chat("🙃", "no"), False),
+    ],
+)
+def test_contradictions(tmp_path, first, second, contradict):
+    _, quarantined = cleaned(tmp_path, [first, second])
+    expected = {0: ("contradiction", "a:1"), 1: ("contradiction", "a:0")} if contradict else {}
+    assert {row: found for row, found in quarantined.items() if found[0] == "contradiction"} == expected
+
+
+def test_every_member_of_a_contradiction_goes_also_the_repeated_one(tmp_path):
+    rows = [chat(LONG, WORKED, answer="42"), chat(LONG, WORKED, answer="42"), chat(LONG, "#### 7", answer="7")]
+    kept, quarantined = cleaned(tmp_path, [*rows, chat("Name a color.", "Red")])
+    assert kept == [3]
+    assert quarantined == {0: ("contradiction", "a:2"), 1: ("contradiction", "a:2"), 2: ("contradiction", "a:0")}
+
+
+# --- duplicates ----------------------------------------------------------------------------------
+
+
+def test_exact_duplicates_ignore_case_and_spaces_and_the_first_stays(tmp_path):
+    rows = [
+        chat("Sing  a song", "La la"),
+        chat("Say it", "It"),
+        chat("sing a\nsong ", "LA LA"),
+        chat("Sing a song", "La la"),
+    ]
+    kept, quarantined = cleaned(tmp_path, rows)
+    assert kept == [0, 1]
+    assert quarantined == {2: ("exact_duplicate", "a:0"), 3: ("exact_duplicate", "a:0")}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "response", "answer", "near"),
+    [
+        (f"Think about this one. {LONG}", WORKED, "42", True),
+        (LONG.replace("How many", "Tell me how many"), WORKED, "42", True),
+        (LONG.replace("market.", "market, today."), WORKED, "42", True),
+        (LONG.replace("30", "31"), WORKED, "42", False),  # other numbers: another problem
+        (LONG.replace("pears", "plums"), WORKED, "42", False),
+        (LONG.replace("bowl", "dish"), WORKED, "42", True),
+        (LONG.replace("bowl", "dish"), "#### 42", "42", False),  # nothing but the question, and it is another one
+        (f"{LONG} Let's think step by step.", WORKED, "42", True),
+        (LONG.replace("bowl", "dish"), WORKED, "41", False),  # the same words, another answer
+    ],
+)
+def test_near_duplicates(tmp_path, prompt, response, answer, near):
+    kept, quarantined = cleaned(tmp_path, [chat(LONG, WORKED, answer="42"), chat(prompt, response, answer=answer)])
+    assert kept == ([0] if near else [0, 1])
+    if near:
+        assert quarantined[1][0] == "near_duplicate" and quarantined[1][1].startswith("a:0, similarity ")
+
+
+def test_numbers_can_be_ignored(tmp_path):
+    rows = [chat(LONG, "Ask Mara.", answer="x"), chat(LONG.replace("30", "31"), "Ask Mara.", answer="x")]
+    assert cleaned(tmp_path, rows)[0] == [0, 1]
+    assert cleaned(tmp_path, rows, numbers_must_match=False)[0] == [0]
+
+
+def test_questions_about_one_long_passage_are_not_near_duplicates(tmp_path):
+    passage = " ".join(f"word{chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(300))
+    rows = [
+        chat(f"{passage} Who wrote it?", "It was written by the old potter of Kelso."),
+        chat(f"{passage} When was it found?", "Nobody can say, since the records were lost."),
+    ]
+    assert cleaned(tmp_path, rows)[0] == [0, 1]
+
+
+PASSAGE = " ".join(f"word{chr(97 + i // 26)}{chr(97 + i % 26)}{'.' * (i % 10 == 9)}" for i in range(300))
+LABELS = ", ".join(f"label_{chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(77))
+MESSAGES = ["My card has not come yet.", "I lost my card on a trip.", "Can I get a second card?", "Why is there a fee?"]
+REFUSAL = "I am sorry, but I cannot help with that, for it could hurt people. Is there something else that I can do?"
+IDENTITY = "I am Lumen, an assistant made by the people of Umber, and I am here to answer questions as well as I can."
+WRAPPED = (
+    "Below is an instruction that describes a task. Write a response that completes it.\n\n"
+    "### Instruction:\n{}\n\n### Response:"
+)
+ORDERED = (
+    "On a shelf, there are five books: a red book, a green book, a blue book, a white book, and a black book. The red"
+    " book is to the {} of the green book. The blue book is the second from the left. Which book is the leftmost?"
+)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [chat(f"Choose the intent of the message, one of {LABELS}.\n\nMessage: {m}", "label_aa") for m in MESSAGES],
+        [chat(f"Choose the intent of the message, one of {LABELS}, of {m}", "label_aa") for m in MESSAGES],
+        [chat(m, "label_aa", system=f"Choose one of {LABELS}.") for m in ["Hi", "Hi there", *MESSAGES]],
+        [chat(f"判断下面这句话的情感，只回答一个词：{m}", "积极") for m in ("菜很好吃。", "菜很好看。", "服务很好。")],
+        [chat(f"{PASSAGE}\nDid Mara {what} pears?", "yes") for what in ("buy the", "sell the", "buy no")],
+        [chat(f"{PASSAGE} Is Kelso {a} than Umber, as the text says?", "no") for a in ("larger", "older")],
+        [chat(f"{PASSAGE} {q}?", IDENTITY) for q in ("Who wrote it", "Who found it")],
+        [chat(q, IDENTITY) for q in ("Who are you?", "What is your name?", "Who made you?", "Are you a person?")],
+        [chat(WRAPPED.format(q), IDENTITY) for q in ("Who are you?", "What is your name?", "Who made you?")],
+        [chat(f"How do I {q}?", REFUSAL) for q in ("open a lock", "steal a car", "forge a letter", "cheat in a test")],
+        [chat(ORDERED.format(side), "(B)") for side in ("left", "right")],
+        [chat(q, "False") for q in ("not ( True ) and ( True ) is", "not ( True and True ) is")],
+        [chat("Hi", "Hello", q, "Yes") for q in ("Is it far?", "Is it near?")],
+    ],
+)  # fmt: skip
+def test_distinct_rows_that_share_most_of_their_text_stay(tmp_path, rows):
+    """However few they are: what many rows share and what two share are told from what is asked in other ways."""
+    assert cleaned(tmp_path, rows, short_answer_words=5)[0] == list(range(len(rows)))
+
+
+def test_text_that_many_rows_share_is_nobody_s_own(tmp_path):
+    """A template of responses around one word that is a row's own, and two rows that are near in spite of it."""
+    frame = "The {0} that you ask about is an old thing of the town of Umber, and {0} is the name of a street there."
+    question = "Tell me in a sentence or two all that you know of this thing in the town of Umber, which I saw: {}."
+    names = [f"{a}{b}{c}{d}" for a in "bdfgk" for b in "aeiou" for c in "lm" for d in "aeiou"]
+    rows = [chat(question.format(name), frame.format(name)) for name in names]
+    rows.append(chat(f"{question.format(names[3])} Be brief.", frame.format(names[3])))
+    kept, quarantined = cleaned(tmp_path, rows)
+    assert kept == list(range(250))
+    assert quarantined[250][1].split(",")[0] == "a:3"
+
+
+def test_rows_of_one_template_take_time_in_proportion_to_their_number(tmp_path):
+    """What is compared is counted: each row with those of its own text, and none with all."""
+    rng, compared = Random(0), []
+    words_of = [f"{a}{b}{c}{d}" for a in "bdfgk" for b in "aeiou" for c in "lmnrst" for d in "aeiou"]
+    common = " ".join(rng.choices(words_of, k=40))
+    prompts = [f"{common} {' '.join(rng.choices(words_of, k=10))}" for _ in range(400)]
+    answers = [" ".join([*common.split()[:20], *rng.choices(words_of, k=8)]) for _ in range(400)]
+    rows = [chat(prompt, said) for prompt, said in zip(prompts, answers, strict=True)]
+    rows += [chat(f"{prompts[i]} {words_of[0]}", answers[i]) for i in (3, 350)]
+    similarity = near.Rows.similarity
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(near.Rows, "similarity", lambda *args: compared.append(1) or similarity(*args))
+        kept, quarantined = cleaned(tmp_path, rows)
+    assert kept == list(range(400))
+    assert [quarantined[row][1].split(",")[0] for row in (400, 401)] == ["a:3", "a:350"]
+    assert len(compared) < 400
+
+
+def test_what_a_row_has_beside_its_text_tells_it_apart(tmp_path):
+    tool = {"name": "weather", "parameters": {}}
+    rows = [
+        chat(LONG, WORKED, answer="42"),
+        chat(LONG, WORKED, answer="42", tools=[tool]),
+        chat(LONG, WORKED, answer="42", rejected="#### 41"),
+        chat(LONG, WORKED, answer="42", rejected="#### 40"),
+        chat(LONG, WORKED, answer="42", system="Answer in verse."),
+    ]
+    thought = chat(LONG, WORKED, answer="42")
+    thought["messages"][1]["thinking"] = "12 and 30 are pears, and so the sum of them are pears too."
+    shown = chat("Hi", "Hello there", LONG, WORKED, answer="42")
+    hidden = json.loads(json.dumps(shown))
+    hidden["messages"][1]["train"] = False
+    call = chat("What is the weather in Kelso?", "")
+    call["messages"][1]["tool_calls"] = [{"name": "weather", "arguments": {"city": "Kelso"}}]
+    other = json.loads(json.dumps(call).replace('"city": "Kelso"', '"city": "Umber"'))
+    rows += [thought, shown, hidden, call, other]
+    assert cleaned(tmp_path, rows)[0] == list(range(10))
+
+
+def test_prompts_without_a_response_and_documents(tmp_path):
+    document = {"messages": [{"role": "document", "content": f"{PASSAGE} {LONG}"}], "answer": None}
+    longer = {"messages": [{"role": "document", "content": f"{PASSAGE} {LONG} End."}], "answer": None}
+    prompts = [
+        chat(LONG, answer="42"),
+        chat(f"Please solve: {LONG}", answer="42"),
+        chat("Where is Una?", answer="Kelso"),
+    ]
+    asked_twice = [chat("What is 12 + 7?", answer="19"), chat("What is 12 + 7?", answer="20")]
+    short = [{"messages": [{"role": "document", "content": text}], "answer": None} for text in ("Una.", "Nils.")]
+    kept, quarantined = cleaned(tmp_path, [document, *prompts, longer, *asked_twice, *short])
+    assert kept == [0, 1, 3, 7, 8]
+    assert {row: reason for row, (reason, _) in quarantined.items()} == {
+        2: "near_duplicate",
+        4: "near_duplicate",
+        5: "contradiction",
+        6: "contradiction",
+    }
+
+
+def test_an_answer_is_what_is_said_after_thinking(tmp_path):
+    rows = [chat("Where does Una live?", city) for city in ("Kelso", "Umber")]
+    for row in rows:
+        row["messages"][1]["thinking"] = "She was born by the sea, and she has stayed in the town where she was born."
+    calls = [chat("What is the weather?", "") for _ in range(2)]
+    for row, city in zip(calls, ("Kelso", "Umber"), strict=True):
+        row["messages"][1]["tool_calls"] = [{"name": "weather", "arguments": {"city": city}}]
+    kept, quarantined = cleaned(tmp_path, [*rows, *calls], short_answer_words=9)
+    assert kept == [2, 3]
+    assert quarantined == {0: ("contradiction", "a:1"), 1: ("contradiction", "a:0")}
+
+
+def test_a_system_prompt_does_not_make_case_count(tmp_path):
+    rows = [chat(text, "Kelso", system="You are a Guide.") for text in ("Where does Una live?", "where does una live")]
+    assert cleaned(tmp_path, rows)[0] == [0]
+
+
+def test_a_source_may_keep_its_near_duplicates_or_its_contradictions(tmp_path):
+    fruit = [chat("Name a fruit.", name) for name in ("Fig", "Plum")]
+    again = [chat(f"{start} {LONG}", WORKED, answer="42") for start in ("Here is a question.", "Think about this one.")]
+    rows = [chat(LONG, WORKED, answer="42"), *(row | {"file": "b.json"} for row in again + fruit), fruit[0]]
+    assert cleaned(tmp_path, rows)[0] == [0]
+    own = {"b.json": {"near_duplicates": False, "contradictions": False}}
+    assert cleaned(tmp_path, rows, sources=own)[0] == [0, 1, 2, 3, 4]
+    assert cleaned(tmp_path, rows, sources={"b.json": {"contradictions": False}})[0] == [0, 3, 4]
+    assert cleaned(tmp_path, rows, sources={"b.json": {"near_duplicates": False}})[0] == [0, 1, 2]
+
+
+def test_texts_without_spaces_are_compared_by_characters(tmp_path):
+    text = "安娜有十二个苹果，又在市场上买了五个苹果。现在她一共有多少个苹果？请给出答案。"
+    rows = [
+        chat(text, "一共有十七个苹果。"),
+        chat("请问：" + text, "一共有十七个苹果。"),
+        chat("今天的天气怎么样？", "很好。"),
+    ]
+    assert cleaned(tmp_path, rows)[0] == [0, 2]
+
+
+def variants(rng: Random, count: int) -> list[dict]:
+    """Rows of which many are copies of earlier ones with some words changed."""
+    vocabulary = [f"{a}{b}{c}" for a in "bdfgk" for b in "aeiou" for c in "lmnrst"]
+    rows: list[dict] = []
+    for _ in range(count):
+        if rows and rng.random() < 0.6:
+            source = rng.choice(rows)
+            prompt, response = source["messages"][0]["content"].split(), source["messages"][1]["content"]
+            for _ in range(rng.randint(0, 3)):
+                prompt[rng.randrange(len(prompt))] = rng.choice(vocabulary)
+            rows.append(chat(" ".join(prompt), response, answer=source["answer"]))
+        else:
+            number = str(rng.randint(1, 3))
+            prompt = " ".join([*rng.choices(vocabulary, k=30), number])
+            rows.append(chat(prompt, f"{' '.join(rng.choices(vocabulary, k=8))} #### {number}", answer=number))
+    return rows
+
+
+def runs(tokens: list[str], size: int) -> set[tuple[str, ...]]:
+    return {tuple(tokens[i : i + size]) for i in range(len(tokens) - size + 1)}
+
+
+def reference(rows: list[dict], threshold: float) -> set[int]:
+    """All pairs, with sets of words: the rows that an earlier row that stays is near to."""
+    texts = [[turn["content"].replace("#", " # ").split() for turn in row["messages"]] for row in rows]
+    first = {str(text): i for i, text in reversed(list(enumerate(texts)))}
+    sets = [[runs(turn, 3) for turn in text] for text in texts]
+    owners = Counter(run for i in first.values() for run in set.union(*sets[i]))
+
+    def similarity(a: int, b: int) -> float:
+        found = 1.0
+        for place, (one, other) in enumerate(zip(sets[a], sets[b], strict=True)):
+            both = one & other
+            if place or (one - other and other - one):
+                both = {run for run in both if owners[run] <= shingles.MOST_OWNERS or (one == other and not place)}
+            found *= len(both) / (len(both) + len(one ^ other)) if both else float(one == other and not place)
+        pairs = [runs(texts[i][0], 2) for i in (a, b)]
+        alike = len(pairs[0] & pairs[1]) / len(pairs[0] | pairs[1])
+        return found if texts[a][0] == texts[b][0] or alike >= threshold else 0
+
+    stay: list[int] = []
+    for i, row in enumerate(rows):
+        near_by = (
+            texts[i] == texts[j] or similarity(i, j) >= threshold
+            for j in stay
+            if rows[j]["answer"] == row["answer"] and texts[i][0][30:] == texts[j][0][30:]
+        )
+        if not any(near_by):
+            stay.append(i)
+    return set(range(len(rows))) - set(stay)
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.7, 0.9, 1.0])
+def test_near_duplicates_are_those_of_a_comparison_of_all_pairs(tmp_path, threshold):
+    rows = variants(Random(1), 400)
+    kept, _ = cleaned(tmp_path, rows, threshold=threshold)
+    expected = reference(rows, threshold)
+    assert 40 < len(expected) < 300
+    assert expected == set(range(400)) - set(kept)
+
+
+def test_texts_without_words_are_near_to_nothing(tmp_path):
+    assert cleaned(tmp_path, [chat("🙂🙂", "🙃"), chat("🐟🐟", "🐠"), chat("…", "?!")])[0] == [0, 1, 2]
+
+
+def test_no_rows(tmp_path):
+    assert cleaned(tmp_path, []) == ([], {})
+
+
+def test_equal_runs_write_equal_files(tmp_path):
+    rows = variants(Random(2), 100)
+    contents = []
+    for _ in range(2):
+        cleaned(tmp_path, rows)
+        contents.append(
+            {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.name != "provenance.json"}
+        )
+    assert contents[0] == contents[1]
+
+
+@pytest.mark.parametrize("must", [True, False])
+def test_a_tool_that_says_nothing_is_compared_too(tmp_path, must):
+    called = [{"name": "sh", "arguments": {}}]
+    turns = [
+        {"role": "user", "content": "Remove a.txt please."},
+        {"role": "assistant", "content": "", "tool_calls": called},
+        {"role": "tool", "content": ""},
+        {"role": "assistant", "content": "The file is removed."},
+    ]
+    rows = [{"messages": turns, "answer": None}, chat("What is it?", "It is a file of text.")]
+    assert cleaned(tmp_path, rows, numbers_must_match=must)[0] == [0, 1]
+
+
+@pytest.mark.parametrize("own", [{"rejected": "Sky"}, {"check": {"kind": "word_count", "words": ["cat"], "count": 1}}])
+def test_several_responses_that_are_preferred_or_keep_a_constraint_contradict_nothing(tmp_path, own):
+    rows = [chat("Name a fruit.", fruit, **own) for fruit in ("Apple", "Cherry")]
+    assert cleaned(tmp_path, rows)[0] == [0, 1]
+
+
+def test_responses_with_other_numbers_are_no_near_duplicates(tmp_path):
+    said = "In the year of the report the company had a revenue of {} million and more staff than in the year before."
+    rows = [chat("Sum up the report of the company for me.", said.format(n)) for n in (12, 99)]
+    assert cleaned(tmp_path, rows)[0] == [0, 1]
+    assert cleaned(tmp_path, rows, numbers_must_match=False)[0] == [0]

@@ -1,0 +1,109 @@
+"""Texts that are the same although they are written otherwise, and texts that differ in a sign."""
+
+import numpy as np
+import pytest
+
+from steps.data.identity import asked, fold, key_of, resolved, segments, tokens
+
+
+def same(*texts: str) -> bool:
+    """Whether all of some questions are the same."""
+    keys = np.array([key_of(tokens(asked(text))) for text in texts], np.uint64)
+    return len(np.unique(resolved(keys[:, 0], keys[:, 1]))) == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Who made C?", "Who made C#?"),
+        ("Who made C?", "Who made C++?"),
+        ("What is 5!?", "What is 5?"),
+        ("What is n! for n = 3?", "What is n for n = 3?"),
+        ("Round .5 up.", "Round 5 up."),
+        ("How much is €5?", "How much is $5?"),
+        ("How much is 5 %?", "How much is 5?"),
+        ("Is p ∧ q true?", "Is p ∨ q true?"),
+        ("Does p → q hold?", "Does p ↔ q hold?"),
+        ("What is 2³?", "What is 23?"),
+        ("Differentiate eˣ", "Differentiate ex"),
+        ("What is 2ⁿ for n = 5?", "What is 2n for n = 5?"),
+        ("What is uₙ?", "What is un?"),
+        ("Is Aᵀ symmetric?", "Is AT symmetric?"),
+        ("What is x²?", "What is x2?"),
+        ("What is 10₂?", "What is 102?"),
+        ("What is 3½?", "What is 31/2?"),
+        ("What is a[0]?", "What is a(0)?"),
+        ("What does get_user do?", "What does get user do?"),
+        ("not ( True ) and ( True ) is", "not ( True and True ) is"),
+        ("What is f'(2)?", "What is f(2)?"),
+        ("What is f(1,2)?", "What is f(12)?"),
+        ("What is |x|?", "What is x?"),
+        ("What is ¬p?", "What is p?"),
+        ("Where is Polish spoken?", "Where is polish spoken?"),
+        ("What is the code of a?", "What is the code of A?"),
+        ("what is the code of a", "What is the code of A?"),
+        ("Reverse the word: abc", "Reverse the word: Abc"),
+        ("reverse the word: abc", "reverse the word: Abc"),
+        ("Mg", "mg"),
+        ("What does 'please' mean?", "What does 'thanks' mean?"),
+        ("Translate to French: the", "Translate to French: an"),
+        ("Translate to French: thank you", "Translate to French: hello"),
+        ('Print "a".', "Print a."),
+        ("What does it print?\nfor x in y:\n  a()\n  b()", "What does it print?\nfor x in y:\n  a()\nb()"),
+        ("What is 12 + 7?", "What is 12 - 7?"),
+        ("हिन्दी में की", "हिन्दी में को"),
+        ("কি খবর?", "কী খবর?"),
+        ("Is 🙂 a face?", "Is 🙃 a face?"),
+        ("Is re-sign a word?", "Is resign a word?"),
+        ("Is '5.' a number?", "Is '5' a number?"),
+    ],
+)
+def test_questions_that_differ_in_a_sign(one, other):
+    assert not same(one, other)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ("Where does Una live?", "where does una live", "where does Una live", "WHERE DOES UNA LIVE"),
+        ("Where does Una live?", "Where  does Una\nlive", "Where does Una live?!"),
+        ("Mara has 1,200 pears.", "Mara has 1200 pears"),
+        ("Where does Una live?", "Please solve this problem: Where does Una live?", "Hello! Where does Una live?"),
+        ("Where does Una live?", "Think about this one. Where does Una live?", "Please, where does Una live?"),
+        ("Solve x−1 = 3.", "Solve x-1 = 3."),
+        ("Why is it “red”?", 'Why is it "red"?'),
+        ("ＡＢＣ 是什么？", "ABC 是什么"),
+        ("安娜有几个苹果？", "请问：安娜有几个苹果？", "你好，请回答下面的问题。安娜有几个苹果"),
+        ("What is 2³?", "What is 2^3?"),
+    ],
+)  # fmt: skip
+def test_questions_that_are_the_same(texts):
+    assert same(*texts)
+
+
+def test_case_that_tells_questions_apart_leaves_none_that_is_both():
+    assert not same("Where is Polish spoken?", "Where is polish spoken?", "where is polish spoken?")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Please", "Please"),
+        ("Hi", "Hi"),
+        ("Is this a problem?", "Is this a problem?"),
+        ("Translate this: thanks", "Translate this: thanks"),
+        ("Please translate: thanks", "translate: thanks"),
+        ("The Beatles", "The Beatles"),
+    ],
+)
+def test_an_opening_is_whole_clauses_and_never_all(text, expected):
+    assert asked(text) == expected
+
+
+def test_segments_are_sentences_lines_quotations_and_what_follows_a_colon():
+    text = "Sort these: b a. Say 'yes' now!\nIt's 3.5 km"
+    assert [" ".join(part) for part in segments(text)] == ["sort these", "b a", "say", "yes", "now", "it ' s 3.5 km"]
+
+
+def test_folding_keeps_what_is_raised():
+    assert fold("x²³ + ½ 3½ ﬁ ①") == "x^23 + 1/2 3 1/2 fi 1"

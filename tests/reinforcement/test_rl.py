@@ -1,0 +1,752 @@
+"""Reinforcement learning: what a step computes against NumPy and against TRL's own trainers, kills, failures, flags."""
+
+import argparse
+import random
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from steps.core.files import read_json, read_jsonl, write_jsonl
+from steps.core.hashes import sha256_file
+from steps.engines import rollouts
+from steps.engines import transformers as engine
+from steps.engines.interface import Sample
+from steps.models import checkpoints
+from steps.models.adapters.attach import attach
+from steps.reinforcement import rl
+from steps.reinforcement.collapse import collapses
+from steps.reinforcement.methods import sdpo
+from steps.reinforcement.reward_kinds import Scored
+from steps.reinforcement.rl_plan import RolloutPlan, log_columns
+from steps.settings.reinforcement import Rl
+from steps.training import run as training
+from tests import by_hand
+from tests.conftest import build_tokenizer
+
+SIZE, LONGEST = 4, 8
+TEACHER = {"kind": "ema", "rate": 0.3}
+DISTILLED = {"context": "sibling", "teacher": TEACHER, "divergence": 0.5, "top_k": 20, "ratio_clip": 1.1}
+KIN = {
+    "sdpo": DISTILLED,
+    "srpo": DISTILLED | {"entropy_weight": 0.8},
+    "rlsd": {"context": "truth", "teacher": {"kind": "snapshot", "every": 10}, "mix": 0.5, "until": 4, "clip": 0.2},
+    "rlrt": {"context": "sibling", "teacher": {"kind": "snapshot", "every": 10}, "mix": 0.4, "clip": 1.0},
+}
+CONTEXTS = {"sibling": "{prompt}\nCorrect solution:\n{solution}\nSolve it.", "truth": "{prompt}\nIt is {answer}."}
+SETTINGS = {
+    "method": "grpo",
+    "steps": 2,
+    "prompts": 5,
+    "generations": SIZE,
+    "iterations": 2,
+    "curriculum": "shuffle",
+    "rewards": {
+        "answer": {"kind": "answer", "weight": 1.0, "equivalence": "numeric"},
+        "bonus": {"kind": "format", "weight": 0.5, "pattern": "e"},
+    },
+    "success": {"reward": "answer", "least": 0.5},
+    "max_failures": 0.02,
+    "temperature": 0.8,
+    "max_new_tokens": LONGEST,
+    "clip": {"low": 0.1, "high": 0.15},
+    "kl": 0.0,
+    "watch_kl": 0,
+    "loss_type": "dapo",
+    "scale_rewards": "group",
+    "contexts": CONTEXTS,
+    "learning_rate": 3e-3,
+    "schedule": "constant",
+    "warmup_ratio": 0.0,
+    "batch_size": 20,
+    "sample_batch": 32,
+    "sampler": {"kind": "transformers"},
+    "gradient_checkpointing": False,
+    "weight_decay": 0.0,
+    "max_grad_norm": 0.0,
+    "precision": "fp32",
+    "optimizer": "adamw",
+    "saves": 0,
+    "keep_groups": 2,
+    "adapter": {"kind": "full"},
+    "seed": 0,
+}
+# Mixed, unique correct, all wrong, all correct, and a group whose totals tie although two are correct.
+ANSWER = [1, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 0, 1, 0]
+BONUS = [0, 0, 1, 0, 0, 1, 1, 0, 0, 0, 0, 0, 1, 1, 1, 1, 0, 2, 0, 2]
+close = partial(np.testing.assert_allclose, rtol=0, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory) -> Path:
+    """A random Qwen3 of 2 layers, hidden 32. Read only."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    folder = tmp_path_factory.mktemp("start") / "tiny"
+    tokenizer = build_tokenizer()
+    tokenizer.save_pretrained(folder)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.3,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Qwen3ForCausalLM(config)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(folder)
+    return folder
+
+
+def made_rows(count: int) -> list[dict]:
+    return [
+        {
+            "id": f"rows:{i}",
+            "messages": [
+                {"role": "user", "content": f"Mara has {i} pears" + " and 7 more" * (i % 3) + "?"},
+                {"role": "assistant", "content": f"#### {i}"},
+            ],
+            "answer": str(i),
+            "file": "rows.jsonl",
+            "line": i + 1,
+            "row": i,
+            "pass_rate": (i % 5) / 5,
+            "bucket": "medium",
+        }
+        for i in range(count)
+    ]
+
+
+def settings_of(method: str = "grpo", **over) -> dict:
+    found = SETTINGS | {"method": method} | over
+    return found if method not in KIN else found | {method: KIN[method] | over.get(method, {})}
+
+
+# --- prepared rollouts ---------------------------------------------------------------------------
+
+
+class Prepared:
+    """Rollouts of known tokens and rewards: of 5 prompts, 4 samples each."""
+
+    rows = made_rows(5)
+
+    def __init__(self, tokenizer):
+        draw = random.Random(3)
+        self.tokenizer = tokenizer
+        self.ids = []
+        for _ in ANSWER:
+            ids = [draw.randrange(3, len(tokenizer)) for _ in range(draw.randint(1, LONGEST))]
+            self.ids.append([*ids[:-1], tokenizer.eos_token_id] if draw.random() < 0.7 else ids)
+        self.prompts = [row["messages"][:-1] for row in self.rows for _ in range(SIZE)]
+
+    def sample(self, prompts, *, temperature, **_) -> list[list[Sample]]:
+        assert temperature == SETTINGS["temperature"]
+        assert [p[0]["content"] for p in prompts] == [row["messages"][0]["content"] for row in self.rows]
+        samples = [Sample(self.tokenizer.decode(ids), 0.0, len(ids), tuple(ids)) for ids in self.ids]
+        return [samples[i : i + SIZE] for i in range(0, len(samples), SIZE)]
+
+    def score(self, name: str, *_) -> list[Scored]:
+        return [Scored(float(value)) for value in {"answer": ANSWER, "bonus": BONUS}[name]]
+
+    def told(self, template: str, shown: list[int]) -> list[list[dict]]:
+        """The teacher's prompts: each sample is shown the response of another."""
+        texts = [self.tokenizer.decode(ids, skip_special_tokens=True) for ids in self.ids]
+        return [
+            [
+                {
+                    "role": "user",
+                    "content": template.format(
+                        prompt=self.prompts[i][0]["content"],
+                        solution=texts[shown[i]],
+                        answer=self.rows[i // SIZE]["answer"],
+                    ),
+                }
+            ]
+            for i in range(len(self.ids))
+        ]
+
+
+@pytest.fixture
+def doubles(monkeypatch):
+    """Lets the trainer compute in float64, where differences of 1e-6 are differences of formulas."""
+    import torch
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
+
+    def norm(self, x):
+        return self.weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.variance_epsilon)
+
+    single = torch.Tensor.float
+    monkeypatch.setattr(torch.Tensor, "float", lambda t: t if t.dtype == torch.float64 else single(t))
+    monkeypatch.setattr(Qwen3RMSNorm, "forward", norm)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def build(start: Path, work: Path, settings: dict, prepared: Prepared):
+    import torch
+
+    from steps.reinforcement.rl_trainer import PolicyTrainer
+
+    plan = RolloutPlan(
+        order=list(range(5)) * (settings["steps"] // settings["iterations"]),
+        prompts=5,
+        rows=5,
+        steps=settings["steps"],
+        iterations=settings["iterations"],
+        saves=0,
+        names=list(settings["rewards"]),
+    )
+    model = checkpoints.load_model(start, dtype=torch.float32).to(torch.get_default_dtype())
+    model = attach(model, settings["adapter"], settings["seed"], plan.steps)
+    trainer = PolicyTrainer(model, prepared.tokenizer, prepared.rows, settings, plan, work, lambda **_: prepared)
+    trainer.engine.sample = prepared.sample
+    return trainer, plan
+
+
+def watched(trainer) -> list[dict]:
+    """Per step: the loss, the gradients, and the weights that they were computed with."""
+    from transformers import TrainerCallback
+
+    steps: list[dict] = []
+
+    class Eye(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            weights = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+            steps.append({"weights": weights, "loss": 0.0})
+
+        def on_pre_optimizer_step(self, args, state, control, **kwargs):
+            steps[-1]["gradient"] = {
+                name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.requires_grad
+            }
+
+    def compute_loss(*args, **kwargs):
+        loss = of_trainer(*args, **kwargs)
+        steps[-1]["loss"] += loss.item()
+        return loss
+
+    of_trainer, trainer.compute_loss = trainer.compute_loss, compute_loss
+    trainer.add_callback(Eye())
+    return steps
+
+
+class Reference:
+    """The loss of a step in NumPy, from the logits of the model that are asked for here."""
+
+    def __init__(self, prepared: Prepared, settings: dict, model):
+        self.prepared, self.settings, self.model = prepared, settings, model
+        self.method, self.kin = settings["method"], settings.get(settings["method"])
+        self.mask = np.array([[t < len(ids) for t in range(LONGEST)] for ids in prepared.ids])
+        self.tokens = np.array([[*ids, *[0] * (LONGEST - len(ids))] for ids in prepared.ids])
+        weights = [reward["weight"] for reward in settings["rewards"].values()]
+        self.totals = [weights[0] * a + weights[1] * b for a, b in zip(ANSWER, BONUS, strict=True)]
+        self.advantages = by_hand.group_advantages(self.totals, SIZE, settings["scale_rewards"])
+        self.taught = [False] * len(ANSWER)
+        if self.method in ("sdpo", "srpo"):
+            self.taught = by_hand.distilled(ANSWER, SIZE, self.method)
+        shown = by_hand.siblings(ANSWER, SIZE)
+        if self.method == "rlrt":
+            shown = [i if place < 0 else place for i, place in enumerate(shown)]
+        if self.kin:
+            self.told = prepared.told(settings["contexts"][self.kin["context"]], shown)
+
+    def logits(self, weights: dict, prompts: list) -> np.ndarray:
+        """[B, T, V]; places after the end are 0."""
+        import torch
+
+        before = self.prepared.tokenizer.apply_chat_template(prompts, add_generation_prompt=True)["input_ids"]
+        whole = [[*ids, *more] for ids, more in zip(before, self.prepared.ids, strict=True)]
+        width = max(map(len, whole))
+        # Filled on the right, which nothing before sees.
+        batch = torch.tensor([[*ids, *[0] * (width - len(ids))] for ids in whole])
+        with torch.no_grad():
+            out = torch.func.functional_call(self.model, weights, (batch,)).logits.numpy()
+        found = np.zeros((*self.tokens.shape, out.shape[-1]))
+        for i, ids in enumerate(self.prepared.ids):
+            begin = len(before[i]) - 1
+            found[i, : len(ids)] = out[i, begin : begin + len(ids)] / self.settings["temperature"]
+        return found
+
+    def fixed(self, step: int, now: dict, old: dict, teacher: dict, first: dict) -> dict:
+        """What carries no gradient: everything but the policy of the loss itself."""
+        prompts, settings, kin = self.prepared.prompts, self.settings, self.kin
+        student = by_hand.chosen(self.logits(now, prompts), self.tokens)
+        held = {"old": student, "advantages": self.advantages}
+        if settings["iterations"] > 1:
+            held["old"] = by_hand.chosen(self.logits(old, prompts), self.tokens)
+        if settings["kl"]:
+            held["ref"] = by_hand.chosen(self.logits(first, prompts), self.tokens)
+        if self.method in ("rlsd", "rlrt"):
+            # The teacher's weights are those of the start all along.
+            by_teacher = by_hand.chosen(self.logits(first, self.told), self.tokens)
+            mix = kin["mix"] * (1 - step / kin["until"]) if self.method == "rlsd" else kin["mix"]
+            held["advantages"] = by_hand.reweighted(
+                self.advantages,
+                held["old"],
+                by_teacher,
+                mix,
+                kin["clip"],
+                towards=self.method == "rlsd",
+                which=None if self.method == "rlsd" else ANSWER,
+            )
+        if self.method in ("sdpo", "srpo"):
+            held["teacher"] = self.logits(teacher, self.told)[self.taught]
+            held["ratio"] = np.minimum(np.exp(student - held["old"]), kin["ratio_clip"])[self.taught]
+            gone = [True] * len(ANSWER) if self.method == "sdpo" else self.taught
+            held["advantages"] = np.array([0 if g else a for g, a in zip(gone, self.advantages, strict=True)])
+        return held
+
+    def loss(self, weights: dict, held: dict) -> float:
+        settings, kin = self.settings, self.kin
+        student = self.logits(weights, self.prepared.prompts)
+        clips = settings["clip"]["low"], settings["clip"]["high"], settings["kl"], held.get("ref")
+        logp = by_hand.chosen(student, self.tokens)
+        if self.method == "gspo":
+            per_token = by_hand.sequence_surrogate(logp, held["old"], self.mask, held["advantages"], *clips)
+        else:
+            per_token = by_hand.surrogate(logp, held["old"], held["advantages"], *clips)
+        total = by_hand.aggregate(per_token, self.mask, settings["loss_type"], LONGEST)
+        if self.method not in ("sdpo", "srpo"):
+            return total
+        mask = self.mask[self.taught]
+        distances = by_hand.divergence(student[self.taught], held["teacher"], kin["divergence"], kin["top_k"])
+        distances = distances * held["ratio"] * mask
+        if self.method == "sdpo":
+            return total + distances.sum() / mask.sum()
+        sure = by_hand.entropy_weights(by_hand.entropy(held["teacher"]), mask, kin["entropy_weight"])
+        return total + (sure * distances).sum() / self.mask.sum()
+
+
+PARTS = {"batch_size": 4, "iterations": 1, "kl": 0.1}
+CASES = {
+    "grpo": {},
+    "grpo-by-response": {"loss_type": "grpo", "scale_rewards": "none"} | PARTS,
+    "grpo-dr": {"loss_type": "dr_grpo", "scale_rewards": "batch", "kl": 0.1},
+    "grpo-bnpo": {"loss_type": "bnpo", "watch_kl": 1},
+    "gspo": {"loss_type": "grpo", "clip": {"low": 3e-3, "high": 4e-3}},
+    # Some responses are clipped in the second step, others are not: ratios of 0.1 to 9.
+    "gspo-wide": {"loss_type": "grpo", "clip": {"low": 0.75, "high": 5.0}},
+    "gspo-parts": {"loss_type": "grpo"} | PARTS,
+    "sdpo": {},
+    "sdpo-parts": PARTS | {"sdpo": {"divergence": 1.0, "top_k": None}},
+    "srpo": {},
+    "srpo-parts": PARTS,
+    "srpo-lora": {"adapter": {"kind": "lora", "r": 4, "alpha": 8, "dropout": 0.0}, "learning_rate": 0.03},
+    "rlsd": {},
+    "rlsd-parts": PARTS,
+    "rlrt": {},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_loss_gradient_and_log_are_those_of_the_formula(case, start, tmp_path, doubles):
+    import torch
+
+    prepared = Prepared(checkpoints.load_tokenizer(start))
+    settings = settings_of(case.split("-")[0], **CASES[case])
+    trainer, plan = build(start, tmp_path, settings, prepared)
+    steps = watched(trainer)
+    log = training.train(trainer, plan, case, watchers=[trainer.teacher] if trainer.teacher else [])
+    assert len(steps) == len(log) == 2
+
+    reference = Reference(prepared, settings, trainer.model.eval())
+    first = steps[0]["weights"]
+    for number, step in enumerate(steps):
+        teacher = first if number == 0 else {n: 0.7 * first[n] + 0.3 * w for n, w in step["weights"].items()}
+        held = reference.fixed(number, step["weights"], first, teacher, first)
+        close(step["loss"], reference.loss(step["weights"], held))
+        close(log[number]["loss"], step["loss"])
+    # The slope of the second step's loss along a random direction of the trained weights; there, policy, older policy,
+    # teacher and start are four different models.
+    draw = torch.Generator().manual_seed(0)
+    towards = {n: torch.randn(g.shape, generator=draw) for n, g in step["gradient"].items()}
+    slope = sum((towards[n] * g).sum().item() for n, g in step["gradient"].items())
+    width = 1e-6  # at 1e-4, places change among the top k
+    rise = [
+        reference.loss(step["weights"] | {n: step["weights"][n] + by * d for n, d in towards.items()}, held)
+        for by in (width, -width)
+    ]
+    np.testing.assert_allclose(slope, (rise[0] - rise[1]) / (2 * width), rtol=1e-5, atol=1e-6)
+    check_log(log, prepared, reference, first)
+
+
+def check_log(log: list[dict], prepared: Prepared, reference: Reference, first: dict) -> None:
+    row, mask = log[0], reference.mask
+    logits = reference.logits(first, prepared.prompts)
+    lengths = [len(ids) for ids in prepared.ids]
+    ends = [ids[-1] == prepared.tokenizer.eos_token_id for ids in prepared.ids]
+    told = {"rlsd": reference.advantages != 0}.get(reference.method, reference.taught)
+    if reference.method == "rlrt":
+        told = [bool(c) and a != 0 for c, a in zip(ANSWER, reference.advantages, strict=True)]
+    expected = {
+        "reward": np.mean(reference.totals),
+        "reward_answer": np.mean(ANSWER),
+        "reward_bonus": np.mean(BONUS),
+        "correct": np.mean(ANSWER),
+        "length": np.mean(lengths),
+        "truncated": 1 - np.mean(ends),
+        "entropy": by_hand.entropy(logits)[mask].mean(),
+        "no_signal": 3 / 5,
+        "generated": sum(lengths),
+        "failures": 0,
+        "timeouts": 0,
+        "clipped": 0,
+        "epoch": 1,
+    }
+    if reference.kin:
+        expected["distilled"] = np.mean(told)
+    for column, value in expected.items():
+        if column == "entropy" and reference.settings["batch_size"] < len(ANSWER):
+            continue  # the mean of the parts' means
+        np.testing.assert_allclose(row[column], value, rtol=0, atol=1e-5, err_msg=column)
+    assert ("kl" in row) == bool(reference.settings["kl"] or reference.settings["watch_kl"])
+    close(row.get("kl", 0), 0)
+
+
+def test_kl_to_the_start_is_watched(start, tmp_path, doubles):
+    prepared = Prepared(checkpoints.load_tokenizer(start))
+    settings = settings_of("grpo", iterations=1, watch_kl=1)
+    trainer, plan = build(start, tmp_path, settings, prepared)
+    steps = watched(trainer)
+    log = training.train(trainer, plan, "grpo")
+    reference = Reference(prepared, settings, trainer.model.eval())
+    before, after = (
+        by_hand.chosen(reference.logits(step["weights"], prepared.prompts), reference.tokens) for step in steps
+    )
+    found = np.exp(before - after) - (before - after) - 1
+    np.testing.assert_allclose(log[1]["kl"], found[reference.mask].mean(), rtol=1e-5)
+
+
+def test_a_teacher_whose_prompt_does_not_fit_leaves_the_sample_to_grpo(start, tmp_path, doubles):
+    prepared = Prepared(checkpoints.load_tokenizer(start))
+    logs = {}
+    for method in ("grpo", "srpo", "rlrt"):
+        long = {"sibling": "{prompt}" + " 7" * 250 + "{solution}", "truth": "{prompt}" + " 7" * 250 + "{answer}"}
+        settings = settings_of(method, iterations=1, steps=1, contexts=long)
+        trainer, plan = build(start, tmp_path / method, settings, prepared)
+        (logs[method],) = training.train(trainer, plan, method)
+    for method in ("srpo", "rlrt"):
+        close(logs[method]["loss"], logs["grpo"]["loss"])
+        close(logs[method]["grad_norm"], logs["grpo"]["grad_norm"])
+        assert logs[method]["distilled"] == 0
+
+
+# --- TRL's own trainers --------------------------------------------------------------------------
+
+
+def test_a_step_of_grpo_is_that_of_trls_trainer(start, tmp_path):
+    # In float32: TRL's fused head, which ours leaves out on a CPU, multiplies in nothing else.
+    import torch
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    prepared = Prepared(checkpoints.load_tokenizer(start))
+    settings = settings_of("grpo")
+    ours, plan = build(start, tmp_path / "ours", settings, prepared)
+    expected = watched(ours)
+    training.train(ours, plan, "ours")
+
+    def answer(completions, **_):
+        return [float(value) for value in ANSWER]
+
+    def bonus(completions, **_):
+        return [float(value) for value in BONUS]
+
+    def rollouts(prompts, trainer):
+        ids = [prepared.tokenizer.apply_chat_template(p, add_generation_prompt=True)["input_ids"] for p in prompts]
+        return {"prompt_ids": ids, "completion_ids": prepared.ids, "logprobs": None}
+
+    stock = GRPOTrainer(
+        model=checkpoints.load_model(start, dtype=torch.float32),
+        reward_funcs=[answer, bonus],
+        args=GRPOConfig(
+            output_dir=str(tmp_path / "stock"), max_steps=2, per_device_train_batch_size=20, num_generations=SIZE,
+            num_iterations=2, max_completion_length=LONGEST, temperature=0.8, epsilon=0.1, epsilon_high=0.15,
+            reward_weights=[1.0, 0.5], learning_rate=3e-3, lr_scheduler_type="constant", max_grad_norm=0.0,
+            shuffle_dataset=False, bf16=False, gradient_checkpointing=False, report_to="none", disable_tqdm=True,
+            save_strategy="no", remove_unused_columns=False,
+        ),
+        train_dataset=Dataset.from_list([{"prompt": row["messages"][:-1]} for row in prepared.rows]),
+        processing_class=prepared.tokenizer,
+        rollout_func=rollouts,
+    )  # fmt: skip
+    found = watched(stock)
+    stock.train()
+    for mine, its in zip(expected, found, strict=True):
+        close(mine["loss"], its["loss"])
+        for name, gradient in its["gradient"].items():
+            close(mine["gradient"][name], gradient, atol=1e-5, err_msg=name)
+
+
+def test_the_loss_of_sdpo_is_that_of_trls_trainer_up_to_the_mean(start, tmp_path, doubles, monkeypatch):
+    import torch
+    from datasets import Dataset
+    from trl.experimental.sdpo import SDPOConfig, SDPOTrainer
+
+    prepared = Prepared(checkpoints.load_tokenizer(start))
+    settings = settings_of(
+        "sdpo", iterations=1, steps=1, rewards={"answer": SETTINGS["rewards"]["answer"]},
+        sdpo={"teacher": {"kind": "live"}},
+    )  # fmt: skip
+    ours, plan = build(start, tmp_path / "ours", settings, prepared)
+    steps = watched(ours)
+    # TRL takes the mean of each response first, and then of all responses, those among them that nobody teaches.
+    monkeypatch.setattr(
+        sdpo, "loss", lambda per_token, mask, n: ((per_token * mask).sum(-1) / mask.sum(-1)).sum() / len(ANSWER)
+    )
+    training.train(ours, plan, "ours")
+
+    stock = SDPOTrainer(
+        model=checkpoints.load_model(start, dtype=torch.float32).double(),
+        reward_funcs=lambda completions, **_: [float(value) for value in ANSWER],
+        args=SDPOConfig(
+            output_dir=str(tmp_path / "stock"), per_device_train_batch_size=20, num_generations=SIZE, temperature=0.8,
+            max_completion_length=LONGEST, distillation_mode="topk_logits", distillation_topk=20,
+            distillation_alpha=0.5, distillation_add_tail=True, distillation_weight=1.0, teacher_model_kind="live",
+            success_reward_threshold=0.5, dont_reprompt_on_self_success=True, reprompt_template=CONTEXTS["sibling"],
+            solution_template="{successful_previous_attempt}", bf16=False, gradient_checkpointing=False,
+            report_to="none",
+        ),
+        train_dataset=Dataset.from_list([{"prompt": row["messages"][:-1]} for row in prepared.rows]),
+        processing_class=prepared.tokenizer,
+    )  # fmt: skip
+    stock._generate = lambda prompt_ids: (prompt_ids, prepared.ids)
+    stock.current_gradient_accumulation_steps = 1
+    batch = stock._prepare_training_batch([{"prompt": prompt} for prompt in prepared.prompts])
+    loss = stock.compute_loss(stock.model, batch)
+    loss.backward()
+    assert loss > 0.01
+    close(steps[0]["loss"], loss.item())
+    for name, parameter in stock.model.named_parameters():
+        close(steps[0]["gradient"][name], parameter.grad, err_msg=name)
+
+
+# --- whole runs ----------------------------------------------------------------------------------
+
+REAL = {
+    "steps": 6,
+    "prompts": 3,
+    "batch_size": 6,
+    "iterations": 1,
+    "rewards": {
+        "vowels": {"kind": "format", "weight": 1.0, "pattern": "[aeiou].*[aeiou]"},
+        "length": {"kind": "length", "weight": 0.3, "start": 4, "end": 8},
+    },
+    "success": {"reward": "vowels", "least": 0.5},
+    "saves": 2,
+    "watch_kl": 2,
+    "max_grad_norm": 1.0,
+    "learning_rate": 1e-3,
+    "temperature": 1.0,
+}
+
+
+def run(start: Path, folder: Path, settings: dict, rows: list[dict] | None = None) -> Path:
+    write_jsonl(folder.parent / "prompts.jsonl", rows or made_rows(9))
+    out = folder / "out"
+    rl.main(
+        argparse.Namespace(
+            settings=settings, parent=start, data=folder.parent / "prompts.jsonl", reward_model=None,
+            work=folder / "work", logs=folder / "logs", out=out,
+        )
+    )  # fmt: skip
+    return out
+
+
+def hashes(out: Path) -> dict[str, str]:
+    return {p.name: sha256_file(p) for p in sorted(out.iterdir()) if p.name != "provenance.json"}
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("method", "over"),
+    [
+        ("grpo", {"adapter": {"kind": "lora", "r": 4, "alpha": 8, "dropout": 0.2}}),
+        ("sdpo", {"iterations": 2}),
+        ("rlsd", {"rlsd": {"teacher": {"kind": "snapshot", "every": 3}}, "kl": 0.05}),
+    ],
+    ids=["grpo", "sdpo", "rlsd"],
+)
+def test_a_killed_run_ends_as_an_undisturbed_one(method, over, start, tmp_path, monkeypatch):
+    import torch
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    settings = settings_of(method, **REAL | over)
+    whole = run(start, tmp_path / "whole", settings)
+
+    sample, calls = engine.Engine.sample, []
+
+    def killed(*args, **kwargs):
+        calls.append(kwargs["seed"])
+        if len(calls) == 6 // settings["iterations"]:
+            raise Killed
+        return sample(*args, **kwargs)
+
+    monkeypatch.setattr(engine.Engine, "sample", killed)
+    with pytest.raises(Killed):
+        run(start, tmp_path / "killed", settings)
+    assert not (tmp_path / "killed" / "out").exists()
+    torch.manual_seed(99)
+    random.seed(99)
+    np.random.seed(99)
+    done = len(calls)
+    resumed = run(start, tmp_path / "killed", settings)
+    # The state of step 4 was there: what had been done before is not done again.
+    assert calls[done:] == [[0, k] for k in range(4 // settings["iterations"], 6 // settings["iterations"])]
+    assert hashes(resumed) == hashes(whole)
+    assert not list((tmp_path / "killed" / "work").glob("*"))
+
+    columns = (resumed / "training_log.csv").read_text().splitlines()[0].split(",")
+    assert columns == log_columns(["vowels", "length"])
+    assert [row["step"] for row in read_jsonl(resumed / "rollouts.jsonl")] == [
+        step for step in range(1, 7, settings["iterations"]) for _ in range(2)
+    ]
+    # The curves have no seam.
+    curves = EventAccumulator(str(tmp_path / "killed" / "logs")).Reload()
+    assert [event.step for event in curves.Scalars("loss")] == [1, 2, 3, 4, 5, 6]
+
+
+ODD = """
+def odd(prompt, response, answer):
+    if len(response) % 2:
+        raise RuntimeError("an odd length")
+    return 1.0
+"""
+
+
+def test_a_reward_that_raises_is_counted_and_stops_the_run_above_the_share(start, tmp_path):
+    file = tmp_path / "odd.py"
+    file.write_text(ODD)
+    kept = REAL | {
+        "steps": 3,
+        "curriculum": "easy_to_hard",
+        "saves": 0,
+        "rewards": REAL["rewards"] | {"odd": {"kind": "custom", "weight": 1.0, "file": str(file), "function": "odd"}},
+    }
+    with pytest.raises(ValueError, match=r"reward odd: .* scores failed") as caught:
+        run(start, tmp_path / "stopped", settings_of("grpo", **kept))
+    message = str(caught.value)
+    assert "\n" not in message and "rows.jsonl row " in message and "an odd length" in message
+    assert "the completion was '" in message
+    assert not (tmp_path / "stopped" / "out").exists()
+
+    out = run(start, tmp_path / "kept", settings_of("grpo", **kept, max_failures=1.0, keep_groups=3))
+    failures = list(read_jsonl(out / "failures.jsonl"))
+    groups = list(read_jsonl(out / "rollouts.jsonl"))
+    # All groups are kept, so every failure is seen in them, with the value of a failed sample.
+    odd = [(group, i) for group in groups for i, text in enumerate(group["responses"]) if len(text) % 2]
+    assert failures and len(failures) == len(odd)
+    for failure, (group, i) in zip(failures, odd, strict=True):
+        assert failure["response"] == group["responses"][i] and group["rewards"]["odd"][i] == 0
+        assert (failure["step"], failure["id"], failure["reward"]) == (group["step"], group["id"], "odd")
+        assert failure["file"] == "rows.jsonl" and failure["line"] == failure["row"] + 1
+        assert "an odd length" in failure["error"]
+    rates = {row["id"]: row["pass_rate"] for row in made_rows(9)}
+    asked = [rates[group["id"]] for group in groups]
+    assert len(asked) == 9 and asked == sorted(asked, reverse=True) and asked[0] > asked[-1]
+    counts = read_json(out / "manifest.json")["counts"]
+    assert counts["failures"] == {"odd": len(odd)}
+    assert (counts["prompts"], counts["steps"], counts["samples"], counts["timeouts"]) == (9, 3, 36, 0)
+    log = (out / "training_log.csv").read_text().splitlines()
+    last = dict(zip(log[0].split(","), log[-1].split(","), strict=True))
+    assert int(last["failures"]) == len(odd)
+    assert counts["tokens"] == int(last["tokens"]) > counts["generated_tokens"] == int(last["generated"])
+
+
+# --- prompts, settings, flags --------------------------------------------------------------------
+
+
+def test_prompts_are_shuffled_anew_each_pass():
+    rows = made_rows(7)
+    order = rollouts.plan_prompts(rows, 18, "shuffle", seed=0)
+    assert sorted(order[:7]) == sorted(order[7:14]) == list(range(7)) and order[:7] != order[7:14]
+    assert len(set(order[14:])) == 4
+    assert (
+        order
+        == rollouts.plan_prompts(rows, 18, "shuffle", seed=0)
+        != rollouts.plan_prompts(rows, 18, "shuffle", seed=1)
+    )
+
+
+def test_a_curriculum_goes_from_easy_to_hard_once():
+    rows = made_rows(10) + [made_rows(1)[0] | {"pass_rate": None}]
+    for wanted in (5, 11, 25):
+        order = rollouts.plan_prompts(rows, wanted, "easy_to_hard", seed=0)
+        rates = [rows[i]["pass_rate"] or 0.0 for i in order]
+        assert len(order) == wanted and rates == sorted(rates, reverse=True)
+        times = [order.count(i) for i in range(len(rows))]
+        assert max(times) - min(times) <= 1
+
+
+@pytest.mark.parametrize(
+    ("over", "words"),
+    [
+        ({"batch_size": 7}, r"batch_size: 7 does not divide the 20 samples"),
+        ({"steps": 3}, r"steps: 3 is no multiple of iterations 2"),
+        ({"success": {"reward": "none", "least": 0.5}}, r"success\.reward: none is none of the rewards answer, bonus"),
+        ({"method": "srpo", "loss_type": "grpo"}, r"loss_type: grpo .* write dapo"),
+        ({"method": "gspo"}, r"loss_type: dapo .* gspo .* write grpo"),
+        ({"method": "sdpo", "sdpo": {"context": "x"}}, r"sdpo\.context: x is none of contexts: sibling, truth"),
+        ({"contexts": {"sibling": "{prompt} {solve}"}}, r"contexts\.sibling: 'solve' is none of"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(over, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        Rl.fit(settings_of(**over))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_prompt_without_room_for_a_response_is_named(start, tmp_path):
+    rows = made_rows(9)
+    rows[4]["messages"][0]["content"] = "Mara has 12 pears. " * 60
+    with pytest.raises(ValueError, match=r"rows\.jsonl row 4: a prompt of \d+ tokens and max_new_tokens 8 do not fit"):
+        run(start, tmp_path / "run", settings_of("grpo", **REAL), rows)
+
+
+def history(**columns: list[float]) -> list[dict]:
+    steady = {"entropy": 1.0, "length": 20.0, "correct": 0.5, "no_signal": 0.2, "truncated": 0.0}
+    return [steady | {name: values[i] for name, values in columns.items()} for i in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({}, None),
+        ({"entropy": [1.0] * 10 + [0.05] * 10}, "entropy fell from 1 to 0.05 nats"),
+        ({"entropy": [1.0] * 10 + [0.2] * 10}, None),
+        ({"length": [20.0] * 10 + [45.0] * 10}, "mean response went from 20 to 45 tokens"),
+        ({"length": [20.0] * 10 + [6.0] * 10}, "mean response went from 20 to 6 tokens"),
+        ({"length": [20.0] * 10 + [30.0] * 10}, None),
+        ({"correct": [0.5] * 5 + [0.8] * 5 + [0.1] * 10}, "correct samples fell from 80 to 10 %"),
+        ({"no_signal": [0.2] * 10 + [1.0] * 10}, "100 % of the groups give no signal"),
+        ({"truncated": [0.0] * 10 + [0.95] * 10}, "95 % of the responses are cut"),
+    ],
+)
+def test_a_collapse_is_told_in_words(columns, words):
+    found = collapses(history(**columns))
+    assert len(found) == (words is not None)
+    assert words is None or words in found[0]
+
+
+def test_a_log_of_several_steps_per_rollouts_can_be_judged():
+    rows = history()
+    for row in rows[1::2]:
+        for name in ("length", "correct", "no_signal", "truncated"):
+            del row[name]
+    assert collapses(rows) == [] == collapses(rows[:2])
