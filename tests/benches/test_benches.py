@@ -54,10 +54,6 @@ def options(name: str, inputs: Path) -> list[str]:
     }.get(name, [])
 
 
-# Over a finished workload: tests/workflow/test_standing.py runs them, where there is one.
-DISTURBING = ("damage", "kills")
-
-
 def smoke(name: str, out: Path, *options: str) -> dict:
     """What a bench writes at its smallest size."""
     command = [sys.executable, "-m", f"benches.{name}", "--smoke", *options, "--out", str(out)]
@@ -72,7 +68,8 @@ def smoke(name: str, out: Path, *options: str) -> dict:
     return result
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in DISTURBING])
+# Damage and kills need a finished workload: tests/workflow/test_standing.py runs them, where there is one.
+@pytest.mark.parametrize("name", [*NAMES, "mutation"])
 def test_smoke(name, inputs, tmp_path):
     if name == "engines" and importlib.util.find_spec("vllm") is None:
         pytest.skip("vLLM is not installed")
