@@ -6,6 +6,8 @@ a row's own. The similarity of two rows is the product of both cosines.
 
 A vector knows little of what single words mean, so that of two rows that are alike none goes unless their roles, tools,
 numbers and answers are equal (`dedup.Prints.rest`), both negate as often, and the names of the one stand in the other.
+Texts of which more than `MOST_WORDS` of the words are the same are no paraphrases: as for near duplicates, a word that
+stands there in the place of another one makes another row.
 
 Not all pairs are compared. About √rows centres are drawn from the rows and moved to the middle of what is nearest to
 them, twice; a row is compared with those whose nearest centre is one of its `PROBES` nearest, at most `MOST_COMPARED`
@@ -21,7 +23,7 @@ from math import isqrt, sqrt
 import numpy as np
 
 from steps.data.identity import tokens
-from steps.data.near import NEGATIONS
+from steps.data.near import NEGATIONS, only_adds
 
 PROBES = 4
 # Of a centre, so that rows which are all alike are not all compared.
@@ -29,6 +31,8 @@ MOST_COMPARED = 4096
 FEW = 2000
 # Of the rows before it, the most alike that a row may go for.
 CANDIDATES = 16
+# Of the words of two texts, those that both have: of twins that differ in a word or two 0.8, of paraphrases 0.4.
+MOST_WORDS = 0.6
 # Similarities at once: 64 MiB.
 _AT_ONCE = 1 << 24
 _NAME = re.compile(r"(?<=[\w,;] )[A-ZÄÖÜÀ-ÞА-ЯΑ-Ω]\w+")
@@ -149,10 +153,18 @@ def _signs(text: str) -> tuple[int, set[str], set[str]]:
 
 
 def agree(one: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether two rows of these texts negate as often and speak of the same names."""
+    """Whether two rows of these texts negate as often, speak of the same names, and replace no word in a text that is
+    otherwise much the same."""
     negated, names, words = _signs("\n".join(one))
     theirs_negated, their_names, their_words = _signs("\n".join(other))
-    return negated == theirs_negated and names <= their_words and their_names <= words
+    if negated != theirs_negated or not names <= their_words or not their_names <= words:
+        return False
+    return all(_words_apart(*pair) or only_adds(*pair) for pair in zip(one, other, strict=True))
+
+
+def _words_apart(one: str, other: str) -> bool:
+    ours, theirs = ({*tokens(text.lower())} for text in (one, other))
+    return len(ours & theirs) <= MOST_WORDS * len(ours | theirs)
 
 
 def semantic_rows(

@@ -83,7 +83,9 @@ def test_similarity_is_the_product_over_what_is_asked_and_said():
         ("Where does Una live?", "Which town is home to Una?", True),
         ("Where does Una live?", "Where does Nils live?", False),
         ("What does Una eat?", "What does Una not eat?", False),
-        ("Is it never wrong?", "Is it not ever wrong?", True),
+        ("Is it never wrong?", "It is not ever wrong, or is it?", True),
+        ("Which of the towns by the sea is the largest?", "Which of the towns by the sea is the smallest?", False),
+        ("Which of the towns by the sea is the largest?", "Of seaside towns, name the biggest.", True),
         ("Then Una goes to Kelso.", "Kelso is where, then, Una goes.", True),
     ],
 )
@@ -102,7 +104,7 @@ def taken_out(tmp_path_factory):
         for i, row in enumerate(rows)
     ]
     write_jsonl(folder / "rows.jsonl", said)
-    settings = JOIN | {"semantic": {"model": "base", "threshold": 0.8, "max_tokens": 256, "batch_size": 16}}
+    settings = JOIN | {"semantic": {"model": "base", "threshold": 0.3, "max_tokens": 256, "batch_size": 16}}
     dedup.main(Namespace(settings=settings, input=folder / "rows.jsonl", model=BASE, out=folder / "out"))
     return rows, folder / "out"
 
@@ -113,10 +115,10 @@ def test_rows_in_other_words_are_quarantined_with_the_row_that_they_equal(taken_
     assert {record["reason"] for record in records} == {"semantic_duplicate"}
     for record in records:
         other, similarity = record["detail"].split(", similarity ")
-        assert 0.8 <= float(similarity) <= 1 and int(other.removeprefix("made:")) < record["row"]
+        assert 0.3 <= float(similarity) <= 1 and int(other.removeprefix("made:")) < record["row"]
     decided = {r["row"]: ("", int(r["detail"].split(",")[0].removeprefix("made:"))) for r in records}
     found = judged(rows, decided)
-    assert found["recall"] >= 0.5 and found["false"] <= 0.01
+    assert found["recall"] >= 0.5 and found["false"] <= 0.01 and found["twins"] == 0
     counts = read_json(out / "manifest.json")["counts"]
     assert counts["in"] == len(rows) == counts["kept"] + len(records)
     kinds = Counter(row["kind"] for row in rows)
