@@ -42,6 +42,7 @@ rule filter:
 rule dedup:
     input:
         rows=rules.filter.output.manifest,
+        model=GRAPH.edges(GRAPH.comparing) if GRAPH.comparing else [],
     output:
         manifest="results/{workload}/data/{dataset}/dedup/manifest.json",
     log:
@@ -53,9 +54,11 @@ rule dedup:
     params:
         settings=settings("dedup"),
         rows="results/{workload}/data/{dataset}/filter/rows.jsonl",
+        model=option("--model", GRAPH.folder(GRAPH.comparing)) if GRAPH.comparing else [],
         out=subpath(output.manifest, parent=True),
     shell:
-        "python -m steps.data.dedup --settings {params.settings:q} --input {params.rows:q} --out {params.out:q} &> {log:q}"
+        "python -m steps.data.dedup --settings {params.settings:q} --input {params.rows:q} {params.model:q}"
+        " --out {params.out:q} &> {log:q}"
 
 
 rule decontaminate:

@@ -11,6 +11,7 @@ Decided in this order, each among what the decision before left:
 2. exact_duplicate: the same turns but for white space and case where it says nothing. The first one stays.
 3. near_duplicate: see `near`; with `numbers_must_match` the questions have the same numbers in the same order. The
    earlier one stays: a row goes only for a row that stays.
+4. semantic_duplicate, where the settings have `semantic`: see `semantic`.
 
 Settings may have `sources`, of a file's name what its rows are not compared for: {"near_duplicates": false},
 {"contradictions": false}.
@@ -40,7 +41,12 @@ from steps.data.canonical import canonical
 from steps.data.identity import Key, asked, groups, hash64, key_of, resolved, tokens
 from steps.data.near import Join, Rows, near_rows
 from steps.data.rows import Ledger, RowProblem, numbers, prompt_of, read_rows, response_of, turn_text
+from steps.data.semantic import Vectors, semantic_rows
 from steps.data.shingles import ROWS_AT_ONCE, Hasher, Owners
+from steps.models import checkpoints
+
+# Rows whose texts are embedded at once, in batches of about one length.
+EMBEDDED_AT_ONCE = 2048
 
 
 class Prints(NamedTuple):
@@ -262,14 +268,49 @@ def near_duplicates(
             join.add(row, parts_at(row)[-1])
             if done % 1000 == 0:
                 progress.update(done)
-        return near | near_rows(join, Rows(parts_at, hasher, owners), keys.rest)
+        return near | near_rows(join, Rows(parts_at, hasher, owners, settings["numbers_must_match"]), keys.rest)
+
+
+def semantic_duplicates(
+    path: Path, keys: Keys, left: np.ndarray, settings: dict, model: Path
+) -> dict[int, tuple[int, float]]:
+    """Row → the earlier row that stays and says the same in other words, and their similarity, among those left.
+
+    Memory grows by 8 bytes a row for each unit of the model's width.
+    """
+    from steps.models.embedding import Embedder
+
+    embedder = Embedder(model, settings["max_tokens"], settings["batch_size"])
+    left = left[keys.near[left]]
+    asked_, said = (np.zeros((len(left), embedder.width), np.float32) for _ in range(2))
+    with open(path, "rb") as file:
+
+        def texts_at(place: int) -> list[str]:
+            file.seek(keys.offset[left[place]])
+            row = orjson.loads(file.readline())
+            questions, response = taken_apart(row)
+            own = [t for t, turn in zip(questions, row["messages"], strict=False) if turn["role"] != "system"]
+            return ["\n".join(map(asked, own)), response]
+
+        progress = Progress("dedup: embedding", len(left), "rows")
+        for start in range(0, len(left), EMBEDDED_AT_ONCE):
+            places = range(start, min(start + EMBEDDED_AT_ONCE, len(left)))
+            texts = [texts_at(place) for place in places]
+            asked_[places], said[places] = (embedder.embed([pair[i] for pair in texts]) for i in range(2))
+            progress.update(places.stop)
+        found = semantic_rows(Vectors(asked_, said), settings["threshold"], keys.rest[left], texts_at)
+    return {int(left[row]): (int(left[other]), similarity) for row, (other, similarity) in found.items()}
 
 
 # --- step ----------------------------------------------------------------------------------------
 
 
-def decide(path: Path, settings: dict) -> dict[int, tuple[str, int, float | None]]:
-    """Row index → reason, the row it repeats or contradicts, similarity (None where texts are equal)."""
+def decide(path: Path, settings: dict, model: Path | None = None) -> dict[int, tuple[str, int, float | None]]:
+    """Row index → reason, the row it repeats or contradicts, similarity (None where texts are equal).
+
+    Args:
+        model: the folder of what makes vectors of texts, for `semantic`.
+    """
     hasher = Hasher(settings["shingle_words"])
     keys, owners = read_keys(path, Printer(settings), hasher)
     left = np.arange(len(keys.text))
@@ -279,20 +320,29 @@ def decide(path: Path, settings: dict) -> dict[int, tuple[str, int, float | None
     left = left[~np.isin(left, list(duplicates))]
     decided |= {row: ("exact_duplicate", other, None) for row, other in duplicates.items()}
     near = near_duplicates(path, keys, left, settings, hasher, owners)
-    return decided | {row: ("near_duplicate", other, similarity) for row, (other, similarity) in near.items()}
+    decided |= {row: ("near_duplicate", other, similarity) for row, (other, similarity) in near.items()}
+    if settings.get("semantic"):
+        assert model, "the settings ask for vectors, and no model is given"
+        left = left[~np.isin(left, list(near))]
+        same = semantic_duplicates(path, keys, left, settings["semantic"], model)
+        decided |= {row: ("semantic_duplicate", other, similarity) for row, (other, similarity) in same.items()}
+    return decided
 
 
 HINTS = {
     "contradiction": "find out which answer is right and remove the other row",
     "exact_duplicate": "nothing to do: the first of the copies stays",
     "near_duplicate": "nothing to do: an earlier row like it stays; raise dedup.threshold to keep more variants",
+    "semantic_duplicate": "nothing to do: an earlier row says the same; raise dedup.semantic.threshold to keep more",
 }
 
 
 def main(args: argparse.Namespace) -> None:
     started = time.time()
     out = fresh_folder(args.out)
-    decided = decide(args.input, args.settings)
+    model = vars(args).get("model")
+    files = checkpoints.check(model) if model else []
+    decided = decide(args.input, args.settings, model)
     others = {other for _, other, _ in decided.values()}
     names = {i: row["id"] for i, row in enumerate(read_rows(args.input)) if i in others}
     ledger = Ledger(out, "dedup")
@@ -304,12 +354,15 @@ def main(args: argparse.Namespace) -> None:
         reason, other, similarity = decided[i]
         detail = names[other] if similarity is None else f"{names[other]}, similarity {similarity:.2f}"
         ledger.quarantine(row, RowProblem(reason, "messages", HINTS[reason], detail), prompt_of(row))
+    fix = "every row contradicts another: find out which is right, or write contradictions: false beside the source"
+    counts = ledger.close(args.input, fix)
     write_manifest(
-        out, step="dedup", settings=args.settings, inputs=[args.input], counts=ledger.close(), started=started
+        out, step="dedup", settings=args.settings, inputs=[args.input, *files], counts=counts, started=started
     )
 
 
 if __name__ == "__main__":
     parser = step_parser(__doc__)
     parser.add_argument("--input", type=Path, required=True, help="rows.jsonl of the step before")
+    parser.add_argument("--model", type=Path, help="the checkpoint whose states `semantic` compares")
     run(main, parser)

@@ -109,12 +109,7 @@ def main(args: argparse.Namespace) -> None:
             ledger.quarantine(row, problem, prompt_of(row))
         if done % 1000 == 0:
             progress.update(done)
-    counts = ledger.close()
-    if counts["in"] and not counts["kept"]:
-        raise ledger.refused(
-            f"{args.input}: filter keeps none of {counts['in']} rows ({counts['quarantined']});"
-            " change the section `filter` of the parameters"
-        )
+    counts = ledger.close(args.input, "change the section `filter` of the parameters")
     write_manifest(out, step="filter", settings=args.settings, inputs=[args.input], counts=counts, started=started)
 
 

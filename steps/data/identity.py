@@ -2,7 +2,8 @@
 
 Folding for similarity is not identity: "C" and "C#", "5" and "5!", "a[0]" and "a(0)", "2³" and "23" are alike and not
 the same. What is left out here changes no question: white space between words, the punctuation that ends a clause, how
-wide a character is written, and a greeting or "please solve this" before the question.
+wide a character is written, and a greeting or "please solve this" before the question. A question mark counts where
+nothing else makes a question of its sentence ("You like it?"), and in code so do lines, commas and semicolons.
 """
 
 import re
@@ -55,6 +56,15 @@ def _lowered(found: re.Match) -> str:
 # --- tokens --------------------------------------------------------------------------------------
 
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+# 1.250,5 is written by who writes decimals with a comma.
+_POINTED = re.compile(r"(?<![\d.,])\d{1,3}(?:\.\d{3})++,\d")
+_COMMA_DECIMAL = re.compile(r"(?<![\d.,])(?:\d{1,3}(?:\.\d{3})++(?:,\d++)?|\d++,\d++)(?![.,]?\d)")
+# So do languages of these words and letters; English has none of them.
+_COMMA_WORDS = frozenset("""
+der das und ist wie viel viele wieviel für nicht eine einen kostet et une combien dans avec quel quelle cuánto cuánta
+cuántos cuántas qué cuál quanto quanti quanta è é uma quantos het een hoeveel zijn ile jest się och är ett hur många kaç
+""".split())  # fmt: skip
+_COMMA_LETTERS = re.compile("[äöüß¿\u0370-\u03ff\u0400-\u04ff]")
 # Punctuation that ends a clause stands before white space or the end, or next to a script without spaces.
 _ENDS = rf"(?:\s|\Z|[{UNSPACED}])"
 _NUMBER = r"(?<![\w.])\.\d++(?:\.\d++)*+|\d++(?:\.\d++)*+"
@@ -70,13 +80,86 @@ _UNICODE = regex.compile(
 
 
 def without_thousands(text: str) -> str:
-    """1,200 as 1200."""
-    return _THOUSANDS.sub("", text) if "," in text else text
+    """1,200 as 1200; of a text with decimal commas 1.250,5 as 1250.5 and 1,250 as 1.250."""
+    if "," not in text:
+        return text
+    pointed = _POINTED.search(text)
+    if not pointed and not _THOUSANDS.search(text):
+        return text
+    lower = text.lower()
+    if pointed or _COMMA_LETTERS.search(lower) or not _COMMA_WORDS.isdisjoint(lower.split()):
+        return _COMMA_DECIMAL.sub(lambda found: found[0].replace(".", "").replace(",", "."), text)
+    return _THOUSANDS.sub("", text)
+
+
+# A call, an index or a list of numbers, the last sign of a line, a comment.
+_CALL = re.compile(r"\((?<=\w\()[^()\n]{0,99}\)")
+_INDEX = re.compile(r"\[(?:(?<=\w\[)|(?=\d))[^\[\]\n]{0,99}\]")
+_STATEMENT = re.compile(r"[;{}][ \t]*+$", re.MULTILINE)
+_COMMENT = re.compile(r"(?:\A|\n)(?:#(?!#)|//|>>>)")
+
+
+def _is_code(text: str) -> bool:
+    return bool(
+        "```" in text
+        or "\n " in text
+        or "\n\t" in text
+        or "SELECT " in text
+        or ("(" in text and _CALL.search(text))
+        or ("[" in text and _INDEX.search(text))
+        or ((";" in text or "{" in text or "}" in text) and _STATEMENT.search(text))
+        or (("#" in text or "//" in text or ">>>" in text) and _COMMENT.search(text))
+    )
+
+
+# In their place: signs that no text has, each a token.
+_ASKED, _LINE, _COMMA, _SEMICOLON = "\x1a", "\x19", "\x18", "\x17"
+_LINES = re.compile(r"\n(?=\S)")
+_IN_CODE = str.maketrans({",": f" {_COMMA} ", ";": f" {_SEMICOLON} "})
+
+
+def _as_code(text: str) -> str:
+    """A text of which lines, commas and semicolons are tokens; an indented line is one already."""
+    return _LINES.sub(f"\n{_LINE}", text.translate(_IN_CODE))
+
+
+# Of how many characters a sentence is looked through for what asks.
+_SENTENCE = 400
+_QUESTION_MARKS = re.compile(r"\?++(?![A-Za-z0-9=&])")
+_SENTENCE_END = re.compile(r"[.;:](?=\s)|[?\n。；：]")
+_INTERROGATIVE = re.compile(
+    r"(?:^|[,!(\"']|\b(?:and|or|but|so|then|in|to|of|on|at|for|from|by|with|about|under|please|me|us|know|tell|say))[\s\"'(]*+"
+    r"(?:(?:who|whom|whose|what|when|where|why|which|how)\b|(?:what|who|where|how)'?s\b)"
+    r"|(?:^|[,!\"'])[\s\"'(]*+(?:is|are|am|was|were|do|does|did|can|could|will|would|shall|should|may|might|must|has|have"
+    r"|had)(?:n't)?\b"
+    r"|[吗嗎呢谁誰哪几幾多怎何么麼否か]",
+    re.IGNORECASE,
+)
+
+
+def _asking(text: str) -> str:
+    """A text of whose question marks those are tokens that alone make a question."""
+    parts, at = [], 0
+    for mark in _QUESTION_MARKS.finditer(text):
+        begin = max(at, mark.start() - _SENTENCE)
+        ends = [end.end() for end in _SENTENCE_END.finditer(text, begin, mark.start())]
+        if not _INTERROGATIVE.search(text[ends[-1] if ends else begin : mark.start()].lstrip()):
+            parts += [text[at : mark.start()], f" {_ASKED} "]
+        else:
+            parts.append(text[at : mark.end()])
+        at = mark.end()
+    return "".join([*parts, text[at:]])
 
 
 def tokens(text: str) -> list[str]:
     """Words, numbers and every sign that can change what a text asks, in their case; clause-ending punctuation goes."""
-    text = without_thousands(fold(text))
+    text = fold(text)
+    if ("," in text or "\n" in text or ";" in text) and _is_code(text):
+        text = _as_code(text)
+    else:
+        text = without_thousands(text)
+    if "?" in text:
+        text = _asking(text)
     return [*filter(None, (_ASCII if text.isascii() else _UNICODE).findall(text))]
 
 

@@ -167,16 +167,6 @@ def tell(found: Found, empty: list[str]) -> None:
         say("ingest", f"fields that no row shows: {shown([*found.unused])}")
 
 
-def nothing_kept(ledger: Ledger, sources: list[dict], counts: dict, first: RowProblem | None) -> ValueError:
-    """The error of a data set of which nothing can be used."""
-    paths = ", ".join(source["path"] for source in sources)
-    if not counts["in"]:
-        return ValueError(f"{paths}: there is no record in it; correct the path, or write rows")
-    reasons = ", ".join(f"{reason} {n}" for reason, n in counts["quarantined"].items())
-    hint = f"of the first, {first.column}: {first.hint}" if first else "good responses are missing"
-    return ledger.refused(f"{paths}: none of {counts['in']} records can be used ({reasons}); {hint}")
-
-
 def main(args: argparse.Namespace) -> None:
     started = time.time()
     sources: list[dict[str, Any]] = args.sources
@@ -196,9 +186,11 @@ def main(args: argparse.Namespace) -> None:
             found.first = found.first or one.first
         labelled.settle(ledger)
     tell(found, [name for name, rows in ledger.entered.items() if not rows])
-    counts = ledger.close()
-    if not counts["kept"]:
-        raise nothing_kept(ledger, sources, counts, found.first)
+    where, first = ", ".join(source["path"] for source in sources), found.first
+    fix = f"of the first, {first.column}: {first.hint}" if first else "good responses are missing"
+    counts = ledger.close(where, fix, what="records")
+    if not counts["in"]:
+        raise ValueError(f"{where}: there is no record in it; correct the path, or write rows")
     for name, spans in found.bytes.items():
         counts["by_file"][name]["bytes"] = spans
     write_manifest(

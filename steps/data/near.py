@@ -1,4 +1,4 @@
-"""Which rows are near duplicates: the same question but for its opening, or much the same words in every turn.
+"""Which rows are near duplicates: the same question but for its opening, or the same words and some more in each turn.
 
 Agreement counts only in what is a row's own: a shingle (a run of words) that more than `shingles.MOST_OWNERS` rows have
 is the text of a template, and shows nothing. A difference always counts. Two rows are near where
@@ -7,7 +7,9 @@ is the text of a template, and shows nothing. A difference always counts. Two ro
 2. the similarities of their turns, multiplied, reach the threshold. That of two turns is the Jaccard similarity of
    their shingles without those that both have and many rows share. Where the one only adds text before or behind the
    other ("Think step by step."), all of its shingles count. What differs in a question must be as similar in itself:
-   two questions about one passage are two questions.
+   two questions about one passage are two questions. And of two turns one only adds words to the other: who replaces
+   a word, moves one or negates ("largest" by "smallest", "Yes" by "No") says something else, however long the rest is,
+   and nothing here could tell such a pair from one of synonyms. Documents may differ in any word: they answer nothing.
 
 A response that is only an answer, or that many rows give, shows nothing by being the same: such rows are near by the
 first rule alone.
@@ -20,17 +22,29 @@ have one of the first n − ⌈t n⌉ + 1 in common, in any one order. No pair i
 
 from array import array
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 import numpy as np
 
 from steps.core.progress import Progress
 from steps.data.identity import segments, tokens
+from steps.data.rows import FILLERS
 from steps.data.shingles import MOST_OWNERS, ROWS_AT_ONCE, Hasher, Owners
 
 # What differs is short: runs of two words tell as much of it as longer ones of the whole.
 DIFFERENCE_WORDS = 2
+# May be replaced by one another.
+_IDLE = FILLERS | {"a", "'", '"'}
+# What turns a sentence around where it is added, in the languages of the filter; "t" is of "can't". Chinese and Thai
+# are characters.
+NEGATIONS = frozenset("""
+not no never none nothing nobody nowhere neither nor cannot without except unless only t n't nicht kein keine keinen
+keinem keiner keines nie niemals ohne ne n pas jamais sans aucun aucune nunca sin ningún ninguna non mai senza nessuno
+nessuna não sem nenhum nenhuma niet geen nooit zonder nie nigdy bez inte aldrig utan ej değil не нет ни без никогда ні
+немає δεν μην χωρίς όχι لا لم لن ليس بدون غير לא אין בלי नहीं न मत बिना 안 못 없이
+不 没 沒 無 无 非 未 别 別 勿 莫 + / ^ = < > % ! ¬ ~ ≠
+""".split())  # fmt: skip
 
 
 class Part:
@@ -62,21 +76,47 @@ def difference_similarity(one: str, other: str) -> float:
     return len(left & right) / len(left | right) if left and right else 1.0
 
 
+def only_adds(one: str, other: str, with_numbers: bool = True) -> bool:
+    """Whether the longer of two texts has the words of the shorter in their order, and what it adds negates nothing."""
+    shorter, longer = sorted(([*_telling(text, with_numbers)] for text in (one, other)), key=len)
+    rest = iter(longer)
+    return all(token in rest for token in shorter) and _negated(shorter) == _negated(longer)
+
+
+def _telling(text: str, with_numbers: bool) -> Iterator[str]:
+    for token in tokens(text.lower()):
+        if token not in _IDLE and (with_numbers or not token[-1:].isdigit()):
+            yield token
+
+
+def _negated(words: list[str]) -> int:
+    return sum(word in NEGATIONS for word in words)
+
+
 class Rows:
     """The rows of a file by their number, read again where they are compared."""
 
-    def __init__(self, parts_at: Callable[[int], list[str]], hasher: Hasher, owners: Owners):
+    def __init__(self, parts_at: Callable[[int], list[str]], hasher: Hasher, owners: Owners, with_numbers: bool = True):
+        """
+        Args:
+            parts_at: the texts of a row's turns, of which that of a document has none before it.
+            with_numbers: whether another number says something else.
+        """
+        self.with_numbers = with_numbers
         # Few: a text may have a megabyte.
         self.parts_at = lru_cache(1 << 9)(lambda row: [Part(text, hasher, owners) for text in parts_at(row)])
 
     def similarity(self, a: int, b: int, threshold: float) -> float:
-        """The product over their turns; 0 where it is below the threshold, or what differs is not alike in itself."""
+        """The product over their turns; 0 where it is below the threshold, or what differs is not alike in itself, or
+        one does not only add to the other."""
         found = 1.0
         turns = list(zip(self.parts_at(a), self.parts_at(b), strict=True))
         for place, (one, other) in enumerate(reversed(turns)):
             found *= one.similarity(other, last=place == 0)
             if found < threshold or (place and difference_similarity(one.text, other.text) < threshold):
                 return 0.0
+        if len(turns) > 1 and not all(only_adds(one.text, other.text, self.with_numbers) for one, other in turns):
+            return 0.0
         return found
 
 

@@ -88,8 +88,17 @@ class Ledger:
         (self.out / QUARANTINE).replace(self.out / REFUSED)
         return ValueError(f"{why}; {self.out / REFUSED} has each with its reason")
 
-    def close(self) -> dict:
-        """Check the counts, give the files their names, return the counts for the manifest."""
+    def close(self, where: object = None, fix: str = "", what: str = "rows") -> dict:
+        """Check the counts, give the files their names, return the counts for the manifest.
+
+        Args:
+            where: what was read. With it a step that keeps nothing ends here: none after it could do anything.
+            fix: what the user can do about that.
+            what: went in.
+
+        Raises:
+            ValueError: something went in and nothing is kept.
+        """
         by_file = {
             file: {"in": n, "kept": self.kept[file], "quarantined": dict(sorted(self.quarantined[file].items()))}
             for file, n in sorted(self.entered.items())
@@ -103,12 +112,16 @@ class Ledger:
             (self.out / f".{name}.partial").replace(self.out / name)
         reasons = sum(self.quarantined.values(), Counter())
         say(self.step, account(self.entered.total(), self.kept.total(), reasons, self.out / QUARANTINE))
-        return {
+        counts = {
             "in": self.entered.total(),
             "kept": self.kept.total(),
             "quarantined": dict(sorted(reasons.items())),
             "by_file": by_file,
         }
+        if where is not None and counts["in"] and not counts["kept"]:
+            why = f"{self.step} keeps none of {counts['in']} {what} ({counts['quarantined']})"
+            raise self.refused(f"{where}: {why}; {fix}")
+        return counts
 
 
 def account(entered: int, kept: int, reasons: Counter[str], where: Path) -> str:

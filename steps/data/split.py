@@ -4,9 +4,9 @@ Takes `rows.jsonl` of an earlier data step; writes `train.jsonl`, `valid.jsonl` 
 prompt fall into one part, so that the validation loss is of prompts that were not trained on. The part follows from a
 hash of the prompt and the seed alone: it does not depend on the order of the rows or on which others there are, so that
 cleaning differently moves no prompt from one part to the other. Only where one part would be empty, the prompt nearest
-to it goes there. Where more rows than are to be held out open alike, all before their last response is their prompt;
-one that as many share even so is trained on. A source with a `cap` keeps so many rows, those whose hashed ids are
-smallest: `over_cap` are the others.
+to it goes there. A prompt is what the user asks first: another system turn makes no other one. Where more rows than are
+to be held out open alike, all before their last response is their prompt; one that as many share even so is trained on.
+A source with a `cap` keeps so many rows, those whose hashed ids are smallest: `over_cap` are the others.
 
 Run as: python -m steps.data.split --settings '{"valid_share": 0.05, "seed": 0}' \
     --input results/mine/data/problems/decontaminate/rows.jsonl --out results/mine/data/problems/split
@@ -40,29 +40,29 @@ def alike(text: str) -> str:
 
 
 def opening(row: dict) -> str:
-    """What a conversation asks first: all before its first response, whatever case and white space it has.
+    """What the user of a conversation says before its first response, whatever case and white space it has; a document
+    is its own opening.
 
-    A conversation that goes on after another one opens as that does. A system turn belongs to it where it is longer
-    than what follows, as a passage before a question is; a persona before a problem makes no other problem.
+    A conversation that goes on after another one opens as that does. System turns say how to answer and ask nothing,
+    however long they are: under another one the question is the same.
     """
-    system, said = "", []
+    said = []
     for turn in row["messages"]:
         if turn["role"] == "assistant" and said:
             break
-        if turn["role"] == "system":
-            system = alike(turn["content"])
-        else:
+        if turn["role"] != "system":
             said.append(alike(asked(turn["content"])))
-    text = "\n".join(said)
-    return f"{system}\n{text}" if len(system) > len(text) else text
+    return "\n".join(said)
 
 
 def whole(row: dict) -> str:
-    """What stands before the last response: that of a conversation of one question is its opening."""
+    """What stands before the last response, system turns included: one may be the passage that many rows ask the same
+    of."""
     turns = row["messages"]
     answered = [i for i, turn in enumerate(turns) if turn["role"] == "assistant"]
     before = turns[answered[0] : answered[-1]] if answered else []
-    return "\n".join([opening(row), *(alike(turn["content"]) for turn in before)])
+    system, before = ([alike(turn["content"]) for turn in part] for part in (turns[:1], before))
+    return "\n".join([*(system if turns[0]["role"] == "system" else ()), opening(row), *before])
 
 
 def prompts_of(openings: np.ndarray, wholes: np.ndarray, most: float) -> np.ndarray:

@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 
 from steps.core.code import code_paths
+from steps.core.curriculum import epoch_rows, weigh
 from steps.core.files import fresh_folder, write_jsonl
 from steps.core.step import run, step_parser
 from steps.core.work import work_folder
@@ -78,15 +79,16 @@ def main(args: argparse.Namespace) -> None:
     if by_kl:
         caches = open_caches(args.data, args.logprobs, model.get_output_embeddings().weight.shape[0])
     rows, skipped = [], []
-    for path, cached in zip(args.data, caches, strict=True):
+    for place, (path, cached) in enumerate(zip(args.data, caches, strict=True)):
         kept, left_out = encode_rows(path, tokenizer, settings, cached)
-        rows += kept
+        rows += weigh(kept, settings, place)
         skipped += left_out
     plan = Plan(
         batches=curriculum.plan_batches(rows, settings),
         accumulation=settings["gradient_accumulation"],
         lengths=[len(row["input_ids"]) for row in rows],
         saves=settings["saves"],
+        epoch_rows=epoch_rows(rows),
     )
     model = attach(model, settings["adapter"], settings["seed"], plan.steps)
     parameters = weight_counts(model)

@@ -181,13 +181,12 @@ def main(args: argparse.Namespace) -> None:
         prompts_kept += bool(kept)
         unverified += sum(solved[j] is None for j in kept)
         kept_tokens += sum(own[j].tokens for j in kept)
-    counts = ledger.close()
+    counts = ledger.close(
+        args.input,
+        "take a better teacher, or change the section `generate` of the parameters",
+        what=f"responses of {args.teacher}",
+    )
     assert counts["in"] == len(rows) * n
-    if not counts["kept"]:
-        raise ledger.refused(
-            f"{args.input}: generate keeps none of {counts['in']} responses of {args.teacher}"
-            f" ({counts['quarantined']}); take a better teacher, or change the section `generate` of the parameters"
-        )
     (out / ROWS).replace(out / "train.jsonl")
     assert (out / QUARANTINE).is_file()
     counts |= {"prompts": len(rows), "prompts_kept": prompts_kept, "unverified": unverified} | more

@@ -26,6 +26,7 @@ from pathlib import Path
 
 from steps.core import processes
 from steps.core.code import code_paths
+from steps.core.curriculum import weigh
 from steps.core.files import fresh_folder, read_jsonl, write_jsonl, write_text
 from steps.core.step import run, step_parser
 from steps.core.work import work_folder
@@ -66,7 +67,7 @@ def within(rows: list[dict], pass_rate: dict | None, name: str) -> list[dict]:
 def read_prompts(data: list[Path], settings: dict) -> tuple[list[list[dict]], dict[str, int]]:
     """The rows of each source to ask, and by data set how many `pass_rate` leaves out."""
     names = [source["data"] for source in settings["sources"]]
-    every = [list(read_jsonl(path)) for path in data]
+    every = [weigh(list(read_jsonl(path)), settings, place) for place, path in enumerate(data)]
     prompts = [within(rows, settings["pass_rate"], name) for rows, name in zip(every, names, strict=True)]
     return prompts, {name: len(a) - len(b) for name, a, b in zip(names, every, prompts, strict=True)}
 
@@ -83,7 +84,8 @@ def read_responses(files: list[Path], settings: dict) -> list[list[dict]]:
             f"off_policy: {settings['off_policy']:g} needs --responses, one file of generations for each of the"
             f" {len(names)} data sets, not {len(files)}"
         )
-    responses = [list(read_jsonl(path)) for path in files] or [[] for _ in names]
+    responses = [weigh(list(read_jsonl(path)), settings, place) for place, path in enumerate(files)]
+    responses = responses or [[] for _ in names]
     for name, path, rows in zip(names, files, responses, strict=False):
         if not rows:
             raise ValueError(f"{path}: no response to data {name} is left to learn from; see its quarantine.jsonl")

@@ -6,17 +6,20 @@ from random import Random
 from typing import Any
 
 from steps.core import processes
-from steps.core.curriculum import easy_to_hard, passes
+from steps.core.curriculum import by_weight, easy_to_hard, passes, weight_of
 from steps.core.files import read_jsonl, write_jsonl
 from steps.core.turns import asked_turns
 
 
 def plan_prompts(rows: Sequence[dict], wanted: int, curriculum: str, seed: int) -> list[int]:
     """`wanted` row indices. `shuffle` mixes every pass anew. `easy_to_hard` goes once from the rows that the start
-    solves most often to those it solves least, ties at random, each row as often as any other but for one."""
+    solves most often to those it solves least, ties at random, each row as often as any other of its weight but for
+    one."""
     random = Random(f"prompts-{seed}")
     if curriculum == "easy_to_hard":
-        return easy_to_hard([row["pass_rate"] for row in rows], [1.0] * len(rows), wanted, random)
+        return easy_to_hard([row["pass_rate"] for row in rows], [*map(weight_of, rows)], wanted, random)
+    if any("weight" in row for row in rows):
+        return by_weight(rows, wanted, f"prompts-{seed}")
     return passes(range(len(rows)), wanted, random)
 
 

@@ -70,7 +70,8 @@ def check_templates(folder: Path) -> None:
 
 def used_models(graph: Graph) -> list[str]:
     """The entries of `models` that some rule reads."""
-    return sorted({graph.params["bucket"]["model"], *graph.measured()} - set(graph.nodes))
+    read = {graph.params["bucket"]["model"], *graph.measured(), *filter(None, [graph.comparing])}
+    return sorted(read - set(graph.nodes))
 
 
 def documents_of(graph: Graph) -> tuple[str, ...]:

@@ -37,6 +37,12 @@ class Graph:
         model = self.params["models"][name]
         return f"{self.results}/download/models/{name}" if "revision" in model else model["path"]
 
+    @property
+    def comparing(self) -> str | None:
+        """The entry of `models` whose states tell which rows say the same; None where none are compared."""
+        semantic = self.params["dedup"]["semantic"]
+        return semantic["model"] if semantic else None
+
     def edges(self, name: str) -> list[str]:
         """The files that stand for a checkpoint in the DAG: its manifest, where a rule makes it."""
         by_rule = name in self.nodes or "revision" in self.params["models"][name]
@@ -165,6 +171,14 @@ class Graph:
         nodes = self.nodes.values() if name is None else [self.nodes[name]]
         taught = [node.name for node in nodes if node.sources and chosen(node)]
         return list(dict.fromkeys(pair for node in taught for pair in self.pairs(node)))
+
+    def dealt_from(self, name: str) -> list[str]:
+        """The data set of each file of rows that a node trains on or asks; none where documents are made for it."""
+        node = self.nodes[name]
+        if node.sources:
+            asks = STAGES[node.stage].samples
+            return [source["data"] for source in node.sources] if asks else [data for data, _ in self.generations(name)]
+        return [node.data] if node.data and not (STAGES[node.stage].documents and node.treatment) else []
 
     def generation(self, dataset: str, teacher: str) -> str:
         """The folder of the responses that a teacher wrote to the prompts of a data set."""

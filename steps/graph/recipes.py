@@ -71,6 +71,8 @@ def complete(params: dict) -> dict:
         (f"studies.{k}.detect", study["detect"], "data") for k, study in params["studies"].items() if "detect" in study
     ]
     named += [("forecast.axes", name, "data") for name in params["forecast"]["axes"]]
+    if semantic := params["dedup"]["semantic"]:
+        named += [("dedup.semantic.model", semantic["model"], "models")]
     for key, name, section in named:
         if name not in params[section]:
             raise ValueError(f"{key}: no entry `{name}` in {section}{meant(name, params[section])}")
@@ -163,6 +165,7 @@ def _expand(name: str, study: str, recipe: dict, points: relations.Points, param
             settings, sources = relations.mixed(where, recipe, settings, sources)
         with _under(where):
             STAGES[stage].settings.fit(settings)
+            _check_weights(settings, datasets, params)
         point_name = "-".join([name, *(f"{key}={in_a_name(value)}" for key, value in point.items())])
         if point_name in expanded:
             raise ValueError(f"{where}.grid: two points are called `{point_name}`; remove one of the values")
@@ -255,6 +258,21 @@ def _settings(where: str, recipe: dict, point: dict, params: dict) -> dict:
             f"{where}.buckets: has no effect without `treats: [data_conflict]`, which finds the groups; add or remove"
         )
     return settings
+
+
+def _check_weights(settings: dict, datasets: list[str], params: dict) -> None:
+    """Raise a ValueError for an order of rows in which the weight of a source has no place."""
+    weighted = [name for name in datasets for source in params["data"][name]["sources"] if "weight" in source]
+    if weighted and settings.get("order") == "sources":
+        raise ValueError(
+            f"order: sources deals every row as often, and a source of data `{weighted[0]}` has a weight; write shuffle"
+            " or easy_to_hard, or remove the weight"
+        )
+    if weighted and settings.get("buckets"):
+        raise ValueError(
+            f"buckets: keeps rows of a group apart that the weight of a source of data `{weighted[0]}` deals more than"
+            " once; remove one"
+        )
 
 
 def _launch(where: str, recipe: dict, params: dict) -> dict | None:

@@ -35,14 +35,15 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "bucket": ("engine", "bucket"),
     "score_dirt": (),
     "preflight_node": ("preflight", *TRAINED),
-    "inspect_rows": ("inspect", *TRAINED),
-    "sft": ("sft", *_TRAINING),
-    "cpt": ("cpt", *_TRAINING),
-    "rl": ("rl", *_TRAINING),
-    "reward": ("reward", *_TRAINING),
-    "distill": ("distill", *_TRAINING),
+    "inspect_rows": ("inspect", "data", *TRAINED),
+    # Of `data` the weights of sources.
+    "sft": ("sft", "data", *_TRAINING),
+    "cpt": ("cpt", "data", *_TRAINING),
+    "rl": ("rl", "data", *_TRAINING),
+    "reward": ("reward", "data", *_TRAINING),
+    "distill": ("distill", "data", *_TRAINING),
     # Where `forecast.stop` says so, it waits for the forecast.
-    "opd": ("opd", "forecast", *_TRAINING),
+    "opd": ("opd", "data", "forecast", *_TRAINING),
     "merge": ("merge",),
     "interpolate": ("interpolate", "evaluate"),
     "difficulty": ("engine", "difficulty"),
@@ -89,7 +90,7 @@ class _Wanted(SimpleNamespace):
     """What a job is about: the graph, and the wildcards of its rule."""
 
     def __init__(self, graph: "Graph", wildcards: Any):
-        super().__init__(nodes=graph.nodes, sources=graph.sources, wildcards=wildcards)
+        super().__init__(nodes=graph.nodes, sources=graph.sources, dealt_from=graph.dealt_from, wildcards=wildcards)
 
     @property
     def node(self) -> Any:
@@ -103,15 +104,31 @@ def _own(seen: dict, rule: str, wanted: _Wanted) -> dict:
 
 def _with_sources(seen: dict, rule: str, wanted: _Wanted) -> dict:
     """The section and, by the names of their files in rows, what sources say of it themselves."""
-    dataset = wanted.wildcards.dataset
-    # What the world writes or the hub has is a file, if not there yet.
-    files = named([{"files": [source["path"]]} | source for source in wanted.sources(dataset)])
     own: dict[str, dict] = {}
-    for source, of_source in zip(seen["data"][dataset]["sources"], files, strict=True):
+    for source, names in _files(seen, wanted, wanted.wildcards.dataset):
         if said := {key: source[key] for key in OF_SOURCE[rule] if key in source}:
             said |= {"source": source["path"]} if rule == "split" else {}
-            own |= {file.name: said for file in of_source}
+            own |= dict.fromkeys(names, said)
     return seen[rule] | ({"sources": own} if own else {})
+
+
+def _files(seen: dict, wanted: _Wanted, dataset: str) -> list[tuple[dict, list[str]]]:
+    """The sources of a data set, each with what rows call its files."""
+    # What the world writes or the hub has is a file, if not there yet.
+    files = named([{"files": [source["path"]]} | source for source in wanted.sources(dataset)])
+    sources = seen["data"][dataset]["sources"]
+    return [(source, [file.name for file in own]) for source, own in zip(sources, files, strict=True)]
+
+
+def _weights(seen: dict, wanted: _Wanted, datasets: Iterable[str]) -> dict:
+    """What a training is told of the weights of sources: of each file that it reads, those of its rows by their file;
+    nothing where no source has one."""
+    weights = []
+    for dataset in datasets:
+        weighted = any("weight" in source for source in seen["data"][dataset]["sources"])
+        sources = _files(seen, wanted, dataset) if weighted else []
+        weights.append({name: s["weight"] for s, names in sources if "weight" in s for name in names})
+    return {"source_weights": weights} if any(weights) else {}
 
 
 def _download(seen: dict, rule: str, wanted: _Wanted) -> dict:
@@ -141,8 +158,8 @@ def _pretrain(seen: dict, rule: str, wanted: _Wanted) -> dict:
 
 
 def _node(seen: dict, rule: str, wanted: _Wanted) -> dict:
-    """A recipe's own settings."""
-    return wanted.node.settings
+    """A recipe's own settings, and the weights of the sources that it trains on."""
+    return wanted.node.settings | _weights(seen, wanted, wanted.dealt_from(wanted.node.name))
 
 
 def _preflight(seen: dict, rule: str, wanted: _Wanted) -> dict:
@@ -157,7 +174,7 @@ def _inspect(seen: dict, rule: str, wanted: _Wanted) -> dict:
     stage, settings = (node.stage, node.settings) if node else ("sft", seen["sft"])
     told = {key: settings[key] for key in ("thinking", "completion_only_loss", "max_length") if key in settings}
     named = {"data": wanted.wildcards.dataset, "recipe": wanted.wildcards.node, "stage": stage}
-    return seen["inspect"] | named | told
+    return seen["inspect"] | named | told | _weights(seen, wanted, [wanted.wildcards.dataset])
 
 
 def _interpolate(seen: dict, rule: str, wanted: _Wanted) -> dict:

@@ -12,19 +12,21 @@ Run as: python -m steps.recipes.cpt --settings '{"learning_rate": 0.0003, …}' 
 
 import argparse
 import shutil
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 from steps.core.code import code_paths
-from steps.core.files import fresh_folder
+from steps.core.curriculum import epoch_rows, weigh
+from steps.core.files import fresh_folder, read_jsonl
 from steps.core.step import run, step_parser
 from steps.core.work import work_folder
 from steps.models import checkpoints
 from steps.models.adapters.attach import attach, weight_counts
 from steps.settings.cpt import Cpt
 from steps.settings.training import material
-from steps.training import packing
+from steps.training import curriculum
 from steps.training import run as training
 from steps.training.arguments import check_settings
 from steps.training.documents import encode_corpus, pieces, read_documents
@@ -44,12 +46,17 @@ def main(args: argparse.Namespace) -> None:
 
     tokenizer = checkpoints.load_tokenizer(args.parent)
     documents = encode_corpus(tokenizer, read_documents(args.data))
+    if settings.get("source_weights"):
+        files = (sys.intern(row["file"]) for row in read_jsonl(args.data))
+        named = [document | {"file": file} for document, file in zip(documents, files, strict=True)]
+        documents = [*weigh(named, settings)]
     rows = [piece for document in documents for piece in pieces(document, settings["max_length"])]
     plan = Plan(
-        batches=packing.plan_batches(len(rows), settings["batch_size"], settings["epochs"], settings["seed"]),
+        batches=curriculum.plan_batches(rows, settings),
         accumulation=settings["gradient_accumulation"],
         lengths=[len(row["input_ids"]) for row in rows],
         saves=settings["saves"],
+        epoch_rows=epoch_rows(rows),
     )
 
     import torch
@@ -80,7 +87,8 @@ def main(args: argparse.Namespace) -> None:
             "train": count(rows, []) | {"documents": len(documents)},
             "steps": plan.steps,
             "parameters": parameters,
-        },
+        }
+        | curriculum.counts(rows, plan.batches, settings),
         log=log,
         started=started,
     )

@@ -11,6 +11,7 @@ Run as: python -m steps.recipes.inspect --settings '{"data": "problems", "recipe
 import argparse
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,19 @@ def facts(kept: list[Shown], left: list[dict], settings: dict, model: Path) -> d
     }
 
 
+def mixture(rows: Counter[str], settings: dict) -> dict[str, dict]:
+    """Of each source its rows, its weight and its share of what an epoch deals; nothing where none has a weight."""
+    if "source_weights" not in settings:
+        return {}
+    (weights,) = settings["source_weights"]
+    dealt = {file: count * weights.get(file, 1.0) for file, count in rows.items()}
+    total = sum(dealt.values())
+    return {
+        file: {"rows": rows[file], "weight": weights.get(file, 1.0), "share": dealt[file] / total}
+        for file in sorted(rows)
+    }
+
+
 def page(told: dict) -> str:
     """One page without an asset from outside; what rows say is escaped and printable."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -85,6 +99,8 @@ def terminal(told: dict) -> str:
     settings = told["settings"]
     head = f"{settings['data']} as {settings['recipe']} ({settings['stage']}) sees it: {told['kept']:,} of"
     lines = [f"{head} {told['looked_at']:,} rows, {told['tokens']:,} tokens, {told['trained']:,} of them trained"]
+    for file, of in told["mixture"].items():
+        lines.append(visible(f"{file}: {of['rows']:,} rows, weight {of['weight']:g}, {of['share']:.1%} of an epoch"))
     names = ("trained", "thought", "mark")
     lines.append(" ".join(f"{TERMINAL[name]}{name}{RESET}" for name in names) + "  the rest is read only")
     for row in told["rows"]:
@@ -110,11 +126,19 @@ def main(args: argparse.Namespace) -> None:
     settings = args.settings
     tokenizer = checkpoints.load_tokenizer(args.model)
     chat = Chat(tokenizer, settings.get("thinking", THINKING[0]))
-    rows = drawn(read_jsonl(args.rows), settings["looked_at"], settings["seed"])
+    of_file: Counter[str] = Counter()
+
+    def counted() -> Iterator[dict]:
+        for row in read_jsonl(args.rows):
+            of_file[row["file"]] += 1
+            yield row
+
+    rows = drawn(counted(), settings["looked_at"], settings["seed"])
     if not rows:
         raise ValueError(f"{args.rows} has no row; see the quarantine of the data set")
     kept, left = inspected(chat, rows, settings)
-    told = facts(kept, left, settings, args.model)
+    mixed = mixture(of_file, settings)
+    told = facts(kept, left, settings, args.model) | {"mixture": mixed}
     out = fresh_folder(args.out)
     write_text(out / "rows.html", page(told))
     write_text(out / "rows.txt", terminal(told))
@@ -124,7 +148,8 @@ def main(args: argparse.Namespace) -> None:
         step="inspect",
         settings=settings,
         inputs=[args.rows, *files],
-        counts={"in": len(rows), "kept": len(kept), "quarantined": told["reasons"]},
+        counts={"in": len(rows), "kept": len(kept), "quarantined": told["reasons"]}
+        | ({"sources": mixed} if mixed else {}),
         started=started,
         tokens=told["tokens"],
     )

@@ -47,7 +47,7 @@ def encode_pairs(path: Path, tokenizer: Any, max_length: int) -> tuple[list[dict
         except Unfit as unfit:
             skipped.append(skip(row, unfit, "reward"))
             continue
-        own = {key: row[key] for key in DIFFICULTY if key in row}
+        own = {key: row[key] for key in ("file", *DIFFICULTY) if key in row}
         kept.append({"id": row["id"], **own, "chosen_ids": ids[0], "rejected_ids": ids[1]})
         progress.update(done)
     if not kept:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from steps.core.code import code_paths
+from steps.core.curriculum import epoch_rows, weigh
 from steps.core.files import fresh_folder, write_json, write_jsonl
 from steps.core.progress import Progress
 from steps.core.step import run, step_parser
@@ -78,11 +79,13 @@ def main(args: argparse.Namespace) -> None:
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     pairs, skipped = encode_pairs(args.data, tokenizer, settings["max_length"])
     valid_pairs, valid_skipped = encode_pairs(args.valid, tokenizer, settings["max_length"])
+    weigh(pairs, settings)
     plan = PairPlan(
         batches=curriculum.plan_batches(pairs, settings),
         accumulation=settings["gradient_accumulation"],
         lengths=[tokens_of(pair) for pair in pairs],
         saves=settings["saves"],
+        epoch_rows=epoch_rows(pairs),
     )
     model = build_model(args.parent, tokenizer.pad_token_id, settings["seed"])
     parameters = weight_counts(model)

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 from steps.core.code import code_paths
+from steps.core.curriculum import epoch_rows, weigh
 from steps.core.files import fresh_folder, write_jsonl
 from steps.core.step import run, step_parser
 from steps.core.work import work_folder
@@ -52,11 +53,13 @@ def main(args: argparse.Namespace) -> None:
             f"buckets: no row of {args.data} has a conflict_group; the recipe needs treats: [data_conflict]"
         )
     domains = [row["file"] for row in rows] if settings["order"] == "sources" else None
+    weigh(rows, settings)
     plan = Plan(
         batches=curriculum.plan_batches(rows, settings),
         accumulation=settings["gradient_accumulation"],
         lengths=[len(row["input_ids"]) for row in rows],
         saves=settings["saves"],
+        epoch_rows=epoch_rows(rows),
     )
 
     import torch

@@ -26,6 +26,7 @@ from pathlib import Path
 
 from steps.core import processes
 from steps.core.code import code_paths
+from steps.core.curriculum import weigh
 from steps.core.files import fresh_folder, read_jsonl, write_jsonl
 from steps.core.progress import Progress
 from steps.core.step import run, step_parser
@@ -55,7 +56,7 @@ def main(args: argparse.Namespace) -> None:
         inputs += checkpoints.check(args.reward_model)
     work = work_folder(args.work, args.out, material(settings), [*inputs, *code_paths(__spec__.name)])
 
-    rows = list(read_jsonl(args.data))
+    rows = weigh(list(read_jsonl(args.data)), settings)
     plan = plan_rollouts(rows, settings)
 
     import torch

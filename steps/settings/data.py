@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, create_model, model_validator
 
-from steps.settings.base import OneOf, Seed, Settings, Share, Unique
+from steps.settings.base import ROWS_AT_ONCE, OneOf, Seed, Settings, Share, Unique
 from steps.settings.formats import AUTO, FORMATS, TURN_KEYS
 from steps.settings.names import FilePath
 from steps.settings.pass_rates import PassRates
@@ -99,6 +99,9 @@ class Source(OfHub, _Filtered):  # type: ignore[misc, valid-type]
     sha256: Sha256 = Field("")
     near_duplicates: bool = Field(True, description="Whether near duplicates among its rows are taken out")
     contradictions: bool = Field(True, description="Whether rows that contradict each other are taken out")
+    weight: float = Field(  # type: ignore[assignment]  # may be left out
+        None, gt=0, description="How often a training deals each of its rows in an epoch, on average; 1 unless said"
+    )
     cap: int = Field(  # type: ignore[assignment]  # may be left out
         None, ge=1, description="Rows that stay, drawn at random; the others are quarantined"
     )
@@ -126,6 +129,15 @@ class Ingest(Settings):
     max_record_bytes: int = Field(gt=0, description="Largest record; a larger one is quarantined unread")
 
 
+class Semantic(Settings):
+    """Taking out rows that say the same in other words."""
+
+    model: str = Field(description="The entry of models whose states are compared: a language model or an encoder")
+    threshold: float = Field(gt=0, le=1, description="Similarity of the vectors from which two rows say the same")
+    max_tokens: int = Field(ge=1, description="Tokens of a text that are read; what follows is left out")
+    batch_size: int = Field(ge=1, description=ROWS_AT_ONCE)
+
+
 class Dedup(Settings):
     """Taking out rows that repeat or contradict others."""
 
@@ -133,6 +145,7 @@ class Dedup(Settings):
     threshold: float = Field(gt=0, le=1, description="Similarity from which two rows are near duplicates")
     shingle_words: int = Field(ge=1, description="Words per run")
     numbers_must_match: bool = Field(description="Two prompts that differ in a number are two problems")
+    semantic: Semantic | None = Field(description="Whether rows in other words are looked for, and how; null: not")
 
 
 class Decontaminate(Settings):

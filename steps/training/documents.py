@@ -32,7 +32,7 @@ def read_documents(path: Path) -> Iterator[str]:
 def pieces(row: dict, most: int) -> Iterator[dict]:
     """An encoded document as rows of at most so many tokens."""
     for start in range(0, len(row["input_ids"]), most):
-        yield {key: tokens[start : start + most] for key, tokens in row.items()}
+        yield row | {key: row[key][start : start + most] for key in ("input_ids", "labels")}
 
 
 def encode_corpus(tokenizer: Any, documents: Iterable[str]) -> list[dict]:

@@ -21,6 +21,7 @@ class Plan:
         saves: how often, at equal distances, the state is put aside; the end is not counted.
         valid_points: how often, in the same way, the valid loss is measured. It does not follow `saves`, which changes
             no result.
+        epoch_rows: rows of an epoch, where the weights of sources make them more or fewer than there are.
     """
 
     batches: list[list[int]]
@@ -28,7 +29,12 @@ class Plan:
     lengths: list[int]
     saves: int
     valid_points: int = 4
+    epoch_rows: float = 0.0
     shown = "loss"  # what the progress line shows
+
+    @property
+    def per_epoch(self) -> float:
+        return self.epoch_rows or len(self.lengths)
 
     @property
     def steps(self) -> int:
@@ -57,12 +63,12 @@ class Plan:
 
     def epoch(self, step: int) -> float:
         """Epochs seen after a step."""
-        return sum(map(len, self.batches[: step * self.accumulation])) / len(self.lengths)
+        return sum(map(len, self.batches[: step * self.accumulation])) / self.per_epoch
 
     def epoch_ends(self, epochs: int) -> list[int]:
         """The step with which each of the first epochs is complete; it may hold rows of the next."""
         step_rows = len(self.batches[0]) * self.accumulation
-        return [min(math.ceil(len(self.lengths) * e / step_rows), self.steps) for e in range(1, epochs + 1)]
+        return [min(math.ceil(self.per_epoch * e / step_rows), self.steps) for e in range(1, epochs + 1)]
 
     def progress(self) -> list[tuple[float, int]]:
         """After each step 0, 1, …: epochs and tokens (padding not counted) seen."""
@@ -72,7 +78,7 @@ class Plan:
             for batch in self.batches[step * self.accumulation : (step + 1) * self.accumulation]:
                 rows += len(batch)
                 tokens += sum(self.lengths[i] for i in batch)
-            seen.append((rows / len(self.lengths), tokens))
+            seen.append((rows / self.per_epoch, tokens))
         return seen
 
     def log(self, history: list[dict], done: int) -> list[dict]:

@@ -74,7 +74,7 @@ def test_words_keep_numbers_and_operators_and_drop_punctuation():
     ],
 )
 def test_contradictions(tmp_path, first, second, contradict):
-    _, quarantined = cleaned(tmp_path, [first, second])
+    _, quarantined = cleaned(tmp_path, [first, second, chat("Name a color.", "Red")])
     expected = {0: ("contradiction", "a:1"), 1: ("contradiction", "a:0")} if contradict else {}
     assert {row: found for row, found in quarantined.items() if found[0] == "contradiction"} == expected
 
@@ -109,7 +109,9 @@ def test_exact_duplicates_ignore_case_and_spaces_and_the_first_stays(tmp_path):
         (LONG.replace("market.", "market, today."), WORKED, "42", True),
         (LONG.replace("30", "31"), WORKED, "42", False),  # other numbers: another problem
         (LONG.replace("pears", "plums"), WORKED, "42", False),
-        (LONG.replace("bowl", "dish"), WORKED, "42", True),
+        (LONG.replace("bowl", "dish"), WORKED, "42", False),  # which words mean the same, nothing here knows
+        (LONG.replace("a bowl", "the bowl"), WORKED, "42", True),
+        (LONG.replace("buys", "never buys"), WORKED, "42", False),
         (LONG.replace("bowl", "dish"), "#### 42", "42", False),  # nothing but the question, and it is another one
         (f"{LONG} Let's think step by step.", WORKED, "42", True),
         (LONG.replace("bowl", "dish"), WORKED, "41", False),  # the same words, another answer
@@ -120,6 +122,54 @@ def test_near_duplicates(tmp_path, prompt, response, answer, near):
     assert kept == ([0] if near else [0, 1])
     if near:
         assert quarantined[1][0] == "near_duplicate" and quarantined[1][1].startswith("a:0, similarity ")
+
+
+ASKED = (
+    "Here is what the town council wrote to all who live by the river, and I have to answer it by the end of the week."
+    " Write a {} letter in which I say that I agree with the plan for the bridge, as long as the {} oak stays there."
+)
+SAID = (
+    "{}, the plan for the bridge is sound, since the river is narrow there and the ground on both of its sides is hard"
+    " enough to carry the weight of carts, even in spring. The answer is {}. Do {}cross it in a storm."
+)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (("formal", "oldest", "Yes", "B", ""), ("informal", "oldest", "Yes", "B", "")),
+        (("formal", "largest", "Yes", "B", ""), ("formal", "smallest", "Yes", "B", "")),
+        (("formal", "oldest", "Yes", "B", ""), ("formal", "oldest", "No", "B", "")),
+        (("formal", "oldest", "Yes", "B", ""), ("formal", "oldest", "Yes", "C", "")),
+        (("formal", "oldest", "Yes", "B", ""), ("formal", "oldest", "Yes", "B", "not ")),
+        (("formal", "oldest", "Yes", "B", "never "), ("formal", "oldest", "Yes", "B", "")),
+        (("formal", "oldest", "Yes", "seven", ""), ("formal", "oldest", "Yes", "eight", "")),
+        (("formal", "oldest", "Yes", "7", ""), ("formal", "oldest", "Yes", "8", "")),
+        (("formal", "oldest", "Yes", "B", ""), ("formal", "oldest", "Yes", "B without doubt", "")),
+    ],
+)
+def test_rows_that_say_the_opposite_stay_however_long_they_are(tmp_path, first, second):
+    rows = [chat(ASKED.format(*own[:2]), SAID.format(*own[2:])) for own in (first, second)]
+    assert cleaned(tmp_path, rows)[0] == [0, 1]
+
+
+def test_who_stands_in_whose_place_counts(tmp_path):
+    said = SAID.format("Yes", "B", "") + " So {} stands to the left of {} in the square of the town."
+    rows = [chat(ASKED.format("formal", "old"), said.format(*pair)) for pair in (("Una", "Nils"), ("Nils", "Una"))]
+    assert cleaned(tmp_path, rows)[0] == [0, 1]
+
+
+def test_words_that_are_added_make_no_other_row(tmp_path):
+    rows = [chat(ASKED.format("formal", "old"), SAID.format("Yes", "B", ""))]
+    rows.append(chat(ASKED.format("short and formal", "old"), SAID.format("Yes", "B", "always ")))
+    rows.append(chat(ASKED.format("formal", "very old"), SAID.format('"Yes"', "the B", "")))
+    assert cleaned(tmp_path, rows)[0] == [0]
+
+
+def test_documents_that_differ_in_a_word_are_near_duplicates(tmp_path):
+    texts = [f"{PASSAGE} {ASKED.format(kind, 'old')}" for kind in ("formal", "informal")]
+    rows = [{"messages": [{"role": "document", "content": text}], "answer": None} for text in texts]
+    assert cleaned(tmp_path, rows)[0] == [0]
 
 
 def test_numbers_can_be_ignored(tmp_path):
@@ -285,7 +335,7 @@ def test_texts_without_spaces_are_compared_by_characters(tmp_path):
 
 
 def variants(rng: Random, count: int) -> list[dict]:
-    """Rows of which many are copies of earlier ones with some words changed."""
+    """Rows of which many are copies of earlier ones with some words added or changed."""
     vocabulary = [f"{a}{b}{c}" for a in "bdfgk" for b in "aeiou" for c in "lmnrst"]
     rows: list[dict] = []
     for _ in range(count):
@@ -293,7 +343,8 @@ def variants(rng: Random, count: int) -> list[dict]:
             source = rng.choice(rows)
             prompt, response = source["messages"][0]["content"].split(), source["messages"][1]["content"]
             for _ in range(rng.randint(0, 3)):
-                prompt[rng.randrange(len(prompt))] = rng.choice(vocabulary)
+                at = rng.randrange(len(prompt) - 1)
+                prompt[at : at + (rng.random() < 0.2)] = [rng.choice(vocabulary)]
             rows.append(chat(" ".join(prompt), response, answer=source["answer"]))
         else:
             number = str(rng.randint(1, 3))
@@ -304,6 +355,17 @@ def variants(rng: Random, count: int) -> list[dict]:
 
 def runs(tokens: list[str], size: int) -> set[tuple[str, ...]]:
     return {tuple(tokens[i : i + size]) for i in range(len(tokens) - size + 1)}
+
+
+def common(one: list[str], other: list[str]) -> int:
+    """The length of the longest common subsequence, by its recurrence."""
+    best = [0] * (len(other) + 1)
+    for word in one:
+        row = [0]
+        for i, second in enumerate(other):
+            row.append(best[i] + 1 if word == second else max(best[i + 1], row[i]))
+        best = row
+    return best[-1]
 
 
 def reference(rows: list[dict], threshold: float) -> set[int]:
@@ -322,14 +384,17 @@ def reference(rows: list[dict], threshold: float) -> set[int]:
             found *= len(both) / (len(both) + len(one ^ other)) if both else float(one == other and not place)
         pairs = [runs(texts[i][0], 2) for i in (a, b)]
         alike = len(pairs[0] & pairs[1]) / len(pairs[0] | pairs[1])
-        return found if texts[a][0] == texts[b][0] or alike >= threshold else 0
+        if found < threshold or (texts[a][0] != texts[b][0] and alike < threshold):
+            return 0
+        turns = list(zip(texts[a], texts[b], strict=True))
+        return found if all(common(one, other) == min(len(one), len(other)) for one, other in turns) else 0
 
     stay: list[int] = []
     for i, row in enumerate(rows):
         near_by = (
             texts[i] == texts[j] or similarity(i, j) >= threshold
             for j in stay
-            if rows[j]["answer"] == row["answer"] and texts[i][0][30:] == texts[j][0][30:]
+            if rows[j]["answer"] == row["answer"] and texts[i][0][-1] == texts[j][0][-1]
         )
         if not any(near_by):
             stay.append(i)
@@ -351,6 +416,14 @@ def test_texts_without_words_are_near_to_nothing(tmp_path):
 
 def test_no_rows(tmp_path):
     assert cleaned(tmp_path, []) == ([], {})
+
+
+def test_where_nothing_is_kept_the_step_ends(tmp_path):
+    rows = [chat("Where does Una live?", city) for city in ("Kelso", "Umber")]
+    with pytest.raises(ValueError, match=r"rows.jsonl: dedup keeps none of 2 rows .*'contradiction': 2"):
+        cleaned(tmp_path, rows)
+    assert [record["row"] for record in read_jsonl(tmp_path / "out" / "refused.jsonl")] == [0, 1]
+    assert not (tmp_path / "out" / "manifest.json").exists()
 
 
 def test_equal_runs_write_equal_files(tmp_path):

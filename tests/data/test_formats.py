@@ -774,7 +774,7 @@ def test_nothing_that_can_be_used_is_told_by_its_first_row(tmp_path):
     with pytest.raises(ValueError) as caught:
         run(tmp_path, {"path": str(tmp_path / "rows.jsonl")})
     assert (
-        "none of 3 records can be used (unsupported_field 3); of the first, images: it changes what the row means"
+        "ingest keeps none of 3 records ({'unsupported_field': 3}); of the first, images: it changes what the row means"
         in str(caught.value)
     )
 

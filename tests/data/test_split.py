@@ -79,12 +79,32 @@ PASSAGE = "The river rises in the north and flows through three towns before it 
             row(1, "Who built the first bridge?", "b"),
             True,
         ),
-        (row(0, "Sum it up.", "a", system=PASSAGE), row(1, "Sum it up.", "b", system=PASSAGE + " Not so."), False),
+        (row(0, "Who built it?", "a", system=PASSAGE), row(1, "Who built it?", "b", system=PASSAGE + " So."), True),
+        (row(0, "Who built it?", "a", system=PASSAGE), row(1, "Who broke it?", "b", system=PASSAGE), False),
         (row(0, "Who?"), row(1, "Who?", "Una"), True),
     ],
 )
 def test_what_a_conversation_asks_first_is_its_prompt(first, second, together):
     assert (split.opening(first) == split.opening(second)) == together
+
+
+def test_system_turns_longer_than_the_question_part_no_question(tmp_path):
+    """As in Orca: each question under several long system turns."""
+    persona = "You are an assistant who explains each step as to a child, with examples, at {} length and with care."
+    rows = [
+        row(4 * i + j, f"What is {i} + 1?", f"{i + 1}", system=persona.format(length))
+        for i in range(200)
+        for j, length in enumerate(("great", "some", "little", "no"))
+    ]
+    train, valid = parts(tmp_path, rows)
+    assert len(valid) % 4 == 0 and 24 <= len(valid) <= 144
+    assert {kept["row"] // 4 for kept in train}.isdisjoint(kept["row"] // 4 for kept in valid)
+
+
+def test_one_question_about_many_passages_is_as_many_prompts(tmp_path):
+    rows = [row(i, "Sum it up.", f"{i}", system=f"{PASSAGE} It has {i} fish.") for i in range(240)]
+    train, valid = parts(tmp_path, rows)
+    assert 8 <= len(valid) <= 48 and len(train) + len(valid) == 240
 
 
 def test_a_document_is_its_own_prompt():

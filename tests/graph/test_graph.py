@@ -6,12 +6,14 @@ import importlib.util
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from steps.graph import checks, delivery, dvc, recipes
 from steps.graph import graph as dag
 from steps.graph.runs import join_runs
+from steps.graph.sections import of_rule
 from tests.workloads import PARAMS
 
 ROOT = Path(__file__).parents[2]
@@ -530,3 +532,40 @@ def test_rows_have_their_difficulty_where_a_recipe_goes_by_it(graph):
         assert one.taught_rows(dataset) == f"{data}/{dataset}/bucket/train.jsonl"
         assert one.pair_rows("scores") == f"{data}/problems/bucket/train.jsonl"
         assert {dataset, "problems"} <= {*one.bucketed()}
+
+
+def test_a_training_is_told_the_weights_of_its_sources(graph):
+    """By the names that rows have of their files; a data set without weights says nothing."""
+    for name in ("rows/b.csv", "rows/a.csv", "one.csv", "two.csv"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text("prompt,response\n")
+    mine = [{"path": "one.csv"}, {"path": "rows", "weight": 0.5}, {"path": "two.csv", "weight": 3.0}]
+    data = PARAMS["data"] | {"mine": {"sources": mine}, "plain": {"sources": [{"path": "one.csv"}]}}
+    recipes_ = {
+        "weighted": {"stage": "sft", "from": "base", "data": "mine"},
+        "alike": {"stage": "sft", "from": "base", "data": "plain"},
+        "taught": {"stage": "distill", "from": "base", "data": ["plain", "mine"], "teachers": ["hub"]},
+    }
+    made = graph({"data": data, "studies": {"two": {"recipes": recipes_}}})
+    told = {name: of_rule(made, made.nodes[name].stage, SimpleNamespace(node=name)) for name in recipes_}
+    weights = {"a.csv": 0.5, "b.csv": 0.5, "two.csv": 3.0}
+    assert told["weighted"]["source_weights"] == [weights] and "source_weights" not in told["alike"]
+    assert told["taught"]["source_weights"] == [{}, weights]
+    assert made.nodes["weighted"].settings == {k: v for k, v in told["weighted"].items() if k != "source_weights"}
+    looked = of_rule(made, "inspect_rows", SimpleNamespace(node="weighted", dataset="mine"))
+    assert looked["source_weights"] == [weights]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"order": "sources"}, "order: sources deals every row as often"), ({"order": "shuffle"}, None)],
+)
+def test_a_weight_has_no_place_in_an_order_by_source(graph, change, message):
+    data = PARAMS["data"] | {"mine": {"sources": [{"path": "one.csv", "weight": 2.0}]}}
+    recipe = {"stage": "sft", "from": "base", "data": "mine"} | change
+    overlay = {"data": data, "studies": {"two": {"recipes": {"odd": recipe}}}}
+    if message is None:
+        graph(overlay)
+        return
+    with pytest.raises(ValueError, match=rf"studies.two.recipes.odd.{message}, and a source of data `mine` has"):
+        graph(overlay)

@@ -1,9 +1,12 @@
 """The batches of a training that goes by the difficulty of its rows."""
 
 from collections import Counter
+from itertools import accumulate
+from random import Random
 
 import pytest
 
+from steps.core.curriculum import apportioned, epoch_rows, weigh
 from steps.settings.distill import Distill
 from steps.settings.errors import check
 from steps.settings.reward import Reward
@@ -11,6 +14,7 @@ from steps.settings.sft import Sft
 from steps.settings.training import Curriculum
 from steps.training import packing
 from steps.training.curriculum import counts, plan_batches
+from steps.training.plan import Plan
 
 SETTINGS = {"batch_size": 4, "epochs": 2, "seed": 0, "order": "shuffle", "bucket_shares": None}
 SHARES = {"easy": 0.25, "medium": 0.5, "hard": 0.25}
@@ -79,6 +83,90 @@ def test_every_epoch_is_mixed_and_has_the_shares():
     for epoch in (dealt[:16], dealt[16:]):
         assert Counter(ROWS[row]["bucket"] for row in epoch) == {"easy": 4, "medium": 8, "hard": 4}
         assert [ROWS[row]["bucket"] for row in epoch] != sorted(ROWS[row]["bucket"] for row in epoch)
+
+
+def test_a_small_share_has_its_slots_over_the_epochs():
+    """2 % of 16 rows is a third of a slot: with ten epochs three slots, and never two at once."""
+    shares = {"easy": 0.02, "medium": 0.49, "hard": 0.49}
+    dealt = order_of(ROWS, bucket_shares=shares, epochs=10)
+    found = Counter(ROWS[row]["bucket"] for row in dealt)
+    assert (found["easy"], len(dealt)) == (3, 160) and {found["medium"], found["hard"]} == {78, 79}
+    per_epoch = [sum(ROWS[row]["bucket"] == "easy" for row in dealt[i : i + 16]) for i in range(0, 160, 16)]
+    assert max(per_epoch) == 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_a_share_has_had_is_within_a_slot_of_its_part(seed):
+    rng = Random(seed)
+    shares = [rng.random() ** 3 for _ in range(rng.randint(1, 8))]
+    ends = list(accumulate(rng.randint(1, 30) for _ in range(20)))
+    had = [0] * len(shares)
+    for begin, end, counts_ in zip([0, *ends], ends, apportioned(shares, ends), strict=False):
+        assert sum(counts_) == end - begin and min(counts_) >= 0
+        had = [a + b for a, b in zip(had, counts_, strict=True)]
+        assert all(abs(a - share / sum(shares) * end) < 1 for a, share in zip(had, shares, strict=True))
+
+
+def weighted(rows_, **weights):
+    return [row | ({"weight": weights[row["file"]]} if row["file"] in weights else {}) for row in rows_]
+
+
+@pytest.mark.parametrize("order", ["shuffle", "easy_to_hard"])
+@pytest.mark.parametrize("weight", [2.0, 1.5, 0.5, 0.3])
+def test_a_source_s_rows_are_dealt_as_often_as_its_weight_says(order, weight):
+    """Eight rows of either source, ten epochs: of b each 10 times, of a each 10 times its weight, or one more."""
+    given = weighted(ROWS, a=weight)
+    dealt = order_of(given, order=order, epochs=10)
+    times = [dealt.count(i) for i in range(16)]
+    if order == "shuffle":
+        assert times[1::2] == [10] * 8 and {*times[::2]} <= {int(10 * weight), int(10 * weight) + 1}
+    assert len(dealt) == sum(times) == round(8 * weight * 10) + 80
+    assert abs(sum(times[::2]) - 80 * weight) <= 4 and dealt == order_of(given, order=order, epochs=10)
+    assert epoch_rows(given) == 8 + 8 * weight
+
+
+def test_every_epoch_has_its_part_of_a_weight():
+    given = weighted(ROWS, a=0.25)
+    dealt = order_of(given, epochs=4)
+    assert len(dealt) == 40
+    for i in range(4):
+        epoch = dealt[10 * i : 10 * i + 10]
+        assert sum(given[row]["file"] == "a" for row in epoch) == 2 and len({*epoch}) == 10
+
+
+def test_weights_act_within_buckets():
+    given = weighted(ROWS, a=3.0)
+    dealt = order_of(given, epochs=8, bucket_shares={"hard": 1.0})
+    found = Counter(given[row]["file"] for row in dealt)
+    hard = Counter(row["file"] for row in given if row["bucket"] == "hard")
+    assert {given[row]["bucket"] for row in dealt} == {"hard"} and len(dealt) == 8 * 32
+    assert abs(found["a"] - 8 * 32 * 3 * hard["a"] / (3 * hard["a"] + hard["b"])) <= 1
+
+
+def test_the_manifest_says_what_sources_and_buckets_have():
+    """Rows, not texts: the first is of two texts."""
+    given = weighted([ROWS[0] | {"part": 0}, ROWS[0] | {"part": 1}, *ROWS[1:]], a=2.0)
+    settings = SETTINGS | {"bucket_shares": {"easy": 1.0}, "source_weights": [{"a": 2.0}]}
+    batches = [[0, 1, 2], [0, 10]]
+    found = counts(given, batches, settings)
+    assert found["buckets"]["easy"]["rows"] == 2 and found["buckets"]["easy"]["dealt"] == 3
+    assert found["sources"] == {
+        "a": {"rows": 8, "dealt": 3, "weight": 2.0},
+        "b": {"rows": 8, "dealt": 2, "weight": 1.0},
+    }
+
+
+def test_rows_have_the_weight_of_their_source():
+    settings = {"source_weights": [{"a": 2.0}, {"b": 0.5}]}
+    given = [{"file": "a"}, {"file": "b"}]
+    assert weigh([dict(row) for row in given], settings) == [{"file": "a", "weight": 2.0}, {"file": "b"}]
+    assert weigh([dict(row) for row in given], settings, 1) == [{"file": "a"}, {"file": "b", "weight": 0.5}]
+    assert weigh([dict(row) for row in given], {}) == given
+
+
+def test_an_epoch_of_weighted_rows_is_as_long_as_the_weights_say():
+    plan = Plan(batches=[[0, 1]] * 6, accumulation=1, lengths=[1] * 4, saves=1, epoch_rows=6.0)
+    assert plan.epoch(3) == 1.0 and plan.epoch_ends(2) == [3, 6] and plan.progress()[-1][0] == 2.0
 
 
 def test_easy_to_hard_with_shares_is_both():
