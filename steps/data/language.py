@@ -15,6 +15,7 @@ from typing import Any
 
 import regex
 
+from steps.data.identity import stream_safe
 from steps.settings.data import LANGUAGES
 
 # Bytes of letters in UTF-8: fifteen Latin letters, five Chinese characters. Less is a name, and no evidence.
@@ -106,7 +107,7 @@ def _is_term(text: str, turns: dict[str, str], wanted: Collection[str]) -> bool:
 def _is_held(turns: dict[str, str], wanted: Collection[str]) -> bool:
     """Whether a wanted language is in the row at all, if in few words."""
     parts = (part for text in turns.values() for part in _parts(text) if _LETTERS.search(part))
-    return any(_own_letters(part, wanted) or _identifier().classify(part)[0] in wanted for part in parts)
+    return any(_own_letters(part, wanted) or _read_as(part)[0] in wanted for part in parts)
 
 
 def _holds(text: str, wanted: Collection[str]) -> bool:
@@ -115,7 +116,7 @@ def _holds(text: str, wanted: Collection[str]) -> bool:
         own = _own_letters(part, wanted)
         if _size(own or part) < (MIN_OWN_BYTES if own else MIN_LETTER_BYTES):
             continue
-        language, probability = _identifier().classify(own or part)
+        language, probability = _read_as(own or part)
         if language in wanted and (own or probability >= MIN_PROBABILITY):
             return True
     return False
@@ -143,8 +144,13 @@ def _foreign(text: str, wanted: Collection[str]) -> str | None:
 
 
 def _other(text: str, wanted: Collection[str]) -> tuple[str, float] | None:
-    language, probability = _identifier().classify(text)
+    language, probability = _read_as(text)
     return (language, probability) if language not in wanted and probability >= MIN_PROBABILITY else None
+
+
+def _read_as(text: str) -> tuple[str, float]:
+    """The language that a text reads as, and its probability."""
+    return _identifier().classify(stream_safe(text))
 
 
 def _own_letters(text: str, wanted: Collection[str]) -> str:

@@ -62,10 +62,11 @@ _MARKUP = re.compile(
 )
 # Of "Step 3:".
 _LABELS = frozenset("step sentence fact line question problem exercise example part option q no #".split())
-_END = r'[.!?:;]++(?=\s|\Z|["\'])|\n++|["«»「」『』]'
+# A run of marks is looked at once, from its first, and so are spaces: a long one tried from each takes for ever.
+_END = r'(?<![.!?:;])[.!?:;]++(?=\s|\Z|["\'])|\n++|["«»「」『』]'
 _OTHERS = rf"\d++(?:\.\d++)*+|{_END}|[()\[\]≤≥≠√π∞°±|!#]|[+*/^=<>%÷]++|(?<![\w.])\.\d++|(?<!\S)[{{}}](?!\S)"
-_ASCII = re.compile(rf"[ ]*+([a-z]++|{_OTHERS}|(?<![a-z])-++|-++(?![a-z]))")
-_UNICODE = regex.compile(rf"(?V1)[ ]*+({LETTER}++|[{UNSPACED}]|{_OTHERS}|(?<!{LETTER})-++|-++(?!{LETTER}))")
+_ASCII = re.compile(rf"(?<! )[ ]*+([a-z]++|{_OTHERS}|(?<![a-z])-++|-++(?![a-z]))")
+_UNICODE = regex.compile(rf"(?V1)(?<! )[ ]*+({LETTER}++|[{UNSPACED}]|{_OTHERS}|(?<!{LETTER})-++|-++(?!{LETTER}))")
 _ENDS = frozenset('.!?:;\n"«»「」『』')
 
 

@@ -32,6 +32,7 @@ from steps.training.finish import save_checkpoint
 from steps.training.micro_batch import MicroBatches
 from steps.training.plan import Plan
 from steps.training.spread import gather
+from steps.training.stored import Store
 from steps.training.supervised import build_trainer, count
 
 
@@ -43,8 +44,12 @@ def main(args: argparse.Namespace) -> None:
     work = work_folder(args.work, args.out, material(settings), [*inputs, *code_paths(__spec__.name)])
 
     tokenizer = checkpoints.load_tokenizer(args.parent)
-    documents = encode_corpus(tokenizer, read_documents(args.data))
-    rows = [piece for document in documents for piece in pieces(document, settings["max_length"])]
+    store, rows, documents = Store(), [], 0
+    for document in encode_corpus(tokenizer, read_documents(args.data)):
+        documents += 1
+        for piece in pieces(document, settings["max_length"]):
+            # All of it is trained on: its labels are its tokens.
+            rows.append(dict.fromkeys(("input_ids", "labels"), store.put(piece["input_ids"])))
     plan = Plan(
         batches=packing.plan_batches(len(rows), settings["batch_size"], settings["epochs"], settings["seed"]),
         accumulation=settings["gradient_accumulation"],
@@ -77,7 +82,7 @@ def main(args: argparse.Namespace) -> None:
         settings=settings,
         inputs=inputs,
         counts={
-            "train": count(rows, []) | {"documents": len(documents)},
+            "train": count(rows, []) | {"documents": documents},
             "steps": plan.steps,
             "parameters": parameters,
         },

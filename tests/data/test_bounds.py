@@ -155,6 +155,11 @@ ALIKE = Index([Item(f"task:{i}", f"{'1 ' * 60}{i}") for i in range(20)], 8, 0.6)
         (clauses, "(a ", ""),
         (clauses, "\n- ", ""),
         (clauses, "\\dfrac{", ""),
+        (clauses, ".", "a"),
+        (clauses, "!", "a"),
+        (clauses, "?", "é"),
+        (clauses, " ", "@"),
+        (clauses, " ", "é@"),
         (SHORT.match, "what. ", ""),
         (SHORT.match, "! ", "what is hate"),
         (SHORT.match, "please. ", "what is hate"),
@@ -178,7 +183,11 @@ FOREIGN = [
 ]
 
 
-@pytest.mark.parametrize("text", ["the cat sat on " * 20_000, ("a" * 19 + "b") * 20_000, *FOREIGN])
+# To sort a run of marks takes the square of their number.
+MARKS = "Das ist e" + "\u0301\u0327" * (MB // 4) + "in Haus"
+
+
+@pytest.mark.parametrize("text", ["the cat sat on " * 20_000, ("a" * 19 + "b") * 20_000, MARKS, *FOREIGN])
 def test_a_long_text_is_filtered(text):
     settings = {"language": "en", "max_repetition": 0.5, "min_prompt_chars": 0, "min_response_chars": 0}
     settings |= {"max_prompt_chars": MB, "max_response_chars": MB}

@@ -530,3 +530,19 @@ def test_rows_have_their_difficulty_where_a_recipe_goes_by_it(graph):
         assert one.taught_rows(dataset) == f"{data}/{dataset}/bucket/train.jsonl"
         assert one.pair_rows("scores") == f"{data}/problems/bucket/train.jsonl"
         assert {dataset, "problems"} <= {*one.bucketed()}
+
+
+def test_many_rows_are_cleaned_by_several_processes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.jsonl").touch()
+    with open(tmp_path / "large.jsonl", "wb") as file:
+        file.truncate(dag.LARGE)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/large.jsonl").symlink_to(tmp_path / "large.jsonl")
+    data = {
+        name: {"sources": [{"path": path}]}
+        for name, path in {"small": "small.jsonl", "large": "large.jsonl", "many": "folder"}.items()
+    }
+    made = dag.Graph(recipes.complete(PARAMS | {"data": PARAMS["data"] | data}))
+    found = {name: made.cleaning_processes(name) for name in (*data, "problems")}
+    assert found == {"small": 1, "large": dag.CLEANING_PROCESSES, "many": dag.CLEANING_PROCESSES, "problems": 1}
