@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from typing import Any, TypeVar
 
 Work = TypeVar("Work")
@@ -34,7 +35,7 @@ def in_order(function: Callable[[Work], Result], parts: Iterable[Work], processe
         ValueError: a process was killed, as the system does where memory runs out.
     """
     given = iter(parts)
-    first = [part for part, _ in zip(given, range(2), strict=False)]
+    first = [*islice(given, 2)]
     if processes < 2 or len(first) < 2:
         yield from map(function, first)
         yield from map(function, given)

@@ -56,6 +56,9 @@ from steps.data.rows import (
 )
 from steps.data.shingles import Hasher, Owners, distinct
 
+# Of answers whose form is remembered.
+SHORT_CHARS = 100
+
 
 class Prints(NamedTuple):
     """64-bit keys of a row, equal for what is the same. `*_case` are 0 where a text leaves case out: see `identity`."""
@@ -114,7 +117,13 @@ def answer_key(row: dict, response: str, short_answer_words: int) -> int:
     answer = row["answer"]
     if answer is None:
         answer = short_answer(response, short_answer_words)
-    return 0 if answer is None else hash64([canonical(answer)]) or 1
+    if answer is None:
+        return 0
+    return hash64([canonical(answer) if len(answer) > SHORT_CHARS else _short_form(answer)]) or 1
+
+
+# Rows share their labels and numbers.
+_short_form = lru_cache(1 << 14)(canonical)
 
 
 class Printer:

@@ -153,6 +153,8 @@ def account(entered: int, kept: int, reasons: Counter[str], where: Path) -> str:
 
 def escaped(text: str) -> str:
     """At most 200 printable characters: control characters and broken bytes become escapes such as \\x00."""
+    if (begin := text[:EXCERPT_CHARS]).isprintable():
+        return begin
     shown = "".join(
         c
         if c.isprintable()

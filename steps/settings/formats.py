@@ -21,7 +21,7 @@ PARTS = {
     "responses": "several responses, the best first",
     "scores": "a number for each of them, a higher one for a better one. A list of as many numbers by another name"
     " quarantines its row",
-    "label": "true for a good response, false for a bad one",
+    "label": "true (1, good, chosen, …) for a good response, false (0, -1, bad, rejected, …) for a bad one",
     "system": "the system turn",
     "tools": "the tools that may be called: a list of objects, or the JSON text of one",
     "weight": "1 or true; a row of 0 or false is not trained on",

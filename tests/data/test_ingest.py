@@ -843,7 +843,7 @@ def test_linked_folders_are_read_once_and_circles_end(tmp_path):
         (data / f"b/deep/{i}").symlink_to(data)
     found = ["a/x.jsonl", "b/deep/y.jsonl", "linked/z.jsonl"]
     assert files_of(data, ".") == files_of(data, "**/*.jsonl") == files_of(data, "**") == found
-    assert files_of(data, "b/**/*.jsonl") == ["b/deep/y.jsonl", *(f"b/deep/0/{name}" for name in (found[0], found[2]))]
+    assert files_of(data, "b/**/*.jsonl") == [f"b/deep/0/{found[0]}", f"b/deep/0/{found[2]}", "b/deep/y.jsonl"]
 
 
 def test_marks_in_the_name_of_a_folder_are_no_pattern(tmp_path, monkeypatch):
@@ -878,7 +878,7 @@ def test_values_of_a_table_that_python_does_not_know_cost_their_rows(tmp_path):
     import pyarrow.parquet
 
     dates = pyarrow.array([0, 10**7, 5], pyarrow.date32())
-    moments = pyarrow.array([10**18, 2**62, 1], pyarrow.timestamp("s"))
+    moments = pyarrow.array([10**15, 2**62, 1], pyarrow.timestamp("ms"))
     table = pyarrow.table(
         {
             "prompt": ["a", "b", "c"],

@@ -221,13 +221,13 @@ def test_a_row_of_many_turns_that_is_too_long_is_told_at_once(chats, monkeypatch
     asked = []
     monkeypatch.setattr(Chat, "asked", lambda self, *turns, made=Chat.asked: asked.append(1) or made(self, *turns))
     rows = [{"messages": conversation(*map(str, range(count)))} for count in (400, 17, 16, 1)]
-    long, *others = texts_of(chats["llama3"], rows, False, most=300)
+    long, *others = texts_of(chats["llama3"], rows, False, most=1000)
     assert isinstance(long, Unfit) and long.reason == "too_long" and long.detail > 4000
     assert len(asked) == 1 + (1 + 17) + 16 + 1
     assert [len(one[0].parts) for one in others] == [17, 16, 1]
     # The same as one by one.
     assert others == [texts(chats["llama3"], row) for row in rows[1:]]
-    short = texts_of(chats["llama3"], rows[1:], False, most=20)
+    short = texts_of(chats["llama3"], rows[1:], False, most=len(others[-1][0].ids))
     assert [one.detail if isinstance(one, Unfit) else None for one in short] == [
         *(len(one[0].ids) for one in others[:2]),
         None,
