@@ -87,16 +87,19 @@ def clauses(text: str) -> list[Clause]:
         text = _BULLET.sub("", text)
     if "(a)" in text:
         text = _OPTION.sub("\n", text)
+    words = (_ASCII if text.isascii() else _UNICODE).findall(text)
     found: list[Clause] = []
-    clause: list[str] = []
-    for word in (_ASCII if text.isascii() else _UNICODE).findall(text):
-        if word[0] not in _ENDS or (word == "!" and clause and clause[-1].isdigit()):
-            clause.append(word)
-        elif clause:
-            if word[0] not in ".:" or not _is_mark(clause):
+    start = 0
+    for at in [i for i, word in enumerate(words) if word[0] in _ENDS]:
+        end = words[at]
+        if at > start:
+            if end == "!" and words[at - 1].isdigit():
+                continue
+            clause = words[start:at]
+            if end[0] not in ".:" or not _is_mark(clause):
                 found.append(_unmarked(clause))
-            clause = []
-    return [*found, _unmarked(clause)] if clause else found
+        start = at + 1
+    return [*found, _unmarked(words[start:])] if start < len(words) else found
 
 
 def _is_mark(clause: list[str]) -> bool:
@@ -265,16 +268,18 @@ class Index:
         for parts in readings:
             if found := self._longer(words_of(parts)):
                 return found
-        for parts in readings:
+        for parts in readings if self.by_question else ():
             for question in self._questions(frames.part(parts), frames.clauses):
                 if question in self.by_question:
                     return self.by_question[question], 1.0
         return None
 
     def _longer(self, words: list[str]) -> tuple[str, float] | None:
-        hits = Counter(item for gram in self._ngrams(words) for item in self.by_ngram.get(gram, ()))
-        if not hits:
+        grams = self._ngrams(words)
+        # Of most texts all.
+        if self.by_ngram.keys().isdisjoint(grams):
             return None
+        hits = Counter(item for gram in grams for item in self.by_ngram.get(gram, ()))
         inside, pairs, found = numbers(words), set(pairwise(words)), None
         for item, shared in hits.items():
             share = shared / self.sizes[item]
@@ -293,7 +298,7 @@ class Index:
         asks = [(clause, frame) for clause, frame in asks if clause]
         if not asks:
             yield tuple(words_of(parts))
-        longest = max(self.lengths, default=0)
+        longest = max(self.lengths)
         least = self.min_overlap * sum(len(clause) for clause, frame in asks if not frame)
         for start, (first, _) in enumerate(asks):
             if first[0] not in self.openings:

@@ -27,7 +27,7 @@ class Text(NamedTuple):
     parts: list[Part]
 
 
-def texts(chat: Chat, row: dict, last_only: bool = False) -> list[Text]:
+def texts(chat: Chat, row: dict, last_only: bool = False, most: int | None = None) -> list[Text]:
     """A row as few texts in which each reply to be trained stands once, behind what the model is asked before it.
 
     The last text ends with the last reply. A template that writes earlier turns otherwise once more follow (Qwen3 takes
@@ -36,7 +36,7 @@ def texts(chat: Chat, row: dict, last_only: bool = False) -> list[Text]:
     Raises:
         Unfit: the template does not write the row as it is, or nothing of it is to be trained.
     """
-    (made,) = texts_of(chat, [row], last_only)
+    (made,) = texts_of(chat, [row], last_only, most)
     if isinstance(made, Unfit):
         raise made
     return made

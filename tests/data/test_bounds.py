@@ -195,3 +195,14 @@ def test_a_long_text_is_filtered(text):
     # Kept or not: it is told in time.
     with within(2 * SECONDS), contextlib.suppress(RowProblem):
         filtering.check(row, settings)
+
+
+def test_a_conversation_of_thousands_of_calls():
+    turns = [{"role": "user", "content": "a"}]
+    for i in range(3000):
+        call = {"id": str(i), "function": {"name": "look", "arguments": "{}"}}
+        turns += [{"role": "assistant", "content": None, "tool_calls": [call]}]
+        turns += [{"role": "tool", "content": "b", "tool_call_id": str(i)}]
+    with within(SECONDS):
+        messages, _, _ = Reader("messages", {})({"messages": [*turns, {"role": "assistant", "content": "c"}]})
+    assert len(messages) == 6002

@@ -59,7 +59,7 @@ def seen(chat: Chat, row: dict, stage: str, settings: dict) -> list[Text]:
     elif not STAGES[stage].writes:
         made = [text for side in sides(row) for text in texts(chat, row | {"messages": side}, last_only=True)]
     else:
-        made = texts(chat, row)
+        made = texts(chat, row, most=settings.get("max_length"))
         if not settings.get("completion_only_loss", True):
             made[-1] = Text(made[-1].ids, [Part(0, len(made[-1].ids))])
     if (most := settings.get("max_length")) is not None:
