@@ -204,7 +204,7 @@ def read_keys(path: Path, printer: Printer, hasher: Hasher, cores: int = 1) -> t
     """The keys of all rows, and how many distinct ones have each shingle."""
     size, width = path.stat().st_size, len(Prints._fields)
     values, lengths, owners, seen = array("Q"), array("q", [0]), Owners(size), set[int]()
-    progress = Progress("dedup: reading", size, "bytes")
+    progress, done = Progress("dedup: reading", size, "bytes"), 0
 
     def printed(chunk: Chunk) -> Printed:
         own, texts, rows = array("Q"), list[list[str]](), array("q")
@@ -225,7 +225,8 @@ def read_keys(path: Path, printer: Printer, hasher: Hasher, cores: int = 1) -> t
         # `add` of a set says nothing: of a row that is there already, its size stays.
         new = np.array([both not in seen and seen.add(both) is None for both in own])
         owners.add(part.shingles[np.repeat(new, part.sizes)], part.sizes[new])
-        progress.update(int(sum(part.lengths)))
+        done += sum(part.lengths)
+        progress.update(done)
     table = Prints(*np.frombuffer(values, np.uint64).reshape(-1, len(Prints._fields)).T)
     response = resolved(table.response, table.response_case)
     turns, question = resolved(table.turns, table.turns_case), resolved(table.question, table.question_case)

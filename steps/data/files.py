@@ -27,7 +27,7 @@ from steps.data.records import Reader, has
 from steps.data.rows import RowProblem
 from steps.data.sources import suffixes
 from steps.data.tables import read_columns, read_csv
-from steps.settings.formats import COLUMNAR, DOCUMENTS, FORMATS, LINES, PACKED, TURN_KEYS
+from steps.settings.formats import COLUMNAR, DOCUMENTS, FORMATS, LINES, PACKED, TURN_KEYS, is_asking
 
 # Records whose fields tell a format.
 LOOKED_AT = 100
@@ -179,7 +179,7 @@ def recognised(path: Path, limit: int, source: dict) -> str | None:
     votes, names, any_record = dict.fromkeys(FORMATS, 0), dict[str, None](), False
 
     def needs(name: str) -> str:
-        return "value" if any(reader.needs(name) == "value" for reader in readers.values()) else "presence"
+        return "value" if is_asking(name) or any(reader.reads(name) for reader in readers.values()) else "presence"
 
     records = records_of(path, limit, Tally(), [], needs)
     for record in islice((record for record in records if (any_record := True) and record.problem is None), LOOKED_AT):

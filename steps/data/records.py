@@ -84,13 +84,17 @@ class Reader:
         note."""
         if name in self.ignore:
             return ""
-        if name in self.optional or name in self.known:
+        if self.reads(name):
             return "value"
         if self._tells(name):
             return "value" if is_asking(name) else "presence"
         self._note(name)
         # Any of them may be the scores.
         return "value" if self.ranks else ""
+
+    def reads(self, name: str) -> bool:
+        """Whether a field is one of the format's."""
+        return name in self.optional or name in self.known
 
     def _tells(self, name: str) -> bool:
         """Of a document what was asked for it, or what it is about, is a note."""
