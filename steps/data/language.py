@@ -44,6 +44,7 @@ _PARTS, MOST_PARTS = re.compile(r"[\n:：。.!?！？]"), 100
 
 _LATIN = regex.compile(r"\p{Latin}+")
 _LETTERS = regex.compile(r"[\p{L}\p{M}]+")
+_NO_LETTERS = bytes(code for code in range(128) if not chr(code).isalpha())
 # Each is bounded: what is opened and never closed costs what it is long.
 _FOREIGN_BODIES = re.compile(
     r"```.*?(?:```|\Z)|`[^`\n]*`|\$\$[^$]*\$\$|\$[^$\n]*\$|\\\([^\\]{0,300}(?:\\[^)][^\\]{0,300}){0,30}\\\)"
@@ -80,8 +81,7 @@ def foreign_turn(turns: dict[str, str], wanted: Collection[str]) -> tuple[str, s
         turns: column → text. A row of which no turn has letters enough is judged as a whole, under `messages`.
     """
     texts = {column: text for column, text in turns.items() if _is_evidence(text)}
-    whole = "\n".join(turns.values())
-    if not texts and _is_evidence(whole):
+    if not texts and _is_evidence(whole := "\n".join(turns.values())):
         texts = {"messages": whole}
     foreign = {column: found for column, text in texts.items() if (found := _foreign(text, wanted))}
     if foreign and _is_about_language(turns, wanted):
@@ -182,11 +182,15 @@ def _is_evidence(text: str) -> bool:
 
 def _size(text: str) -> int:
     """Bytes of its letters."""
+    if text.isascii():
+        return len(text.encode().translate(None, _NO_LETTERS))
     return len("".join(_LETTERS.findall(text)).encode())
 
 
 def _unknown_script(text: str) -> str | None:
     """The script of more than half of the letters, where the classifier knows no language of it."""
+    if text.isascii():
+        return None
     letters = "".join(_LETTERS.findall(text))
     if letters.isascii():
         return None
