@@ -343,7 +343,7 @@ def _are_scores(value: Any, count: int) -> bool:
 
 
 def _check_shown(messages: list[dict], beside: list[tuple[str, Any]]) -> None:
-    """Refuse a field of what is asked, unless the turns show it, or it is the turns as one text.
+    """Refuse a field of what is asked, unless the turns show it, or it has each line of theirs, as a template writes them.
 
     Raises:
         RowProblem: unsupported_field.
@@ -352,7 +352,8 @@ def _check_shown(messages: list[dict], beside: list[tuple[str, Any]]) -> None:
     asked = "\n".join(text for turn, text in zip(messages, said, strict=True) if turn["role"] in ("user", "system"))
     for name, value in beside:
         if isinstance(value, str):
-            is_shown = value.strip() in asked or all(text in value for text in said)
+            lines = (line.strip() for text in said for line in text.split("\n"))
+            is_shown = value.strip() in asked or all(line in value for line in lines)
         else:
             turns = value if isinstance(value, list) else [value]
             texts = [turn.get("content", turn.get("value")) if isinstance(turn, dict) else None for turn in turns]

@@ -900,6 +900,13 @@ def test_what_is_asked_beside_the_turns_must_be_shown_in_them(name):
     assert row_of(record | {name: "What is 3 + 3?"}, ignore=[name])["messages"] == turns
 
 
+def test_the_whole_row_as_alpaca_writes_it_is_a_note():
+    text = "Below is an instruction.\n\n### Instruction:\nAdd.\n\n### Input:\n2, 2\n\n### Output:\n4"
+    record = {"instruction": "Add.", "input": "2, 2", "output": "4", "prompt": text}
+    assert row_of(record, "alpaca")["messages"] == [user("Add.\n2, 2"), assistant("4")]
+    assert problem_of(record | {"input": "3, 3"}, "alpaca") == ("unsupported_field", "prompt")
+
+
 def test_notes_about_what_is_asked_change_nothing():
     notes = {"prompt_id": "x", "query_id": 3, "question_type": "sum", "instruction_id_list": ["a"], "schema_version": 2}
     notes |= {"original_question": "x", "system_fingerprint": "x", "prompt_tokens": 4, "table_name": "x"}
