@@ -343,7 +343,7 @@ def _are_scores(value: Any, count: int) -> bool:
 
 
 def _check_shown(messages: list[dict], beside: list[tuple[str, Any]]) -> None:
-    """Refuse a field of what is asked, unless the turns show it, or it has each line of theirs, as a template writes them.
+    """Refuse a field of what is asked, unless the turns show it, or it has each line of theirs, as a template does.
 
     Raises:
         RowProblem: unsupported_field.
