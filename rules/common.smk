@@ -97,6 +97,11 @@ def edges(files):
     return [edge for edge in dict.fromkeys(map(GRAPH.edge, files)) if edge.startswith(f"{GRAPH.results}/")]
 
 
+def cleaning_threads(wildcards):
+    """Of a step that cleans rows: several where they are many. Snakemake gives no more than it has."""
+    return GRAPH.cleaning_processes(wildcards.dataset)
+
+
 def launch_kind(wildcards):
     return GRAPH.nodes[wildcards.node].launch["kind"]
 

@@ -12,12 +12,14 @@ rule ingest:
         "benchmarks/{workload}/data/{dataset}/ingest.tsv"
     conda:
         "../environment.yaml"
+    threads: cleaning_threads
     params:
         settings=settings("ingest"),
         sources=lambda wildcards: as_argument(GRAPH.sources(wildcards.dataset)),
         out=subpath(output.manifest, parent=True),
     shell:
-        "python -m steps.data.ingest --settings {params.settings:q} --sources {params.sources:q} --out {params.out:q} &> {log:q}"
+        "python -m steps.data.ingest --settings {params.settings:q} --sources {params.sources:q} --cores {threads}"
+        " --out {params.out:q} &> {log:q}"
 
 
 rule filter:
@@ -31,12 +33,14 @@ rule filter:
         "benchmarks/{workload}/data/{dataset}/filter.tsv"
     conda:
         "../environment.yaml"
+    threads: cleaning_threads
     params:
         settings=settings("filter"),
         rows="results/{workload}/data/{dataset}/ingest/rows.jsonl",
         out=subpath(output.manifest, parent=True),
     shell:
-        "python -m steps.data.filter --settings {params.settings:q} --input {params.rows:q} --out {params.out:q} &> {log:q}"
+        "python -m steps.data.filter --settings {params.settings:q} --input {params.rows:q} --cores {threads}"
+        " --out {params.out:q} &> {log:q}"
 
 
 rule dedup:
@@ -51,6 +55,7 @@ rule dedup:
         "benchmarks/{workload}/data/{dataset}/dedup.tsv"
     conda:
         "../environment.yaml"
+    threads: cleaning_threads
     params:
         settings=settings("dedup"),
         rows="results/{workload}/data/{dataset}/filter/rows.jsonl",
@@ -58,7 +63,7 @@ rule dedup:
         out=subpath(output.manifest, parent=True),
     shell:
         "python -m steps.data.dedup --settings {params.settings:q} --input {params.rows:q} {params.model:q}"
-        " --out {params.out:q} &> {log:q}"
+        " --cores {threads} --out {params.out:q} &> {log:q}"
 
 
 rule decontaminate:
@@ -73,6 +78,7 @@ rule decontaminate:
         "benchmarks/{workload}/data/{dataset}/decontaminate.tsv"
     conda:
         "../environment.yaml"
+    threads: cleaning_threads
     params:
         settings=settings("decontaminate"),
         rows="results/{workload}/data/{dataset}/dedup/rows.jsonl",
@@ -80,7 +86,7 @@ rule decontaminate:
         out=subpath(output.manifest, parent=True),
     shell:
         "python -m steps.data.decontaminate --settings {params.settings:q} --input {params.rows:q}"
-        " --eval {params.evaluation:q} --out {params.out:q} &> {log:q}"
+        " --eval {params.evaluation:q} --cores {threads} --out {params.out:q} &> {log:q}"
 
 
 rule split:

@@ -294,5 +294,5 @@ if {"inspected", "recipe"} & GRAPH.params.keys():
             folder=subpath(input.manifest, parent=True),
         shell:
             # Colours are for a terminal alone.
-            "if [ -t 1 ]; then cat {params.folder:q}/rows.txt; else sed 's/\x1b\\[[0-9]*m//g' {params.folder:q}/rows.txt; fi;"
+            "if [ -t 1 ]; then cat {params.folder:q}/rows.ansi; else cat {params.folder:q}/rows.txt; fi;"
             " printf '\n%s\n' {params.folder:q}/rows.html"

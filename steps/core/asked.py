@@ -21,8 +21,8 @@ STEP = re.compile(rf"{PACKAGE}(\.\w+)+")
 OPTION = re.compile(r"--[a-z][a-z-]*")
 # Settings that say how a result is made and change none of its numbers: tests/training/test_state.py.
 HOW = ("saves", "gradient_checkpointing", "resident")
-# Options that say where a step works, not what it makes. Each has one value.
-PLACES = ("--out", "--work", "--logs")
+# Options that say where and in how many processes a step works, not what it makes. Each has one value.
+PLACES = ("--out", "--work", "--logs", "--cores")
 # Linux takes no argument of more than 128 KiB; the shell's quotes need some of it.
 LONGEST_ARGUMENT = 100_000
 

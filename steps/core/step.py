@@ -151,3 +151,13 @@ def step_parser(module_doc: str) -> argparse.ArgumentParser:
     parser.add_argument(SETTINGS, type=from_argument, required=True, help="the resolved settings, as JSON")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; its manifest comes last")
     return parser
+
+
+def add_cores(parser: argparse.ArgumentParser) -> None:
+    """Of a step that works in as many processes, and makes the same in any number of them."""
+    parser.add_argument("--cores", type=int, default=1, help="processes to work in; the result is the same")
+
+
+def cores_of(args: argparse.Namespace) -> int:
+    """The processes that a step works in: one, where it is called by others than its command."""
+    return getattr(args, "cores", 1)

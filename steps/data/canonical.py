@@ -152,11 +152,12 @@ def _unwrapped(text: str) -> str:
         before = text
         text = closed(text.strip())
         for begin, end in _PAIRS:
+            if not (text.startswith(begin) and text.endswith(end) and len(text) > len(begin) + len(end)):
+                continue
             inner = text[len(begin) : len(text) - len(end)]
-            whole = len(text) > len(begin) + len(end) and text.startswith(begin) and text.endswith(end)
             # "5" in quotes is a string of code; "a" and "b" is no quotation.
             string = begin in _QUOTES and NUMBER.fullmatch(inner.strip())
-            if whole and begin not in inner and end not in inner.replace(r"\}", "") or whole and begin == r"\boxed{":
+            if begin not in inner and end not in inner.replace(r"\}", "") or begin == r"\boxed{":
                 text = text if string else inner
                 break
         if found := _BRACKETED.fullmatch(text):

@@ -22,6 +22,7 @@ Run as: python -m steps.data.dedup --settings '{"threshold": 0.7, …}' --input
 """
 
 import argparse
+import os
 import time
 from array import array
 from dataclasses import dataclass
@@ -34,19 +35,34 @@ import orjson
 
 from steps.core.files import fresh_folder
 from steps.core.manifest import write_manifest
+from steps.core.pool import in_order
 from steps.core.progress import Progress
-from steps.core.step import run, step_parser
+from steps.core.step import add_cores, cores_of, run, step_parser
 from steps.data.answers import short_answer
 from steps.data.canonical import canonical
 from steps.data.identity import Key, asked, groups, hash64, key_of, resolved, tokens
 from steps.data.near import Join, Rows, near_rows
-from steps.data.rows import Ledger, RowProblem, numbers, prompt_of, read_rows, response_of, turn_text
+from steps.data.rows import (
+    CHUNK_BYTES,
+    Chunk,
+    Ledger,
+    RowProblem,
+    chunks,
+    numbers,
+    prompt_of,
+    read_rows,
+    response_of,
+    rows_of,
+    turn_text,
+)
 from steps.data.semantic import Vectors, semantic_rows
-from steps.data.shingles import ROWS_AT_ONCE, Hasher, Owners
+from steps.data.shingles import Hasher, Owners, distinct
 from steps.models import checkpoints
 
 # Rows whose texts are embedded at once, in batches of about one length.
 EMBEDDED_AT_ONCE = 2048
+# Of answers whose form is remembered.
+SHORT_CHARS = 100
 
 
 class Prints(NamedTuple):
@@ -106,7 +122,13 @@ def answer_key(row: dict, response: str, short_answer_words: int) -> int:
     answer = row["answer"]
     if answer is None:
         answer = short_answer(response, short_answer_words)
-    return 0 if answer is None else hash64([canonical(answer)]) or 1
+    if answer is None:
+        return 0
+    return hash64([canonical(answer) if len(answer) > SHORT_CHARS else _short_form(answer)]) or 1
+
+
+# Rows share their labels and numbers.
+_short_form = lru_cache(1 << 14)(canonical)
 
 
 class Printer:
@@ -174,30 +196,48 @@ def key_of_all(turns: list[Key], tools: list[dict] | None = None) -> Key:
 # --- all rows ------------------------------------------------------------------------------------
 
 
-def read_keys(path: Path, printer: Printer, hasher: Hasher) -> tuple[Keys, Owners]:
+class Printed(NamedTuple):
+    """What is read of a part of the rows."""
+
+    values: bytes  # uint64 [rows, fields of Prints]
+    lengths: list[int]  # of their lines, in bytes
+    shingles: np.ndarray  # see `Owners.add`
+    sizes: np.ndarray
+
+
+def read_keys(path: Path, printer: Printer, hasher: Hasher, cores: int = 1) -> tuple[Keys, Owners]:
     """The keys of all rows, and how many distinct ones have each shingle."""
-    values, offsets, size = array("Q"), array("q", [0]), path.stat().st_size
-    owners, seen, waiting = Owners(size), set[int](), list[list[list[str]]]()
-    progress = Progress("dedup: reading", size, "bytes")
-    with open(path, "rb") as file:
-        for line in file:
-            found, texts = printer.row(orjson.loads(line))
-            values.extend(found)
-            if (both := found.turns ^ found.response) not in seen:
-                seen.add(both)
-                waiting.append(texts)
-                if len(waiting) == ROWS_AT_ONCE:
-                    count(waiting, hasher, owners)
-            offsets.append(offsets[-1] + len(line))
-            if len(offsets) % 1000 == 0:
-                progress.update(offsets[-1])
-    count(waiting, hasher, owners)
+    size, width = path.stat().st_size, len(Prints._fields)
+    values, lengths, owners, seen = array("Q"), array("q", [0]), Owners(size), set[int]()
+    progress, done = Progress("dedup: reading", size, "bytes"), 0
+
+    def printed(chunk: Chunk) -> Printed:
+        own, texts, rows = array("Q"), list[list[str]](), array("q")
+        lengths = [len(line) + 1 for line in chunk.data.removesuffix(b"\n").split(b"\n")]
+        for i, row in enumerate(rows_of(path, chunk)):
+            found, turns = printer.row(row)
+            own.extend(found)
+            texts += turns
+            rows.extend([i] * len(turns))
+        runs, text = hasher.runs(texts)
+        return Printed(own.tobytes(), lengths, *distinct(runs, np.asarray(rows)[text], len(lengths)))
+
+    for part in in_order(printed, chunks(path), cores):
+        values.frombytes(part.values)
+        lengths.extend(part.lengths)
+        table = np.frombuffer(part.values, np.uint64).reshape(-1, width)
+        own = (table[:, Prints._fields.index("turns")] ^ table[:, Prints._fields.index("response")]).tolist()
+        # `add` of a set says nothing: of a row that is there already, its size stays.
+        new = np.array([both not in seen and seen.add(both) is None for both in own])
+        owners.add(part.shingles[np.repeat(new, part.sizes)], part.sizes[new])
+        done += sum(part.lengths)
+        progress.update(done)
     table = Prints(*np.frombuffer(values, np.uint64).reshape(-1, len(Prints._fields)).T)
     response = resolved(table.response, table.response_case)
     turns, question = resolved(table.turns, table.turns_case), resolved(table.question, table.question_case)
     given = np.where((table.shows == 0) & (table.answer > 0), table.answer, response)
     keys = Keys(
-        offset=np.asarray(offsets),
+        offset=np.cumsum(np.asarray(lengths)),
         text=mixed(turns, response, table.rest),
         question=question,
         twin=mixed(resolved(table.twin, table.twin_case), given, table.rest),
@@ -208,14 +248,6 @@ def read_keys(path: Path, printer: Printer, hasher: Hasher) -> tuple[Keys, Owner
         contradicts=table.contradicts > 0,
     )
     return keys, owners
-
-
-def count(waiting: list[list[list[str]]], hasher: Hasher, owners: Owners) -> None:
-    """Count the shingles of the rows that wait, and let them go."""
-    if waiting:
-        runs, text = hasher.runs([tokens for texts in waiting for tokens in texts])
-        owners.add(runs, np.repeat(np.arange(len(waiting)), [len(texts) for texts in waiting])[text])
-        waiting.clear()
 
 
 def mixed(*keys: np.ndarray) -> np.ndarray:
@@ -249,7 +281,7 @@ def repeats(key: np.ndarray, left: np.ndarray) -> dict[int, int]:
 
 
 def near_duplicates(
-    path: Path, keys: Keys, left: np.ndarray, settings: dict, hasher: Hasher, owners: Owners
+    path: Path, keys: Keys, left: np.ndarray, settings: dict, hasher: Hasher, owners: Owners, cores: int = 1
 ) -> dict[int, tuple[int, float]]:
     """Row → the earlier row that stays and is near, and their similarity, among the rows that are left."""
     left = left[keys.near[left]]
@@ -258,16 +290,23 @@ def near_duplicates(
     with open(path, "rb") as file:
 
         def parts_at(index: int) -> list[str]:
-            file.seek(keys.offset[index])
-            question, response = taken_apart(orjson.loads(file.readline()))
+            begin, end = keys.offset[index : index + 2].tolist()
+            # It moves no position, which processes share.
+            question, response = taken_apart(orjson.loads(os.pread(file.fileno(), end - begin, begin)))
             return [*map(asked, question), response]
 
+        def first_of(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            of, firsts = join.first_of([parts_at(row)[-1] for row in rows.tolist()])
+            return rows[of], firsts
+
         join = Join(settings["threshold"], hasher, owners)
-        progress = Progress("dedup: joining", len(left), "rows")
-        for done, row in enumerate(left.tolist(), 1):
-            join.add(row, parts_at(row)[-1])
-            if done % 1000 == 0:
-                progress.update(done)
+        progress, done = Progress("dedup: joining", len(left), "rows"), 0
+        sizes = keys.offset[left + 1] - keys.offset[left]
+        together = np.flatnonzero(np.diff(np.cumsum(sizes) // CHUNK_BYTES)) + 1
+        for rows, firsts in in_order(first_of, np.split(left, together) if len(left) else [], cores):
+            join.add(rows, firsts)
+            done += len(np.unique(rows))
+            progress.update(done)
         return near | near_rows(join, Rows(parts_at, hasher, owners, settings["numbers_must_match"]), keys.rest)
 
 
@@ -305,21 +344,23 @@ def semantic_duplicates(
 # --- step ----------------------------------------------------------------------------------------
 
 
-def decide(path: Path, settings: dict, model: Path | None = None) -> dict[int, tuple[str, int, float | None]]:
+def decide(
+    path: Path, settings: dict, model: Path | None = None, cores: int = 1
+) -> dict[int, tuple[str, int, float | None]]:
     """Row index → reason, the row it repeats or contradicts, similarity (None where texts are equal).
 
     Args:
         model: the folder of what makes vectors of texts, for `semantic`.
     """
     hasher = Hasher(settings["shingle_words"])
-    keys, owners = read_keys(path, Printer(settings), hasher)
+    keys, owners = read_keys(path, Printer(settings), hasher, cores)
     left = np.arange(len(keys.text))
     decided = {row: ("contradiction", other, None) for row, other in contradictions(keys).items()}
     left = left[~np.isin(left, list(decided))]
     duplicates = repeats(keys.text, left)
     left = left[~np.isin(left, list(duplicates))]
     decided |= {row: ("exact_duplicate", other, None) for row, other in duplicates.items()}
-    near = near_duplicates(path, keys, left, settings, hasher, owners)
+    near = near_duplicates(path, keys, left, settings, hasher, owners, cores)
     decided |= {row: ("near_duplicate", other, similarity) for row, (other, similarity) in near.items()}
     if settings.get("semantic"):
         assert model, "the settings ask for vectors, and no model is given"
@@ -342,9 +383,10 @@ def main(args: argparse.Namespace) -> None:
     out = fresh_folder(args.out)
     model = vars(args).get("model")
     files = checkpoints.check(model) if model else []
-    decided = decide(args.input, args.settings, model)
+    decided = decide(args.input, args.settings, model, cores_of(args))
     others = {other for _, other, _ in decided.values()}
-    names = {i: row["id"] for i, row in enumerate(read_rows(args.input)) if i in others}
+    with open(args.input, "rb") as file:
+        names = {i: orjson.loads(line)["id"] for i, line in enumerate(file) if i in others}
     ledger = Ledger(out, "dedup")
     for i, row in enumerate(read_rows(args.input)):
         ledger.enter(row["file"])
@@ -365,4 +407,5 @@ if __name__ == "__main__":
     parser = step_parser(__doc__)
     parser.add_argument("--input", type=Path, required=True, help="rows.jsonl of the step before")
     parser.add_argument("--model", type=Path, help="the checkpoint whose states `semantic` compares")
+    add_cores(parser)
     run(main, parser)

@@ -1,5 +1,6 @@
 """The records of a file of any accepted kind: opened, unpacked and read by the reader of its suffix."""
 
+import bz2
 import contextlib
 import gzip
 import os
@@ -17,6 +18,7 @@ from steps.data.readers import (
     decoded,
     invalid_utf8,
     parse,
+    raw_lines,
     read_array,
     read_lines,
     too_large,
@@ -25,11 +27,14 @@ from steps.data.records import Reader, has
 from steps.data.rows import RowProblem
 from steps.data.sources import suffixes
 from steps.data.tables import read_columns, read_csv
-from steps.settings.formats import COLUMNAR, DOCUMENTS, FORMATS, PACKED, TURN_KEYS
+from steps.settings.formats import COLUMNAR, DOCUMENTS, FORMATS, LINES, PACKED, TURN_KEYS, is_asking
 
 # Records whose fields tell a format.
 LOOKED_AT = 100
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_OPEN = {".gz": gzip.open, ".bz2": bz2.open}
+# Bytes of a file by which it is known what it holds.
+START = 1024
 
 
 class Unpacked:
@@ -37,8 +42,8 @@ class Unpacked:
 
     def __init__(self, path: Path, packed: str):
         self.path, self.kind, self.position = path, PACKED[packed], 0
-        if packed == ".gz":
-            self.file: Any = gzip.open(path)
+        if packed in _OPEN:
+            self.file: Any = _OPEN[packed](path)
         else:
             import io
 
@@ -76,7 +81,7 @@ def opened(path: Path) -> Iterator[Any]:
 
 
 def records_of(
-    path: Path, limit: int, tally: Tally, fields: list[str], needs: Callable[[str], str]
+    path: Path, limit: int, tally: Tally, fields: list[str], needs: Callable[[str], str], raw: bool = False
 ) -> Iterator[Record]:
     """The records of one file.
 
@@ -85,6 +90,7 @@ def records_of(
         tally: what the bytes of a text file are is counted there; together they are the file.
         fields: names by which a record is known in a broken file.
         needs: see `tables.read_columns`.
+        raw: those of a file of lines are not yet `parsed`.
 
     Raises:
         ValueError: the file is not what its name says, or changed while it was read.
@@ -93,10 +99,10 @@ def records_of(
     if kind in COLUMNAR:
         yield from read_columns(path, limit, needs)
         return
-    _check_start(path, kind)
+    _check_start(path, kind, limit)
     with opened(path) as file:
-        if kind == ".jsonl":
-            yield from read_lines(file, limit, tally)
+        if kind in LINES:
+            yield from (raw_lines if raw else read_lines)(file, limit, tally)
         elif kind == ".json":
             yield from read_array(file, limit, tally, fields)
         elif kind in DOCUMENTS:
@@ -123,16 +129,20 @@ def read_document(file: BinaryIO, limit: int, tally: Tally) -> Iterator[Record]:
         )
 
 
-def _check_start(path: Path, kind: str) -> None:
+def _check_start(path: Path, kind: str, limit: int) -> None:
     """Refuse a text file that begins as another kind of file."""
     with opened(path) as file:
-        start = file.read(1024)
-    if start.startswith(UTF_16):
+        line = file.readline(START)
+        if kind in LINES and line.removeprefix(BOM).lstrip().startswith(b"[") and not line.endswith(b"\n"):
+            line += file.readline(limit)
+        rest = file.read(START)
+    if line.startswith(UTF_16):
         raise ValueError(f"{path}: it is UTF-16; save it as UTF-8")
-    if kind != ".jsonl":
+    if kind not in LINES:
         return
-    line, _, rest = start.removeprefix(BOM).lstrip().partition(b"\n")
-    name = path.name.replace(".jsonl", ".json")
+    # Blank lines before the first record.
+    line, _, rest = (line + rest).removeprefix(BOM).lstrip().partition(b"\n")
+    name = path.name.replace(kind, ".json")
     # A line that is a list by itself, before others, is a broken row.
     if line.startswith(b"[") and not (rest.strip() and _is_json(line)):
         raise ValueError(f"{path}: it holds a JSON array, not one record a line; rename it to {name}")
@@ -167,7 +177,11 @@ def recognised(path: Path, limit: int, source: dict) -> str | None:
         if all(field in form.parts or (field in TURN_KEYS and not form.of_documents) for field in columns)
     }
     votes, names, any_record = dict.fromkeys(FORMATS, 0), dict[str, None](), False
-    records = records_of(path, limit, Tally(), [], lambda name: "value")
+
+    def needs(name: str) -> str:
+        return "value" if is_asking(name) or any(reader.reads(name) for reader in readers.values()) else "presence"
+
+    records = records_of(path, limit, Tally(), [], needs)
     for record in islice((record for record in records if (any_record := True) and record.problem is None), LOOKED_AT):
         if isinstance(record.value, dict):
             names |= dict.fromkeys(record.value)
@@ -189,7 +203,11 @@ def _of_record(record: dict, readers: dict[str, Reader]) -> str | None:
     able = [name for name, reader in readers.items() if all(has(record, field) for field in reader.fields)]
     able.sort(key=lambda name: -len(readers[name].fields))
     for name in able:
-        with contextlib.suppress(RowProblem):
+        try:
             readers[name](record)
-            return name
+        except RowProblem as problem:
+            # A label that cannot be read is one all the same: read without it, a bad response would be a good one.
+            if problem.column != readers[name].by_part.get("label"):
+                continue
+        return name
     return able[0] if able else None

@@ -18,11 +18,12 @@ from pathlib import Path
 
 from steps.core.files import fresh_folder
 from steps.core.manifest import write_manifest
+from steps.core.pool import in_order
 from steps.core.progress import Progress
-from steps.core.step import run, step_parser
+from steps.core.step import add_cores, cores_of, run, step_parser
 from steps.data.language import foreign_turn
 from steps.data.quality import repetition
-from steps.data.rows import Ledger, RowProblem, prompt_of, read_rows, turn_text, words
+from steps.data.rows import Chunk, Ledger, Part, RowProblem, chunks, prompt_of, rows_of, turn_text, words
 from steps.settings.data import LANGUAGES
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]")
@@ -100,15 +101,21 @@ def main(args: argparse.Namespace) -> None:
         _check_known(own["language"])
     out = fresh_folder(args.out)
     ledger, progress = Ledger(out, "filter"), Progress("filter", None, "rows")
-    for done, row in enumerate(read_rows(args.input), 1):
-        ledger.enter(row["file"])
-        try:
-            check(row, by_file.get(row["file"], shared))
-            ledger.keep(row)
-        except RowProblem as problem:
-            ledger.quarantine(row, problem, prompt_of(row))
-        if done % 1000 == 0:
-            progress.update(done)
+
+    def judged(chunk: Chunk) -> Part:
+        part = Part("filter")
+        for row in rows_of(args.input, chunk):
+            part.enter(row["file"])
+            try:
+                check(row, by_file.get(row["file"], shared))
+                part.keep(row)
+            except RowProblem as problem:
+                part.quarantine(row, problem, prompt_of(row))
+        return part
+
+    for part in in_order(judged, chunks(args.input), cores_of(args)):
+        ledger.add(part)
+        progress.update(ledger.entered.total())
     counts = ledger.close(args.input, "change the section `filter` of the parameters")
     write_manifest(out, step="filter", settings=args.settings, inputs=[args.input], counts=counts, started=started)
 
@@ -116,4 +123,5 @@ def main(args: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = step_parser(__doc__)
     parser.add_argument("--input", type=Path, required=True, help="rows.jsonl of the step before")
+    add_cores(parser)
     run(main, parser)

@@ -44,8 +44,12 @@ def fold(text: str) -> str:
     """
     if text.isascii():
         return text
-    text = _RAISED.sub(_lowered, text)
-    return unicodedata.normalize("NFKC", _MARKS.sub("\\g<0>\u034f", text)).translate(_SIGNS)
+    return unicodedata.normalize("NFKC", stream_safe(_RAISED.sub(_lowered, text))).translate(_SIGNS)
+
+
+def stream_safe(text: str) -> str:
+    """A text without a run of more than 30 marks: whoever normalizes it sorts them in the square of their number."""
+    return text if text.isascii() else _MARKS.sub("\\g<0>\u034f", text)
 
 
 def _lowered(found: re.Match) -> str:

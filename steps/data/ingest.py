@@ -14,27 +14,33 @@ import contextlib
 import json
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from steps.core.asked import from_argument
 from steps.core.bounded import limit_memory
 from steps.core.files import fresh_folder
 from steps.core.manifest import note_inputs, write_manifest
+from steps.core.pool import in_order
 from steps.core.progress import Progress, say
-from steps.core.step import run, step_parser
+from steps.core.step import add_cores, cores_of, run, step_parser
 from steps.data.files import recognised, records_of
 from steps.data.labels import Labelled
-from steps.data.readers import RAW_CHARS, Record, Tally
+from steps.data.readers import RAW_CHARS, Record, Tally, parsed
 from steps.data.records import Reader
-from steps.data.rows import Ledger, RowProblem
-from steps.data.sources import SourceFile, named
+from steps.data.rows import CHUNK_BYTES, Ledger, Part, RowProblem
+from steps.data.sources import SourceFile, left_out, named, suffixes
+from steps.data.tables import BATCH_ROWS
 from steps.settings.data import READ, DataSet
 from steps.settings.errors import check
-from steps.settings.formats import AUTO, COLUMNAR
+from steps.settings.formats import AUTO, COLUMNAR, LINES
 
 # Names that one line of the screen shows.
 SHOWN = 6
+# Records that are taken up together, of files of lines.
+LINES_AT_ONCE = 1000
 
 
 @dataclass
@@ -71,7 +77,12 @@ def excerpt_of(record: Record) -> str:
 
 
 def ingest_source(
-    source: dict, limit: int, ledger: Ledger, files: list[SourceFile] | None = None, labelled: Labelled | None = None
+    source: dict,
+    limit: int,
+    ledger: Ledger,
+    files: list[SourceFile] | None = None,
+    labelled: Labelled | None = None,
+    cores: int = 1,
 ) -> Found:
     """Keep or quarantine every record of one source.
 
@@ -85,7 +96,7 @@ def ingest_source(
     """
     if labelled is None:
         with contextlib.closing(Labelled(ledger.out)) as own:
-            found = ingest_source(source, limit, ledger, files, own)
+            found = ingest_source(source, limit, ledger, files, own, cores)
             own.settle(ledger)
             return found
     found, unseen = Found(), None
@@ -99,7 +110,7 @@ def ingest_source(
             continue
         found.formats[file.name] = form
         reader = Reader(form, source)
-        found.bytes[file.name], first = _ingest_file(file, reader, limit, ledger, labelled)
+        found.bytes[file.name], first = _ingest_file(file, reader, limit, ledger, labelled, cores)
         found.first = found.first or first
         found.unused |= reader.unused
         unseen = reader.unseen if unseen is None else unseen & reader.unseen
@@ -111,17 +122,25 @@ def ingest_source(
     return found
 
 
-def _ingest_file(
-    file: SourceFile, reader: Reader, limit: int, ledger: Ledger, labelled: Labelled
-) -> tuple[dict[str, int], RowProblem | None]:
-    """Keep or quarantine every record of one file; returns how many bytes of a text file were what, and the first
-    problem."""
-    name, stem = file.name, file.stem
-    progress, tally, first = Progress(f"ingest {name}", None, "rows"), Tally(), None
-    for row, record in enumerate(records_of(file.path, limit, tally, reader.fields, reader.needs)):
-        ledger.enter(name)
-        where = {"id": f"{stem}:{row}", "file": name, "line": record.line, "row": row}
+class Taken(NamedTuple):
+    """What became of some records of a file, and what is known of the file's fields after them."""
+
+    part: Part
+    labelled: list[tuple[dict, bool, str]]
+    first: RowProblem | None
+    unused: dict[str, None]
+    unseen: set[str]
+
+
+def _taken(file: SourceFile, reader: Reader, are_raw: bool, first_row: int, records: list[Record]) -> Taken:
+    """Keep, set aside or quarantine records, the first of which is that row of their file."""
+    part, labelled, first = Part("ingest"), list[tuple[dict, bool, str]](), None
+    for row, record in enumerate(records, first_row):
+        part.enter(file.name)
+        where = {"id": f"{file.stem}:{row}", "file": file.name, "line": record.line, "row": row}
         try:
+            if are_raw:
+                record = parsed(record)
             if record.problem:
                 raise record.problem
             messages, answer, extras = reader(record.value)
@@ -130,22 +149,55 @@ def _ingest_file(
                 label = extras.pop("label", None)
                 kept |= extras
                 if label is not None:
-                    labelled.add(kept, label, excerpt_of(record))
+                    labelled.append((kept, label, excerpt_of(record)))
                     continue
-            ledger.keep(kept)
+            part.keep(kept)
         except RowProblem as problem:
             first = first or problem
-            ledger.quarantine(where, problem, excerpt_of(record))
-        if row % 1000 == 999:
-            progress.update(row + 1)
+            part.quarantine(where, problem, excerpt_of(record))
+    return Taken(part, labelled, first, reader.unused, reader.unseen)
+
+
+def _together(records: Iterator[Record], most: int) -> Iterator[tuple[int, list[Record]]]:
+    """Records that follow each other, as many as have a megabyte, with the row of the first."""
+    row, some, size = 0, list[Record](), 0
+    for record in records:
+        some.append(record)
+        size += len(record.raw)
+        if len(some) == most or size >= CHUNK_BYTES:
+            yield row, some
+            row, some, size = row + len(some), [], 0
+    if some:
+        yield row, some
+
+
+def _ingest_file(
+    file: SourceFile, reader: Reader, limit: int, ledger: Ledger, labelled: Labelled, cores: int
+) -> tuple[dict[str, int], RowProblem | None]:
+    """Keep or quarantine every record of one file; returns how many bytes of a text file were what, and the first
+    problem."""
+    name, kind = file.name, suffixes(file.path)[0]
+    progress, tally, first = Progress(f"ingest {name}", None, "rows"), Tally(), None
+    # To read lines is a tenth of the work, to read anything else most of it.
+    are_raw = kind in LINES
+    records = records_of(file.path, limit, tally, reader.fields, reader.needs, raw=are_raw)
+    some = _together(records, LINES_AT_ONCE if are_raw else BATCH_ROWS)
+    for taken in in_order(lambda given: _taken(file, reader, are_raw, *given), some, cores if are_raw else 1):
+        ledger.add(taken.part)
+        for one in taken.labelled:
+            labelled.add(*one)
+        first = first or taken.first
+        reader.unused |= taken.unused
+        reader.unseen &= taken.unseen
+        progress.update(ledger.entered[name])
     rows, reasons = ledger.entered[name], ledger.quarantined[name]
-    if rows and reasons["missing_field"] == rows and first.column not in reader.unseen:
+    if rows and reasons["missing_field"] == rows and first and first.column not in reader.unseen:
         raise ledger.refused(
             f"{file.path}: none of its {rows} records has the field {first.column!r};"
             " correct `format` or set `columns` of the source"
         )
     spans = {"records": tally.records, "separators": tally.separators}
-    return ({} if file.path.suffix.lower() in COLUMNAR else spans), first
+    return ({} if kind in COLUMNAR else spans), first
 
 
 def shown(names: list[str]) -> str:
@@ -179,12 +231,16 @@ def main(args: argparse.Namespace) -> None:
     found = Found()
     with contextlib.closing(Labelled(out)) as labelled:
         for source, of_source in zip(sources, files, strict=True):
-            one = ingest_source(source, args.settings["max_record_bytes"], ledger, of_source, labelled)
+            limit = args.settings["max_record_bytes"]
+            one = ingest_source(source, limit, ledger, of_source, labelled, cores_of(args))
             found.formats |= one.formats
             found.unused |= one.unused
             found.bytes |= one.bytes
             found.first = found.first or one.first
         labelled.settle(ledger)
+    for source in sources:
+        if skipped := left_out(str(source["path"]), source.get("format", AUTO)):
+            say("ingest", f"{source['path']}: not read: {shown([Path(file).name for file in skipped])}")
     tell(found, [name for name, rows in ledger.entered.items() if not rows])
     where, first = ", ".join(source["path"] for source in sources), found.first
     fix = f"of the first, {first.column}: {first.hint}" if first else "good responses are missing"
@@ -209,4 +265,5 @@ if __name__ == "__main__":
     limit_memory()
     parser = step_parser(__doc__)
     parser.add_argument("--sources", type=from_argument, required=True, help="the data set's sources, as JSON")
+    add_cores(parser)
     run(main, parser)

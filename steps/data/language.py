@@ -15,6 +15,7 @@ from typing import Any
 
 import regex
 
+from steps.data.identity import stream_safe
 from steps.settings.data import LANGUAGES
 
 # Bytes of letters in UTF-8: fifteen Latin letters, five Chinese characters. Less is a name, and no evidence.
@@ -43,6 +44,7 @@ _PARTS, MOST_PARTS = re.compile(r"[\n:：。.!?！？]"), 100
 
 _LATIN = regex.compile(r"\p{Latin}+")
 _LETTERS = regex.compile(r"[\p{L}\p{M}]+")
+_NO_LETTERS = bytes(code for code in range(128) if not chr(code).isalpha())
 # Each is bounded: what is opened and never closed costs what it is long.
 _FOREIGN_BODIES = re.compile(
     r"```.*?(?:```|\Z)|`[^`\n]*`|\$\$[^$]*\$\$|\$[^$\n]*\$|\\\([^\\]{0,300}(?:\\[^)][^\\]{0,300}){0,30}\\\)"
@@ -79,8 +81,7 @@ def foreign_turn(turns: dict[str, str], wanted: Collection[str]) -> tuple[str, s
         turns: column → text. A row of which no turn has letters enough is judged as a whole, under `messages`.
     """
     texts = {column: text for column, text in turns.items() if _is_evidence(text)}
-    whole = "\n".join(turns.values())
-    if not texts and _is_evidence(whole):
+    if not texts and _is_evidence(whole := "\n".join(turns.values())):
         texts = {"messages": whole}
     foreign = {column: found for column, text in texts.items() if (found := _foreign(text, wanted))}
     if foreign and _is_about_language(turns, wanted):
@@ -106,7 +107,7 @@ def _is_term(text: str, turns: dict[str, str], wanted: Collection[str]) -> bool:
 def _is_held(turns: dict[str, str], wanted: Collection[str]) -> bool:
     """Whether a wanted language is in the row at all, if in few words."""
     parts = (part for text in turns.values() for part in _parts(text) if _LETTERS.search(part))
-    return any(_own_letters(part, wanted) or _identifier().classify(part)[0] in wanted for part in parts)
+    return any(_own_letters(part, wanted) or _read_as(part)[0] in wanted for part in parts)
 
 
 def _holds(text: str, wanted: Collection[str]) -> bool:
@@ -115,7 +116,7 @@ def _holds(text: str, wanted: Collection[str]) -> bool:
         own = _own_letters(part, wanted)
         if _size(own or part) < (MIN_OWN_BYTES if own else MIN_LETTER_BYTES):
             continue
-        language, probability = _identifier().classify(own or part)
+        language, probability = _read_as(own or part)
         if language in wanted and (own or probability >= MIN_PROBABILITY):
             return True
     return False
@@ -143,8 +144,13 @@ def _foreign(text: str, wanted: Collection[str]) -> str | None:
 
 
 def _other(text: str, wanted: Collection[str]) -> tuple[str, float] | None:
-    language, probability = _identifier().classify(text)
+    language, probability = _read_as(text)
     return (language, probability) if language not in wanted and probability >= MIN_PROBABILITY else None
+
+
+def _read_as(text: str) -> tuple[str, float]:
+    """The language that a text reads as, and its probability."""
+    return _identifier().classify(stream_safe(text))
 
 
 def _own_letters(text: str, wanted: Collection[str]) -> str:
@@ -176,11 +182,15 @@ def _is_evidence(text: str) -> bool:
 
 def _size(text: str) -> int:
     """Bytes of its letters."""
+    if text.isascii():
+        return len(text.encode().translate(None, _NO_LETTERS))
     return len("".join(_LETTERS.findall(text)).encode())
 
 
 def _unknown_script(text: str) -> str | None:
     """The script of more than half of the letters, where the classifier knows no language of it."""
+    if text.isascii():
+        return None
     letters = "".join(_LETTERS.findall(text))
     if letters.isascii():
         return None

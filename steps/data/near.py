@@ -23,17 +23,18 @@ have one of the first n − ⌈t n⌉ + 1 in common, in any one order. No pair i
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 
 import numpy as np
 
 from steps.core.progress import Progress
 from steps.data.identity import segments, tokens
 from steps.data.rows import FILLERS
-from steps.data.shingles import MOST_OWNERS, ROWS_AT_ONCE, Hasher, Owners
+from steps.data.shingles import MOST_OWNERS, Hasher, Owners
 
 # What differs is short: runs of two words tell as much of it as longer ones of the whole.
 DIFFERENCE_WORDS = 2
+# Rows that are kept while others are compared with them, and their characters: a text may have a megabyte.
+ROWS_HELD, MOST_HELD = 1 << 9, 1 << 24
 # May be replaced by one another.
 _IDLE = FILLERS | {"a", "'", '"'}
 # What turns a sentence around where it is added, in the languages of the filter; "t" is of "can't". Chinese and Thai
@@ -103,8 +104,19 @@ class Rows:
             with_numbers: whether another number says something else.
         """
         self.with_numbers = with_numbers
-        # Few: a text may have a megabyte.
-        self.parts_at = lru_cache(1 << 9)(lambda row: [Part(text, hasher, owners) for text in parts_at(row)])
+        self._read = lambda row: [Part(text, hasher, owners) for text in parts_at(row)]
+        self._parts: dict[int, list[Part]] = {}
+        self._held = 0
+
+    def parts_at(self, row: int) -> list[Part]:
+        """The turns of a row; of the last rows they are kept, as many as have `MOST_HELD` characters."""
+        if row not in self._parts:
+            made = self._read(row)
+            self._held += sum(len(part.text) for part in made)
+            while self._parts and (self._held > MOST_HELD or len(self._parts) >= ROWS_HELD):
+                self._held -= sum(len(part.text) for part in self._parts.pop(next(iter(self._parts))))
+            self._parts[row] = made
+        return self._parts[row]
 
     def similarity(self, a: int, b: int, threshold: float) -> float:
         """The product over their turns; 0 where it is below the threshold, or what differs is not alike in itself, or
@@ -126,34 +138,28 @@ class Join:
     def __init__(self, threshold: float, hasher: Hasher, owners: Owners):
         self.threshold, self.hasher, self.owners = threshold, hasher, owners
         self.rows, self.firsts = array("q"), array("Q")
-        self.waiting: list[tuple[int, list[str]]] = []
 
-    def add(self, row: int, text: str) -> None:
-        """Take a row in, of which this is the last turn."""
-        self.waiting.append((row, tokens(text)))
-        if len(self.waiting) == ROWS_AT_ONCE:
-            self._take_first()
+    def add(self, rows: np.ndarray, firsts: np.ndarray) -> None:
+        """Take rows in, int64 [firsts], each as often as it has `first_of`, uint64 [firsts]."""
+        self.rows.frombytes(rows.tobytes())
+        self.firsts.frombytes(firsts.tobytes())
 
-    def _take_first(self) -> None:
-        """Of each row that waits the first of its own shingles, rarest first, that another row may have too."""
-        if not self.waiting:
-            return
-        runs, of = self.hasher.runs([words for _, words in self.waiting])
+    def first_of(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Of each last turn the first of its own shingles, rarest first, that another row may have too: the number of
+        the text, int64 [firsts], and the shingle, uint64 [firsts]."""
+        runs, of = self.hasher.runs([tokens(text) for text in texts])
         counts = self.owners.count(runs)
         order = np.lexsort((runs, counts, of))
         runs, of, counts = runs[order], of[order], counts[order]
         distinct = np.r_[True, (runs[1:] != runs[:-1]) | (of[1:] != of[:-1])] & (counts <= MOST_OWNERS)
         runs, of, counts = runs[distinct], of[distinct], counts[distinct]
-        sizes = np.bincount(of, minlength=len(self.waiting))
+        sizes = np.bincount(of, minlength=len(texts))
         place = np.arange(len(of)) - (np.cumsum(sizes) - sizes)[of]
         first = (place <= (sizes - np.ceil(self.threshold * sizes - 1e-9))[of]) & (counts > 1)
-        self.firsts.frombytes(runs[first].tobytes())
-        self.rows.frombytes(np.array([row for row, _ in self.waiting])[of[first]].tobytes())
-        self.waiting.clear()
+        return of[first], runs[first]
 
     def groups(self) -> dict[int, list[int]]:
         """Row → the groups of rows that it shares a first shingle with."""
-        self._take_first()
         rows, firsts = np.asarray(self.rows), np.asarray(self.firsts)
         _, group, size = np.unique(firsts, return_inverse=True, return_counts=True)
         shared = size[group] > 1

@@ -82,6 +82,8 @@ def records(path: Path, field: str | None) -> Iterator[Any]:
             raise ValueError(f"{path}: no list of items{where}; name the key that has it in dataset_kwargs.field")
         yield from found
     elif path.suffix == ".csv":
+        # Of a cell; a process has one limit for all readers.
+        csv.field_size_limit(max(path.stat().st_size, 1))
         with open(path, encoding="utf-8-sig", newline="") as file:
             try:
                 yield from csv.DictReader(file)

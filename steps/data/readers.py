@@ -96,8 +96,9 @@ def too_large(size: int, limit: int) -> RowProblem:
 # --- JSON Lines ----------------------------------------------------------------------------------
 
 
-def read_lines(file: BinaryIO, limit: int, tally: Tally) -> Iterator[Record]:
-    """One record a line; blank lines, line ends, white space around records and a byte-order mark are separators."""
+def raw_lines(file: BinaryIO, limit: int, tally: Tally) -> Iterator[Record]:
+    """One record a line, not yet `parsed`; blank lines, line ends, white space around records and a byte-order mark are
+    separators."""
     line = 0
     while data := file.readline(limit + len("\r\n")):
         line += 1
@@ -115,17 +116,24 @@ def read_lines(file: BinaryIO, limit: int, tally: Tally) -> Iterator[Record]:
         tally.records += len(content)
         tally.separators += size - len(content)
         if content:
-            yield _record(line, decoded(content))
+            yield Record(line, decoded(content))
+
+
+def read_lines(file: BinaryIO, limit: int, tally: Tally) -> Iterator[Record]:
+    """The same, parsed."""
+    return map(parsed, raw_lines(file, limit, tally))
 
 
 def decoded(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
-def _record(line: int, raw: str) -> Record:
-    """Parse a text that should be one JSON value."""
+def parsed(record: Record) -> Record:
+    """A record whose text should be one JSON value, with that."""
+    if record.problem:
+        return record
+    line, raw, value = record.line, record.raw, None
     problem = invalid_utf8(raw)
-    value = None
     if problem is None:
         try:
             value, end = _decode(raw)

@@ -3,6 +3,7 @@
 `steps/settings/formats.py` says what a format is; `steps/data/turns.py` reads the turns.
 """
 
+import contextlib
 import json
 import re
 from typing import Any
@@ -22,7 +23,7 @@ from steps.data.values import (
     wrong_type,
 )
 from steps.data.verifiable import answer_of, check_of, final_answer
-from steps.settings.formats import FALSE, FORMATS, NAMED, TRUE, TURN_KEYS, changes, is_telling
+from steps.settings.formats import BAD, FORMATS, GOOD, NAMED, TURN_KEYS, changes, is_asking, is_telling
 
 _MISSING = object()
 _NOTHING: dict[str, tuple[str, Any]] = {}
@@ -74,6 +75,7 @@ class Reader:
             # Of a document it says what it is about, not whether it is good.
             self.known |= {"label", "labels"}
         self.by_part = {part: name for name, part in self.required.items()}
+        self.ranks, self.of_documents = "responses" in self.by_part, of.of_documents
         # Of formats whose records are often nothing but texts, or turns: the sides beside the prompt.
         self.plain = () if self.twice or self.nested else _PLAIN.get(frozenset(of.required.values()), ())
 
@@ -82,13 +84,25 @@ class Reader:
         note."""
         if name in self.ignore:
             return ""
-        if name in self.optional or name in self.known:
+        if self.reads(name):
             return "value"
-        if is_telling(name):
-            return "presence"
+        if self._tells(name):
+            return "value" if is_asking(name) else "presence"
+        self._note(name)
+        # Any of them may be the scores.
+        return "value" if self.ranks else ""
+
+    def reads(self, name: str) -> bool:
+        """Whether a field is one of the format's."""
+        return name in self.optional or name in self.known
+
+    def _tells(self, name: str) -> bool:
+        """Of a document what was asked for it, or what it is about, is a note."""
+        return is_telling(name) and not (self.of_documents and is_asking(name))
+
+    def _note(self, name: str) -> None:
         if len(self.unused) < MOST_NAMES:
             self.unused[escaped(name)] = None
-        return ""
 
     def __call__(self, record: Any) -> tuple[list[dict], str | None, dict]:
         """Messages and answer of a record, and what only some rows have: "rejected", "check", "tools", "label".
@@ -109,7 +123,8 @@ class Reader:
         return self._row(found | needed)
 
     def _sorted(self, record: dict, more: set[str]) -> dict[str, tuple[str, Any]]:
-        """The optional parts that a record has, with column and value; so too those within objects."""
+        """The optional parts that a record has, with column and value; so too those within objects. Under "beside" the
+        fields that must say what the row shows, under "notes" those of a ranking."""
         found: dict[str, tuple[str, Any]] = {}
         for name in [*(name for name in record if name in more), *self.nested, *self.twice]:
             part = self.optional.get(name) or self.required.get(name)
@@ -123,11 +138,16 @@ class Reader:
                     hint = f"keep one of {found[part][0]} and {name}, or list one under `ignore:`"
                     raise RowProblem("unsupported_field", name, hint, "two fields of one meaning")
                 found[part] = (name, value)
-            elif not self.needs(name):
-                if len(self.known) < MOST_NAMES:
+            elif not self._tells(name):
+                self._note(name)
+                if self.ranks:
+                    found.setdefault("notes", ("", []))[1].append((name, record[name]))
+                elif len(self.known) < MOST_NAMES:
                     self.known.add(name)
             elif changes(name, record[name]):
-                raise unsupported(name)
+                if not is_asking(name):
+                    raise unsupported(name)
+                found.setdefault("beside", ("", []))[1].append((name, record[name]))
         return found
 
     def _plain_row(self, record: dict, found: dict[str, tuple[str, Any]]) -> tuple[list[dict], str | None, dict] | None:
@@ -168,6 +188,8 @@ class Reader:
             raise missing(next((name for name, part in self.optional.items() if part == "prompt"), "prompt"))
         if "rejected" in found:
             extras["rejected"] = self._pair(messages, columns, found)
+        if "beside" in found:
+            _check_shown(messages, found["beside"][1])
         answer = self._answer(found)
         if check := check_of(*reversed(found["check"])) if "check" in found else None:
             extras["check"] = check
@@ -235,15 +257,17 @@ class Reader:
         if "scores" in found:
             at, scores = found["scores"]
             scores = from_text(scores, at, "a list of numbers")
-            numbers = isinstance(scores, list) and all(
-                isinstance(score, int | float) and not isinstance(score, bool) and score == score for score in scores
-            )
-            if not numbers or len(scores) != len(responses):
+            if not _are_scores(scores, len(responses)):
                 raise wrong_type(at, f"a list of {len(responses)} numbers, one for each response", scores)
             best, worst = scores.index(max(scores)), scores.index(min(scores))
             if best == worst:
                 hint = "remove the record, or give it a response that is worse than another"
                 raise RowProblem("equal_pair", at, hint, "all scores are equal")
+        else:
+            for name, value in found.get("notes", ("", []))[1]:
+                if _are_scores(value, len(responses)):
+                    hint = f"are they scores? write columns: {{scores: {name}}}; are they none? ignore: [{name}]"
+                    raise RowProblem("unsupported_field", name, hint, "a number for each response")
         found["response"] = (f"{column}[{best}]", responses[best])
         found["rejected"] = (f"{column}[{worst}]", responses[worst])
 
@@ -284,12 +308,14 @@ class Reader:
                 f"is it a mark? write columns: {{label: {column}}}, where 1 is good; is it a class? ignore: [{column}]"
             )
             raise RowProblem("unsupported_field", column, hint, f"found {value}")
-        if simple and value in TRUE:
+        mark = value.strip().lower() if isinstance(value, str) else value
+        if simple and mark in GOOD:
             return True
-        if simple and value in FALSE:
+        if simple and mark in BAD:
             return False
         if column in self.required:
-            raise missing(column) if value is None else wrong_type(column, "true or false", value)
+            wanted = f"true or false; where it is a class, write ignore: [{column}] and another format"
+            raise missing(column) if value is None else wrong_type(column, wanted, value)
         if not simple:
             raise unsupported(column)
         return None
@@ -303,6 +329,37 @@ class Reader:
         if not any(turn["role"] == "assistant" and turn.get("train", True) for turn in messages):
             hint = "nothing to do: the record says that none of it is trained on"
             raise RowProblem("not_trained", columns[-1].rpartition(".")[0] or columns[-1], hint)
+
+
+def _are_scores(value: Any, count: int) -> bool:
+    """Whether it is a list of so many numbers, or the JSON text of one."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        with contextlib.suppress(ValueError, RecursionError):
+            value = json.loads(value)
+    numbers = isinstance(value, list) and all(
+        isinstance(one, int | float) and not isinstance(one, bool) and one == one for one in value
+    )
+    return numbers and len(value) == count
+
+
+def _check_shown(messages: list[dict], beside: list[tuple[str, Any]]) -> None:
+    """Refuse a field of what is asked, unless the turns show it, or it has each line of theirs, as a template does.
+
+    Raises:
+        RowProblem: unsupported_field.
+    """
+    said = [turn["content"].strip() for turn in messages]
+    asked = "\n".join(text for turn, text in zip(messages, said, strict=True) if turn["role"] in ("user", "system"))
+    for name, value in beside:
+        if isinstance(value, str):
+            lines = (line.strip() for text in said for line in text.split("\n"))
+            is_shown = value.strip() in asked or all(line in value for line in lines)
+        else:
+            turns = value if isinstance(value, list) else [value]
+            texts = [turn.get("content", turn.get("value")) if isinstance(turn, dict) else None for turn in turns]
+            is_shown = all(isinstance(text, str) and any(text.strip() in own for own in said) for text in texts)
+        if not is_shown:
+            raise unsupported(name)
 
 
 def _is_number(value: bool | float | str) -> bool:

@@ -8,7 +8,9 @@ both schemas and every reason.
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import orjson
 import regex
@@ -22,6 +24,8 @@ QUARANTINE = "quarantine.jsonl"
 # The quarantine of a step that fails: Snakemake deletes the outputs that a rule names.
 REFUSED = "refused.jsonl"
 EXCERPT_CHARS = 200
+# Of rows that are taken up together.
+CHUNK_BYTES = 1 << 20
 
 
 # --- accounting ----------------------------------------------------------------------------------
@@ -35,15 +39,13 @@ class RowProblem(Exception):
         self.reason, self.column, self.hint, self.detail = reason, column, hint, detail
 
 
-class Ledger:
-    """The kept and the quarantined rows of one step, written as they come, and the counts that must add up.
+class _Accounts:
+    """What became of rows: they are kept or quarantined, in `files`, and counted."""
 
-    Files appear under their names when `close` has checked the counts. Kept rows go to one of the files `kept`.
-    """
+    files: dict[str, Any]
 
-    def __init__(self, out: Path, step: str, kept: tuple[str, ...] = (ROWS,)):
-        self.out, self.step = out, step
-        self.files = {name: open(out / f".{name}.partial", "wb") for name in (*kept, QUARANTINE)}
+    def __init__(self, step: str):
+        self.step = step
         self.entered: Counter[str] = Counter()
         self.kept: Counter[str] = Counter()
         self.quarantined: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -77,6 +79,35 @@ class Ledger:
         }
         self.files[QUARANTINE].write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
         self.quarantined[where["file"]][problem.reason] += 1
+
+
+class Part(_Accounts):
+    """What became of some rows of a step, in memory: for the step's ledger, from another process."""
+
+    def __init__(self, step: str):
+        super().__init__(step)
+        self.files = {ROWS: BytesIO(), QUARANTINE: BytesIO()}
+
+
+class Ledger(_Accounts):
+    """The kept and the quarantined rows of one step, written as they come, and the counts that must add up.
+
+    Files appear under their names when `close` has checked the counts. Kept rows go to one of the files `kept`.
+    """
+
+    def __init__(self, out: Path, step: str, kept: tuple[str, ...] = (ROWS,)):
+        super().__init__(step)
+        self.out = out
+        self.files = {name: open(out / f".{name}.partial", "wb") for name in (*kept, QUARANTINE)}
+
+    def add(self, part: Part) -> None:
+        """Take over what became of the rows that follow."""
+        for name, file in part.files.items():
+            self.files[name].write(file.getbuffer())
+        self.entered.update(part.entered)
+        self.kept.update(part.kept)
+        for name, reasons in part.quarantined.items():
+            self.quarantined[name].update(reasons)
 
     def refused(self, why: str) -> ValueError:
         """The error of a step that has nothing to go on with, before or after `close`; it names the file that stays."""
@@ -135,6 +166,8 @@ def account(entered: int, kept: int, reasons: Counter[str], where: Path) -> str:
 
 def escaped(text: str) -> str:
     """At most 200 printable characters: control characters and broken bytes become escapes such as \\x00."""
+    if (begin := text[:EXCERPT_CHARS]).isprintable():
+        return begin
     shown = "".join(
         c
         if c.isprintable()
@@ -148,14 +181,36 @@ def escaped(text: str) -> str:
 
 def read_rows(path: Path) -> Iterator[dict]:
     """Stream the rows that an earlier step kept."""
+    for chunk in chunks(path):
+        yield from rows_of(path, chunk)
+
+
+class Chunk(NamedTuple):
+    """Whole lines of a file, and the number of the first."""
+
+    line: int
+    data: bytes
+
+
+def chunks(path: Path) -> Iterator[Chunk]:
+    """The lines of a file, as many at once as have a megabyte."""
+    line = 1
     with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield orjson.loads(line)
-            except orjson.JSONDecodeError as error:
-                raise ValueError(
-                    f"{path}, line {number}: not a row ({error}); delete {path.parent} and run again"
-                ) from None
+        while data := file.read(CHUNK_BYTES):
+            chunk = Chunk(line, data if data.endswith(b"\n") else data + file.readline())
+            yield chunk
+            line += chunk.data.count(b"\n")
+
+
+def rows_of(path: Path, chunk: Chunk) -> Iterator[dict]:
+    """The rows of a part of a file that an earlier step kept."""
+    for number, line in enumerate(chunk.data.removesuffix(b"\n").split(b"\n"), chunk.line):
+        try:
+            yield orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            raise ValueError(
+                f"{path}, line {number}: not a row ({error}); delete {path.parent} and run again"
+            ) from None
 
 
 def prompt_of(row: dict) -> str:

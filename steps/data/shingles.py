@@ -46,6 +46,18 @@ class Hasher:
         return (hashed * _ODD ^ (hashed >> np.uint64(29)))[whole], of[:count][whole]
 
 
+def distinct(runs: np.ndarray, row: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct runs of rows, one row after the other, and how many each has, [rows].
+
+    Args:
+        runs: of all rows, [runs].
+        row: of each run its row's number, [runs], ascending.
+    """
+    _, first = np.unique(runs ^ (row.astype(np.uint64) * _ODD), return_index=True)
+    first.sort()
+    return runs[first], np.bincount(row[first], minlength=rows)
+
+
 class _Tokens(dict):
     def __missing__(self, token: str) -> int:
         self[token] = found = xxhash.xxh3_64_intdigest(token.lower().encode())
@@ -63,17 +75,19 @@ class Owners:
         slots = 1 << min(max(characters, 1 << 16).bit_length(), MOST_SLOTS.bit_length() - 1)
         self.counts, self.shift = np.zeros(slots, np.uint8), np.uint64(64 - (slots.bit_length() - 1))
 
-    def add(self, runs: np.ndarray, row: np.ndarray) -> None:
-        """Count the distinct shingles of each of at most `ROWS_AT_ONCE` rows.
+    def add(self, shingles: np.ndarray, sizes: np.ndarray) -> None:
+        """Count the shingles of rows.
 
         Args:
-            runs: of all rows, [runs].
-            row: of each run its row's number, [runs].
+            shingles: of all rows, one after the other, those of each distinct: see `distinct`.
+            sizes: how many each row has, [rows].
         """
-        _, first = np.unique(runs ^ (row.astype(np.uint64) * _ODD), return_index=True)
-        places = self._places(runs[first])
-        np.add.at(self.counts, places, 1)
-        self.counts[places] = np.minimum(self.counts[places], MOST_OWNERS + 1)
+        ends = np.cumsum(sizes)
+        for first in range(0, len(sizes), ROWS_AT_ONCE):
+            begin = ends[first - 1] if first else 0
+            places = self._places(shingles[begin : ends[min(first + ROWS_AT_ONCE, len(sizes)) - 1]])
+            np.add.at(self.counts, places, 1)
+            self.counts[places] = np.minimum(self.counts[places], MOST_OWNERS + 1)
 
     def count(self, shingles: np.ndarray) -> np.ndarray:
         """uint8 [shingles]: rows that have each, at most one more than `MOST_OWNERS`."""

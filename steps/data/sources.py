@@ -3,9 +3,11 @@
 Imports nothing heavy: Snakemake lists the files as it plans.
 """
 
+import fnmatch
 import glob
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,10 +52,11 @@ def files_of(path: str, form: str) -> list[str]:
     elif Path(path).is_dir():
         found = _of_folder(Path(path), form)
         if not found:
-            raise ValueError(f"{path}: no file in this folder ends in {_readable(form)}; correct the path")
+            documents = sorted({suffixes(Path(file))[0] for file in left_out(path, form)} & {*DOCUMENTS})
+            fix = f", or write format: text to read its {' and '.join(documents)} files" if documents else ""
+            raise ValueError(f"{path}: no file in this folder ends in {_readable(form)}; correct the path{fix}")
     else:
-        hits = (Path(hit) for hit in sorted(glob.glob(path, recursive=True)))
-        found = [hit for hit in hits if hit.is_file() and not hit.name.startswith((".", "_"))]
+        found = [hit for hit in _matching(path) if hit.is_file() and not hit.name.startswith((".", "_"))]
         if not found:
             raise ValueError(f"no file matches {path}; correct the pattern")
     for file in found:
@@ -69,8 +72,74 @@ def files_of(path: str, form: str) -> list[str]:
     return [str(file) for file in found]
 
 
+def left_out(path: str, form: str) -> list[str]:
+    """The files of a folder that are not read, hidden ones aside; of anything else none."""
+    folder = Path(path)
+    if not folder.is_dir() or (folder / SAVED).is_file():
+        return []
+    return [str(file) for file in _visible(folder) if not _is_readable(file, form)]
+
+
 def _readable(form: str) -> str:
     return ", ".join(suffix for suffix in FILES if suffix not in DOCUMENTS or form == "text")
+
+
+def _is_readable(file: Path, form: str) -> bool:
+    kind = suffixes(file)[0]
+    return kind in FILES and (kind not in DOCUMENTS or form == "text")
+
+
+def _divided(pattern: str) -> tuple[Path, tuple[str, ...]]:
+    """The folder that a pattern begins with, and the rest: a folder that is there may have a mark in its name."""
+    parts = Path(pattern).parts
+    marked = (i for i, part in enumerate(parts) if any(mark in part for mark in _PATTERN))
+    at = next((i for i in marked if not Path(*parts[: i + 1]).is_dir()), len(parts) - 1)
+    return Path(*parts[:at]), parts[at:]
+
+
+def _matching(pattern: str) -> list[Path]:
+    root, rest = _divided(pattern)
+    if "**" in rest:
+        return sorted((file for file in _below(root) if _fits(file.relative_to(root).parts, rest)), key=str)
+    return [Path(hit) for hit in sorted(glob.glob(os.path.join(glob.escape(str(root)), *rest)))]
+
+
+def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether a path matches a pattern, part by part; ** is any number of folders."""
+    if not pattern or not parts:
+        return not pattern and not parts
+    if pattern[0] == "**":
+        return len(pattern) == 1 or any(_fits(parts[i:], pattern[1:]) for i in range(len(parts)))
+    return fnmatch.fnmatchcase(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
+
+
+def _below(root: Path) -> list[Path]:
+    """The files at any depth below a folder, linked folders followed and hidden ones not. Each folder is read once, so
+    that links in a circle end, and under its own name where it has one."""
+    seen: set[tuple[int, int]] = set()
+    found: list[Path] = []
+    waiting = [root]
+    while waiting:
+        for folder, names, files in os.walk(waiting.pop(0)):
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in seen:
+                names.clear()
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            names[:] = sorted(name for name in names if not name.startswith("."))
+            found += [Path(folder, name) for name in files]
+            waiting += [Path(folder, name) for name in names if os.path.islink(os.path.join(folder, name))]
+    return found
+
+
+def _visible(folder: Path) -> list[Path]:
+    """The files of a folder that are not hidden, sorted."""
+    files = sorted(file.relative_to(folder) for file in _below(folder))
+    return [
+        folder / file
+        for file in files
+        if not any(part.startswith((".", "_")) for part in file.parts) and (folder / file).is_file()
+    ]
 
 
 def _of_folder(folder: Path, form: str) -> list[Path]:
@@ -81,15 +150,7 @@ def _of_folder(folder: Path, form: str) -> list[Path]:
                          if splits else f"{folder}: it holds no split; correct the path")  # fmt: skip
     if (folder / SAVED).is_file():
         return _of_saved(folder)
-    readable = {suffix for suffix in FILES if suffix not in DOCUMENTS or form == "text"}
-    paths = sorted(path.relative_to(folder) for path in folder.rglob("*"))
-    return [
-        folder / path
-        for path in paths
-        if suffixes(path)[0] in readable
-        and not any(part.startswith((".", "_")) for part in path.parts)
-        and (folder / path).is_file()
-    ]
+    return [file for file in _visible(folder) if _is_readable(file, form)]
 
 
 def _of_saved(folder: Path) -> list[Path]:
@@ -150,13 +211,12 @@ def named(sources: list[dict]) -> list[list[SourceFile]]:
 
 
 def folder_of(path: str) -> Path:
-    """The folder that a source's files lie in: that of a file, a folder itself, of a pattern what has no mark."""
+    """The folder that a source's files lie in: that of a file, a folder itself, of a pattern what it begins with."""
     if not is_many(path):
         return Path(path).parent
     if Path(path).is_dir():
         return Path(path)
-    parts = Path(path).parts
-    return Path(*parts[: next(i for i, part in enumerate(parts) if any(mark in part for mark in _PATTERN))])
+    return _divided(path)[0]
 
 
 def _calls(path: Path, root: Path, many: bool) -> Iterator[tuple[str, str]]:

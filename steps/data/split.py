@@ -131,9 +131,10 @@ def main(args: argparse.Namespace) -> None:
         )
     if prompts.min() == prompts.max():
         have = "its only row has" if len(prompts) == 1 else f"all of its {len(prompts)} rows have"
+        fix = "raise `cap` of a source" if largest else "add rows that ask something else"
+        left = ", of those that `cap` keeps," if largest else ""
         raise ValueError(
-            f"{args.input}: {have} one prompt, and another one must be held out for the validation loss;"
-            " add rows that ask something else"
+            f"{args.input}: {have}{left} one prompt, and another one must be held out for the validation loss; {fix}"
         )
     limit = boundary(prompts, valid_share)
     out = fresh_folder(args.out)

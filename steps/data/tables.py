@@ -68,6 +68,8 @@ def names_of(path: Path, file: BinaryIO, limit: int) -> tuple[list[str], str, by
     """
     line = file.readline(limit)
     text = decoded(line.removeprefix(BOM)).strip("\r\n")
+    if problem := invalid_utf8(text):
+        raise ValueError(f"{path}: its first line is no UTF-8 ({problem.column}: {problem.detail}); save it as UTF-8")
     separator = max(SEPARATORS, key=text.count)
     try:
         names = next(csv.reader([text], delimiter=separator, strict=True), [])
@@ -234,8 +236,10 @@ def _rows_of(batch: Any, wanted: dict[str, str]) -> Iterator[tuple[dict, RowProb
             continue
         try:
             values = column.to_pylist()
-        except UnicodeDecodeError:
-            values = [_value_at(column, i, name, problems) for i in range(batch.num_rows)]
+        # A date after the year 9999 and the like, or a text that is no UTF-8.
+        except (ValueError, OverflowError):
+            found = problems if wanted[name] == "value" else {}
+            values = [_value_at(column, i, name, found) for i in range(batch.num_rows)]
         columns[name] = [_without_nulls(value) for value in values] if nested else values
     for i in range(batch.num_rows):
         yield {name: values[i] for name, values in columns.items()}, problems.get(i)
@@ -255,7 +259,9 @@ def _value_at(column: Any, i: int, name: str, problems: dict[int, RowProblem]) -
         return column[i].as_py()
     except UnicodeDecodeError as error:
         problems[i] = RowProblem("invalid_utf8", name, "write the column as UTF-8 text", str(error))
-        return None
+    except (ValueError, OverflowError) as error:
+        problems[i] = RowProblem("wrong_type", name, f"write the column of {column.type} as text", str(error))
+    return PRESENT
 
 
 def _without_nulls(value: Any) -> Any:

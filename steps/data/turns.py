@@ -4,6 +4,7 @@
 """
 
 import re
+from itertools import islice
 from typing import Any
 
 from steps.data.rows import RowProblem
@@ -126,7 +127,8 @@ class Turns:
                 read.insert(place, made)
                 columns.insert(place, f"{here}.{role_key}")
                 came.insert(place, call)
-            rank = {call: at for at, call in enumerate(names)}
+            # Those that are new: a row may have thousands.
+            rank |= {call: len(rank) + at for at, call in enumerate(islice(names, len(rank), None))}
         if not read:
             raise RowProblem("role_order", f"{here}.{role_key}", "add what the user asks", "no turn of the user's")
         return read, columns

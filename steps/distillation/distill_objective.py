@@ -41,7 +41,7 @@ def encode_rows(path: Path, tokenizer: Any, settings: dict, cached: Any = None) 
         if stored != trained:
             raise ValueError(
                 f"{path}: row {row['id']} has {trained} trained tokens, its teacher's log-probabilities {stored}:"
-                " student and teacher need the same tokenizer and chat template"
+                " student and teacher need the same tokenizer and chat template, and a recipe of its own no `thinking`"
             )
         rows.append(encoded | {"cached": (cached, place)})
     if not rows:

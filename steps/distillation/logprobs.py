@@ -15,7 +15,7 @@ Out, `tokens` being the places of all rows in the order of the rows, as NumPy fi
 
 At most 6k + 4 bytes a token, all files together, from some hundred tokens on (a file's header has 128 bytes).
 
-Run as: python -m steps.distillation.logprobs --settings '{"top_k": 32, "max_length": 256, "batch_size": 32}'
+Run as: python -m steps.distillation.logprobs --settings '{"top_k": 32, "max_length": 256, "thinking": "kept", …}'
     --input results/fable/generate/exercises/grpo/train.jsonl --teacher results/fable/reinforcement/grpo
     --out results/fable/logprobs/exercises/grpo
 """
@@ -47,14 +47,14 @@ from steps.distillation.teacher_cache import FILES, FLOOR, LOWEST, last_turn
 # --- places --------------------------------------------------------------------------------------
 
 
-def encode_rows(path: Path, tokenizer: Any, max_length: int) -> tuple[list[dict | None], list[dict]]:
+def encode_rows(path: Path, tokenizer: Any, settings: dict) -> tuple[list[dict | None], list[dict]]:
     """Every row of a file as `steps.recipes.sft` encodes it, with "begin" and "end" of its last turn; None where
     left out.
 
     Raises:
         ValueError: no row is left, or two have one id.
     """
-    settings = {"completion_only_loss": True, "max_length": max_length}
+    settings = settings | {"completion_only_loss": True}
     kept, skipped = supervised.encode_rows(path, tokenizer, settings, last_only=True, step="logprobs")
     by_id = {row["id"]: row for row in kept}
     names = [row["id"] for row in read_jsonl(path)]
@@ -124,7 +124,7 @@ def main(args: argparse.Namespace) -> None:
     settings = args.settings
     k = settings["top_k"]
     teacher_files = checkpoints.check(args.teacher)
-    rows, skipped = encode_rows(args.input, checkpoints.load_tokenizer(args.teacher), settings["max_length"])
+    rows, skipped = encode_rows(args.input, checkpoints.load_tokenizer(args.teacher), settings)
     kept = [row for row in rows if row is not None]
 
     engine = Engine.load(args.teacher, settings["batch_size"])

@@ -5,6 +5,7 @@ Imports nothing heavy: Snakemake loads it at every parse.
 
 import functools
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from steps.settings.axes import AXES, CAPABILITIES
 from steps.settings.data import READ
 from steps.settings.params import ASIDE
 from steps.settings.stages import STAGES
+
+# Bytes of raw rows from which it is worth it that several processes clean them, and how many.
+LARGE, CLEANING_PROCESSES = 32 << 20, 4
 
 
 class Graph:
@@ -284,6 +288,12 @@ class Graph:
             for source in self.params["data"][dataset]["sources"]
         ]
         return listed(lying)
+
+    def cleaning_processes(self, dataset: str) -> int:
+        """In how many processes the rows of a data set are cleaned, if there are so many cores: few rows in one."""
+        paths = [path for source in self.sources(dataset) for path in source.get("files", [source["path"]])]
+        size = sum(os.path.getsize(path) for path in paths if os.path.isfile(path))
+        return CLEANING_PROCESSES if size >= LARGE else 1
 
     def source_edges(self, dataset: str) -> list[str]:
         """The files that stand for the raw rows of a data set: manifests of the rules that make them, or themselves."""

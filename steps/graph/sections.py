@@ -50,7 +50,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "gate": ("gate", "rl"),
     "explore": ("engine", "explore", "evaluate"),
     "generate": ("engine", "generate"),
-    "logprobs": ("logprobs",),
+    "logprobs": ("logprobs", "distill"),
     "forecast": ("forecast",),
     "evaluate": ("engine", "evaluate"),
     "geometry": ("geometry",),
@@ -177,6 +177,11 @@ def _inspect(seen: dict, rule: str, wanted: _Wanted) -> dict:
     return seen["inspect"] | named | told | _weights(seen, wanted, [wanted.wildcards.dataset])
 
 
+def _logprobs(seen: dict, rule: str, wanted: _Wanted) -> dict:
+    """The section, with what says which tokens the rows of distill become."""
+    return seen["logprobs"] | {"thinking": seen["distill"]["thinking"]}
+
+
 def _interpolate(seen: dict, rule: str, wanted: _Wanted) -> dict:
     """A path's own settings, and how its points are evaluated."""
     evaluate = {key: seen["evaluate"][key] for key in ("limit", "batch_size")}
@@ -217,6 +222,7 @@ _BUILDERS: dict[str, Callable[[dict, str, _Wanted], dict]] = {
     "preflight_node": _preflight,
     "inspect_rows": _inspect,
     **dict.fromkeys(STAGES, _node),
+    "logprobs": _logprobs,
     "interpolate": _interpolate,
     "gate": _gate,
     "explore": _explore,

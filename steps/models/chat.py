@@ -39,6 +39,7 @@ HINTS = {
     "template_refuses": "the chat template takes no such conversation; change the row, or choose another model",
     "template_drops": "the chat template leaves it out; remove it from the row, or choose another model",
     "template_changes": "the chat template writes it otherwise than the row has it; change the row",
+    "reserved_text": "Temper marks with it where a template puts its texts; change it in the row",
     "no_end": "the chat template ends an answer with none of the tokenizer's tokens; write {{ eos_token }} behind it",
 }
 
@@ -256,6 +257,7 @@ class Chat:
             for i, turn in enumerate(turns)
         ]
         described = json.dumps(tools) if tools else ""
+        _check_unmarked([turn.get(key) for turn in turns for key in ("tool_calls", "name")], tools)
         frame = self._marked(json.dumps(marked), described)
         found = {int(mark[2]) for mark in MARK.finditer(frame) if mark[1] == "c"}
         for i, turn in enumerate(turns):
@@ -312,6 +314,7 @@ class Chat:
     def _framed(self, turns: list[dict], i: int, tools: list[dict] | None, content: bool, thought: bool) -> Frame:
         """The frame of turn i with its calls. Raises Unfit where one is not in it."""
         calls, is_behind_tool = turns[i].get("tool_calls"), i > 0 and turns[i - 1]["role"] == "tool"
+        _check_unmarked(calls, tools)
         given, described = (json.dumps(value) if value else "" for value in (calls, tools))
         frame = self._frame(content, thought, is_behind_tool, given, described)
         if calls and not _shown(calls, frame.text):
@@ -385,6 +388,17 @@ class Chat:
             return ""
 
 
+def _check_unmarked(*values: Any) -> None:
+    """Refuse calls and tools that have a mark of ours: a frame shows them as they are.
+
+    Raises:
+        Unfit: reserved_text.
+    """
+    for value in values:
+        if value and (mark := MARK.search(json.dumps(value))):
+            raise Unfit("reserved_text", "messages", mark[0])
+
+
 def _described(tool: dict) -> dict:
     return tool.get("function", tool)
 
@@ -401,9 +415,7 @@ def _filled(frame: str, contents: list[str], thoughts: list[str]) -> tuple[str, 
     """The frame with the texts in place of its marks, as they are; and those in quotes as JSON writes them."""
 
     def put(mark: re.Match[str], is_json: bool) -> str:
-        texts = contents if mark[1] == "c" else thoughts
-        # A row's own tools may have what looks like a mark.
-        text = texts[int(mark[2])] if int(mark[2]) < len(texts) else mark[0]
+        text = (contents if mark[1] == "c" else thoughts)[int(mark[2])]
         around = frame[mark.start() - 1 : mark.start()] + frame[mark.end() : mark.end() + 1]
         return json.dumps(text, ensure_ascii=False)[1:-1] if is_json and around == '""' else text
 

@@ -14,6 +14,7 @@ import argparse
 import shutil
 import sys
 import time
+from itertools import repeat
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,6 +35,7 @@ from steps.training.finish import save_checkpoint
 from steps.training.micro_batch import MicroBatches
 from steps.training.plan import Plan
 from steps.training.spread import gather
+from steps.training.stored import Store
 from steps.training.supervised import build_trainer, count
 
 
@@ -45,12 +47,16 @@ def main(args: argparse.Namespace) -> None:
     work = work_folder(args.work, args.out, material(settings), [*inputs, *code_paths(__spec__.name)])
 
     tokenizer = checkpoints.load_tokenizer(args.parent)
-    documents = encode_corpus(tokenizer, read_documents(args.data))
-    if settings.get("source_weights"):
-        files = (sys.intern(row["file"]) for row in read_jsonl(args.data))
-        named = [document | {"file": file} for document, file in zip(documents, files, strict=True)]
-        documents = [*weigh(named, settings)]
-    rows = [piece for document in documents for piece in pieces(document, settings["max_length"])]
+    weighted = bool(settings.get("source_weights"))
+    # Documents of a mixture have no file, and no weight.
+    files = (sys.intern(row["file"]) for row in read_jsonl(args.data)) if weighted else repeat(None)
+    store, rows, documents = Store(), [], 0
+    for document, file in zip(encode_corpus(tokenizer, read_documents(args.data)), files, strict=weighted):
+        documents += 1
+        (source,) = weigh([{"file": file}], settings) if weighted else ({},)
+        for piece in pieces(document, settings["max_length"]):
+            # All of it is trained on: its labels are its tokens.
+            rows.append(source | dict.fromkeys(("input_ids", "labels"), store.put(piece["input_ids"])))
     plan = Plan(
         batches=curriculum.plan_batches(rows, settings),
         accumulation=settings["gradient_accumulation"],
@@ -84,7 +90,7 @@ def main(args: argparse.Namespace) -> None:
         settings=settings,
         inputs=inputs,
         counts={
-            "train": count(rows, []) | {"documents": len(documents)},
+            "train": count(rows, []) | {"documents": documents},
             "steps": plan.steps,
             "parameters": parameters,
         }

@@ -12,6 +12,7 @@ import argparse
 import time
 from collections import Counter
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ LONGEST = 8000
 OF_A_REASON = 3
 TERMINAL = {"trained": "\033[32m", "thought": "\033[3m", "mark": "\033[1m"}
 RESET = "\033[0m"
+# Around what is trained, where there are no colours.
+TRAINED = "[[", "]]"
 
 
 def inspected(chat: Chat, rows: list[dict], settings: dict) -> tuple[list[Shown], list[dict]]:
@@ -94,20 +97,21 @@ def page(told: dict) -> str:
     return environment.get_template("page.html.j2").render(told)
 
 
-def terminal(told: dict) -> str:
-    """The same in the colours of a terminal."""
+def text(told: dict, coloured: bool) -> str:
+    """The same as text, in the colours of a terminal or with `TRAINED` around what is trained."""
     settings = told["settings"]
     head = f"{settings['data']} as {settings['recipe']} ({settings['stage']}) sees it: {told['kept']:,} of"
     lines = [f"{head} {told['looked_at']:,} rows, {told['tokens']:,} tokens, {told['trained']:,} of them trained"]
     for file, of in told["mixture"].items():
         lines.append(visible(f"{file}: {of['rows']:,} rows, weight {of['weight']:g}, {of['share']:.1%} of an epoch"))
     names = ("trained", "thought", "mark")
-    lines.append(" ".join(f"{TERMINAL[name]}{name}{RESET}" for name in names) + "  the rest is read only")
+    looks = " ".join(f"{TERMINAL[name]}{name}{RESET}" for name in names) if coloured else "trained".join(TRAINED)
+    lines.append(f"{looks}  the rest is read only")
     for row in told["rows"]:
         place = f"{row.row['file']} line {row.row['line']}: {row.tokens:,} tokens, {row.trained:,} trained"
         lines.append(visible(f"\n── {place}" + "".join(f"; {cut} is cut" for cut in row.cut)))
-        for text in row.texts:
-            lines.append("".join(painted(run) for run in text))
+        for one in row.texts:
+            lines.append("".join(painted(run) for run in one) if coloured else bracketed(one))
     for record in told["left"]:
         detail = "" if record["detail"] is None else f" ({record['detail']})"
         place = f"{record['file']} line {record['line']}, {record['column']}"
@@ -119,6 +123,14 @@ def terminal(told: dict) -> str:
 def painted(run: Run) -> str:
     look = "".join(code for name, code in TERMINAL.items() if getattr(run, name))
     return f"{look}{visible(shorten(run.text, LONGEST))}{RESET if look else ''}"
+
+
+def bracketed(runs: list[Run]) -> str:
+    parts = []
+    for is_trained, of_one in groupby(runs, key=lambda run: run.trained):
+        begin, end = TRAINED if is_trained else ("", "")
+        parts.append(begin + "".join(visible(shorten(run.text, LONGEST)) for run in of_one) + end)
+    return "".join(parts)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -141,7 +153,8 @@ def main(args: argparse.Namespace) -> None:
     told = facts(kept, left, settings, args.model) | {"mixture": mixed}
     out = fresh_folder(args.out)
     write_text(out / "rows.html", page(told))
-    write_text(out / "rows.txt", terminal(told))
+    write_text(out / "rows.ansi", text(told, coloured=True))
+    write_text(out / "rows.txt", text(told, coloured=False))
     files = [path for name in COPIED_TOKENIZER if (path := args.model / name).is_file()]
     write_manifest(
         out,

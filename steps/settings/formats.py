@@ -19,8 +19,9 @@ PARTS = {
     "thinking": "the reasoning before the response",
     "rejected": "another response, which is worse: as `response`",
     "responses": "several responses, the best first",
-    "scores": "a number for each of them, a higher one for a better one",
-    "label": "true for a good response, false for a bad one",
+    "scores": "a number for each of them, a higher one for a better one. A list of as many numbers by another name"
+    " quarantines its row",
+    "label": "true (1, good, chosen, …) for a good response, false (0, -1, bad, rejected, …) for a bad one",
     "system": "the system turn",
     "tools": "the tools that may be called: a list of objects, or the JSON text of one",
     "weight": "1 or true; a row of 0 or false is not trained on",
@@ -32,6 +33,7 @@ PARTS = {
 SHARED = {
     "system": "system",
     "system_prompt": "system",
+    "system_message": "system",
     "tools": "tools",
     "functions": "tools",
     "weight": "weight",
@@ -45,6 +47,7 @@ _OF_RESPONSES = SHARED | {
     "reasoning": "thinking",
     "thinking": "thinking",
 }
+_SCORES = dict.fromkeys(("scores", "score", "ratings", "rating", "rewards"), "scores")
 _OF_TURNS = SHARED | _GRADED | {"rejected_messages": "rejected"}
 # Read only where `columns` names them: files have fields of these names that mean something else.
 NAMED = {"answer": "answer", "check": "check"}
@@ -244,7 +247,7 @@ FORMATS = {
         {"prompt": "prompt", "responses": "responses"},
         {"prompt": "2 + 2?", "responses": ["5", "4", "3"], "scores": [0.2, 0.9, 0.5]},
         _PAIR,
-        {"scores": "scores", "history": "history", **SHARED},
+        {**_SCORES, "history": "history", **SHARED},
     ),
     "prompt_answer": Format(
         "a prompt without a response, for stages that sample: what is sampled is compared with the answer",
@@ -284,20 +287,23 @@ FILES = {
     ".json": "an array of records, or records that follow each other. It is streamed: memory does not grow with"
     " the file",
     ".jsonl": "one record a line; blank lines are skipped",
+    ".ndjson": "the same",
     ".csv": "one record a line, after a line of names; separated by comma, semicolon, tab or bar; cells in quotes may"
     " have several lines",
-    ".tsv": "the same",
+    ".tsv": "as .csv",
     ".parquet": "one record a row",
     ".arrow": "one record a row, as `datasets` and Feather write it",
     ".txt": "one document, of format text",
     ".md": "one document, of format text",
 }
+# Of one record a line.
+LINES = (".jsonl", ".ndjson")
 # Of one document each.
 DOCUMENTS = (".txt", ".md")
 # Whose columns have types, and which are packed inside.
 COLUMNAR = (".parquet", ".arrow")
 # After the suffix of any other file.
-PACKED = {".gz": "gzip", ".zst": "zstd"}
+PACKED = {".gz": "gzip", ".bz2": "bzip2", ".zst": "zstd"}
 
 
 # --- fields of other names -----------------------------------------------------------------------
@@ -308,14 +314,18 @@ PACKED = {".gz": "gzip", ".zst": "zstd"}
 _TELLING = {
     "image", "img", "picture", "photo", "pixel", "audio", "speech", "video", "weight", "loss", "train", "training",
     "trainable", "mask", "reject", "rejected", "chosen", "preferred", "dispreferred", "rank", "ranking", "reward",
-    "tool", "function", "thinking", "thought", "reasoning", "history", "input", "context", "passage", "paragraph",
-    "article", "document", "choice", "option", "segment", "constraint", "refusal", "prefix", "suffix", "correct",
-    "accepted", "label", "kto",
+    "tool", "function", "thinking", "thought", "reasoning", "history", "choice", "option", "segment", "constraint",
+    "refusal", "prefix", "suffix", "correct", "accepted", "label", "kto",
+}  # fmt: skip
+# So too those of what is asked, or of what it is about; a text of it that the row shows anyway says nothing more.
+_ASKING = {
+    "question", "instruction", "prompt", "query", "input", "context", "passage", "paragraph", "article", "document",
+    "schema", "table", "premise", "hypothesis", "persona", "background", "system",
 }  # fmt: skip
 _BESIDE = {
     "content", "text", "response", "output", "answer", "completion", "message", "turn", "conversation", "path", "url",
     "file", "data", "byte", "base64", "list", "sample", "row", "example", "call", "process", "detail", "on", "in", "is",
-    "non", "not", "should", "flag", "value", "system", "user", "assistant", "tag",
+    "non", "not", "should", "flag", "value", "user", "assistant", "tag", "json", "db", "database",
 }  # fmt: skip
 # Of a flag that says what is so without it: 1 or true.
 _FLAGS = {"weight", "loss", "train", "training", "trainable", "correct", "accepted", "label", "preferred", "kto"}
@@ -325,6 +335,9 @@ _OPTIONS = frozenset("ABCDEFGH")
 _WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])")
 TRUE = (True, 1, "1", "1.0", "true", "True", "TRUE")
 FALSE = (False, 0, "0", "0.0", "false", "False", "FALSE")
+# Of a label, which may also be a word, in small letters.
+GOOD = (*TRUE, "good", "desirable", "chosen", "accepted")
+BAD = (*FALSE, -1, "-1", "bad", "undesirable", "rejected")
 
 
 def _words(name: str) -> set[str]:
@@ -335,8 +348,14 @@ def _words(name: str) -> set[str]:
 def is_telling(name: str) -> bool:
     """Whether a field of this name changes what its row means, where it has a value that says so."""
     words = _words(name)
+    telling = _TELLING | _ASKING
     # A letter is an option of a question.
-    return name in _OPTIONS or bool(words & _TELLING) and words <= _TELLING | _BESIDE
+    return name in _OPTIONS or bool(words & telling) and words <= telling | _BESIDE
+
+
+def is_asking(name: str) -> bool:
+    """Whether a field of this name, which `is_telling`, is of what is asked."""
+    return bool(words := _words(name) & (_TELLING | _ASKING)) and words <= _ASKING
 
 
 def changes(name: str, value: Any) -> bool:
@@ -346,7 +365,7 @@ def changes(name: str, value: Any) -> bool:
         return False
     if name in _OPTIONS:
         return True
-    words = _words(name) & _TELLING
+    words = _words(name) & (_TELLING | _ASKING)
     simple = isinstance(value, bool | int | float | str)
     if words <= _NOTES and simple:
         return value in FALSE

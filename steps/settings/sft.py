@@ -4,8 +4,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from steps.settings.base import THINKING, OneOf, Settings, Steps
-from steps.settings.training import CURRICULA, Adapted, Curriculum, Optimization, Packed
+from steps.settings.base import OneOf, Settings, Steps
+from steps.settings.training import CURRICULA, Adapted, Curriculum, Optimization, Packed, Thoughts
 
 
 class Buckets(Settings):
@@ -28,11 +28,10 @@ class Progressive(Settings):
     delta: float = Field(ge=0, description="Rise of the validation loss, in nats, that is worse")
 
 
-class Sft(Optimization, Packed, Adapted, Curriculum):
+class Sft(Optimization, Packed, Adapted, Curriculum, Thoughts):
     """Stage sft, by TRL's SFTTrainer."""
 
     completion_only_loss: bool = Field(description="The loss counts what the assistant says only")
-    thinking: Annotated[str, OneOf(THINKING)] = Field(description="What becomes of the thoughts of rows")
     order: Annotated[str, OneOf((*CURRICULA, "sources"))] = Field(
         description="All rows mixed, by their pass rate, or source after source"
     )

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from steps.core.asked import HOW
 from steps.settings.adapters import ADAPTER, ADAPTERS, Adapter
-from steps.settings.base import OneOf, Settings, Share
+from steps.settings.base import THINKING, OneOf, Settings, Share
 
 CURRICULA = ("shuffle", "easy_to_hard")
 # A setting's name -> transformers' for it.
@@ -72,6 +72,12 @@ class Packed(Epochs):
     """What a training on single texts has."""
 
     packing: bool = Field(description="Rows of a batch share sequences without seeing each other")
+
+
+class Thoughts(Settings):
+    """What a training on conversations has."""
+
+    thinking: Annotated[str, OneOf(THINKING)] = Field(description="What becomes of the thoughts of rows")
 
 
 class BucketShares(Settings):

@@ -1,7 +1,6 @@
 """Documents as tokens, for trainings on running text."""
 
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,8 @@ from steps.core.files import read_jsonl
 
 # Of fable and Qwen; of Llama 3. The eos of their chats ends a turn, not a text.
 END_OF_TEXT = ("<|endoftext|>", "<|end_of_text|>")
+# Documents, and characters of them, that the tokenizer is given at once.
+AT_ONCE, CHARACTERS = 10_000, 1_000_000
 
 
 def read_documents(path: Path) -> Iterator[str]:
@@ -35,17 +36,27 @@ def pieces(row: dict, most: int) -> Iterator[dict]:
         yield row | {key: row[key][start : start + most] for key in ("input_ids", "labels")}
 
 
-def encode_corpus(tokenizer: Any, documents: Iterable[str]) -> list[dict]:
+def encode_corpus(tokenizer: Any, documents: Iterable[str]) -> Iterator[dict]:
     """Every document as {"input_ids", "labels"}, closed by the end-of-text token; all of it is trained on.
 
     That token is the first of `END_OF_TEXT` that the tokenizer knows, else its eos.
     """
     known = tokenizer.get_vocab()
     end = next((known[token] for token in END_OF_TEXT if token in known), tokenizer.eos_token_id)
-    documents = iter(documents)
-    rows = []
-    while chunk := list(islice(documents, 10_000)):
+    for chunk in _chunks(documents):
         for encoding in tokenizer.backend_tokenizer.encode_batch(chunk):
             ids = [*encoding.ids, end]
-            rows.append({"input_ids": ids, "labels": ids})
-    return rows
+            yield {"input_ids": ids, "labels": ids}
+
+
+def _chunks(documents: Iterable[str]) -> Iterator[list[str]]:
+    chunk: list[str] = []
+    size = 0
+    for document in documents:
+        chunk.append(document)
+        size += len(document)
+        if len(chunk) == AT_ONCE or size >= CHARACTERS:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk

@@ -70,15 +70,11 @@ def encode_rows(
     store, kept, skipped = Store(), [], []
     rows = read_jsonl(path)
     while chunk := list(islice(rows, CHUNK)):
-        for row, made in zip(chunk, texts_of(chat, chunk, last_only), strict=True):
+        for row, made in zip(chunk, texts_of(chat, chunk, last_only, settings["max_length"]), strict=True):
             try:
                 if isinstance(made, Unfit):
                     raise made
                 encoded = _labelled(row, made, settings["completion_only_loss"])
-                longest = max(len(text["input_ids"]) for text in encoded)
-                if longest > settings["max_length"]:
-                    hint = f"longer than max_length {settings['max_length']} tokens; raise it or shorten the row"
-                    raise Unfit("too_long", "messages", longest, hint)
             except Unfit as unfit:
                 skipped.append(skip(row, unfit, step))
                 continue

@@ -9,6 +9,8 @@ from steps.models.chat import Chat, Reply, Unfit
 
 # Characters that the tokenizer is given at once.
 AT_ONCE = 1_000_000
+# Of a row with more replies it is seen first whether it is too long: to ask for each takes the square of their number.
+FEW_REPLIES = 16
 
 
 class Part(NamedTuple):
@@ -25,7 +27,7 @@ class Text(NamedTuple):
     parts: list[Part]
 
 
-def texts(chat: Chat, row: dict, last_only: bool = False) -> list[Text]:
+def texts(chat: Chat, row: dict, last_only: bool = False, most: int | None = None) -> list[Text]:
     """A row as few texts in which each reply to be trained stands once, behind what the model is asked before it.
 
     The last text ends with the last reply. A template that writes earlier turns otherwise once more follow (Qwen3 takes
@@ -34,18 +36,22 @@ def texts(chat: Chat, row: dict, last_only: bool = False) -> list[Text]:
     Raises:
         Unfit: the template does not write the row as it is, or nothing of it is to be trained.
     """
-    (made,) = texts_of(chat, [row], last_only)
+    (made,) = texts_of(chat, [row], last_only, most)
     if isinstance(made, Unfit):
         raise made
     return made
 
 
-def texts_of(chat: Chat, rows: Sequence[dict], last_only: bool) -> list[list[Text] | Unfit]:
-    """The texts of each row, or why there are none."""
+def texts_of(chat: Chat, rows: Sequence[dict], last_only: bool, most: int | None = None) -> list[list[Text] | Unfit]:
+    """The texts of each row, or why there are none.
+
+    Args:
+        most: tokens of the longest text; of a longer one there are none.
+    """
     drafts: list[list[list[Reply]] | Unfit] = []
     for row in rows:
         try:
-            drafts.append(_standing(_replies(chat, row, last_only)))
+            drafts.append(_standing(_replies(chat, row, last_only, most)))
         except Unfit as unfit:
             drafts.append(unfit)
     written = [_whole(group) for groups in drafts if not isinstance(groups, Unfit) for group in groups]
@@ -55,13 +61,23 @@ def texts_of(chat: Chat, rows: Sequence[dict], last_only: bool) -> list[list[Tex
     made: list[list[Text] | Unfit] = []
     for groups in drafts:
         try:
-            made.append(groups if isinstance(groups, Unfit) else finder.texts([(g, next(coded)) for g in groups]))
+            found = groups if isinstance(groups, Unfit) else finder.texts([(g, next(coded)) for g in groups])
+            if most is not None and not isinstance(found, Unfit):
+                check_length(max(len(text.ids) for text in found), most)
+            made.append(found)
         except Unfit as unfit:
             made.append(unfit)
     return made
 
 
-def _replies(chat: Chat, row: dict, last_only: bool) -> list[Reply]:
+def check_length(tokens: int, most: int) -> None:
+    """Raises Unfit where a text has too many tokens."""
+    if tokens > most:
+        hint = f"longer than max_length {most} tokens; raise it or shorten the row"
+        raise Unfit("too_long", "messages", tokens, hint)
+
+
+def _replies(chat: Chat, row: dict, last_only: bool, most: int | None = None) -> list[Reply]:
     """What of a row is to be trained. Raises Unfit where it cannot be."""
     turns, tools = chat.turns(row["messages"]), row.get("tools")
     if control := chat.controls.search(said(turns, tools)):
@@ -76,6 +92,9 @@ def _replies(chat: Chat, row: dict, last_only: bool) -> list[Reply]:
     trained = [len(turns) - 1] if last_only else trained
     if not trained:
         raise Unfit("untrained", "messages", None, "every turn of the assistant has train: false; take it from one")
+    if most is not None and len(trained) > FEW_REPLIES:
+        whole = _whole([chat.reply(turns, trained[-1], tools)])
+        check_length(len(chat.tokenizer.backend_tokenizer.encode(whole, add_special_tokens=False).ids), most)
     return [chat.reply(turns, i, tools) for i in trained]
 
 

@@ -112,7 +112,7 @@ def main(args: argparse.Namespace) -> None:
     work = work_folder(args.work, args.out, material(settings), code_paths(__spec__.name))
     sample = corpus_sample(settings)
     tokenizer = train_tokenizer(sample, settings["vocab_size"])
-    rows = encode_corpus(tokenizer, fable.corpus(settings["seed"], settings["characters"]))
+    rows = [*encode_corpus(tokenizer, fable.corpus(settings["seed"], settings["characters"]))]
     plan = Plan(
         batches=packing.plan_batches(len(rows), settings["batch_size"], settings["epochs"], settings["seed"]),
         accumulation=settings["gradient_accumulation"],
@@ -126,7 +126,7 @@ def main(args: argparse.Namespace) -> None:
     model = new_model(tokenizer, settings["architecture"], settings["seed"])
     # Not a setting: the models that ship were made with it.
     trainer = build_trainer(model, tokenizer, rows, settings | {"optimizer": "adamw"}, plan, work)
-    valid = encode_corpus(tokenizer, fable.corpus(settings["seed"], 40_000, part="valid"))
+    valid = [*encode_corpus(tokenizer, fable.corpus(settings["seed"], 40_000, part="valid"))]
     size = settings["batch_size"]
     valid_batches = [
         layout(valid[start : start + size], settings, tokenizer.pad_token_id) for start in range(0, len(valid), size)

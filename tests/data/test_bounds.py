@@ -155,6 +155,11 @@ ALIKE = Index([Item(f"task:{i}", f"{'1 ' * 60}{i}") for i in range(20)], 8, 0.6)
         (clauses, "(a ", ""),
         (clauses, "\n- ", ""),
         (clauses, "\\dfrac{", ""),
+        (clauses, ".", "a"),
+        (clauses, "!", "a"),
+        (clauses, "?", "é"),
+        (clauses, " ", "@"),
+        (clauses, " ", "é@"),
         (SHORT.match, "what. ", ""),
         (SHORT.match, "! ", "what is hate"),
         (SHORT.match, "please. ", "what is hate"),
@@ -178,7 +183,11 @@ FOREIGN = [
 ]
 
 
-@pytest.mark.parametrize("text", ["the cat sat on " * 20_000, ("a" * 19 + "b") * 20_000, *FOREIGN])
+# To sort a run of marks takes the square of their number.
+MARKS = "Das ist e" + "\u0301\u0327" * (MB // 4) + "in Haus"
+
+
+@pytest.mark.parametrize("text", ["the cat sat on " * 20_000, ("a" * 19 + "b") * 20_000, MARKS, *FOREIGN])
 def test_a_long_text_is_filtered(text):
     settings = {"language": "en", "max_repetition": 0.5, "min_prompt_chars": 0, "min_response_chars": 0}
     settings |= {"max_prompt_chars": MB, "max_response_chars": MB}
@@ -186,3 +195,14 @@ def test_a_long_text_is_filtered(text):
     # Kept or not: it is told in time.
     with within(2 * SECONDS), contextlib.suppress(RowProblem):
         filtering.check(row, settings)
+
+
+def test_a_conversation_of_thousands_of_calls():
+    turns = [{"role": "user", "content": "a"}]
+    for i in range(3000):
+        call = {"id": str(i), "function": {"name": "look", "arguments": "{}"}}
+        turns += [{"role": "assistant", "content": None, "tool_calls": [call]}]
+        turns += [{"role": "tool", "content": "b", "tool_call_id": str(i)}]
+    with within(SECONDS):
+        messages, _, _ = Reader("messages", {})({"messages": [*turns, {"role": "assistant", "content": "c"}]})
+    assert len(messages) == 6002

@@ -2,8 +2,10 @@
 
 import json
 import re
+import tracemalloc
 from argparse import Namespace
 from pathlib import Path
+from random import Random
 
 import pandas
 import pytest
@@ -337,3 +339,58 @@ def test_an_item_that_is_listed_often_is_found_as_before():
 def test_items_are_of_the_set_that_they_stand_in_whatever_their_ids(tmp_path, own):
     write_jsonl(tmp_path / "quiz.jsonl", [{"id": own.format(i), "prompt": f"Name {i} things."} for i in range(3)])
     assert [item.of for item in read_items(tmp_path / "quiz.jsonl", "quiz")] == ["quiz"] * 3
+
+
+# --- many rows, long rows ------------------------------------------------------------------------
+
+
+def test_what_documents_share_is_learned_from_how_they_begin_and_end(tmp_path, monkeypatch):
+    """Of 300 documents of 30 KB: in whole they would take 180 MB."""
+    rng = Random(0)
+    vocabulary = ["".join(rng.choices("abcdefgh", k=6)) for _ in range(2000)]
+    notice = "All rights to this text belong to the library of the town of Tarsk."
+
+    def row(i):
+        text = f"Read this first, please. {' '.join(rng.choices(vocabulary, k=4000))}. {notice}"
+        return {
+            "id": f"d:{i}",
+            "file": "d.jsonl",
+            "line": i,
+            "row": i,
+            "messages": [{"role": "document", "content": text}],
+        }
+
+    write_jsonl(tmp_path / "rows.jsonl", map(row, range(300)))
+    monkeypatch.setattr(decontaminate, "SAMPLE_BYTES", 4 << 20)
+    tracemalloc.start()
+    frames = decontaminate.sample_frames(tmp_path / "rows.jsonl")["d.jsonl"]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 60 << 20 and clauses(notice)[0] in frames.clauses
+
+
+def test_several_processes_find_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr("steps.data.rows.CHUNK_BYTES", 2000)
+    rng = Random(0)
+
+    def row(i):
+        prompt = PROBLEM if i % 7 == 0 else f"How many is {rng.randint(1, 10**6)} and {i}?"
+        turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": str(i)}]
+        return {"id": f"a:{i}", "file": "a.jsonl", "line": i + 1, "row": i, "messages": turns, "answer": None}
+
+    write_jsonl(tmp_path / "rows.jsonl", map(row, range(100)))
+    write_jsonl(tmp_path / "items.jsonl", [{"prompt": PROBLEM}])
+    made = []
+    for cores in (1, 2):
+        out = tmp_path / str(cores)
+        paths = {"input": tmp_path / "rows.jsonl", "eval": [tmp_path / "items.jsonl"], "out": out}
+        decontaminate.main(Namespace(settings=SETTINGS, cores=cores, **paths))
+        made.append([(out / name).read_bytes() for name in ("rows.jsonl", "quarantine.jsonl", "manifest.json")])
+    assert made[0] == made[1] and made[0][1].count(b"\n") == 15
+
+
+def test_a_cell_of_an_evaluation_file_may_be_long(tmp_path):
+    text = "Who? " * 50_000
+    (tmp_path / "quiz.csv").write_text(f'question\n"{text}"\n')
+    (item,) = read_items(tmp_path / "quiz.csv", "quiz")
+    assert item.prompt == text

@@ -461,3 +461,52 @@ def test_responses_with_other_numbers_are_no_near_duplicates(tmp_path):
     rows = [chat("Sum up the report of the company for me.", said.format(n)) for n in (12, 99)]
     assert cleaned(tmp_path, rows)[0] == [0, 1]
     assert cleaned(tmp_path, rows, numbers_must_match=False)[0] == [0]
+
+
+# --- several processes, long rows ----------------------------------------------------------------
+
+
+def test_several_processes_decide_the_same(tmp_path, monkeypatch):
+    rng = Random(0)
+    vocabulary = ["".join(rng.choices("abcdefgh", k=6)) for _ in range(300)]
+    rows: list[tuple[str, str]] = []
+    for i in range(300):
+        words = rng.choices(vocabulary, k=20)
+        rows.append((" ".join(words) + "?", " ".join(rng.choices(vocabulary, k=20))))
+        if i % 5 == 0:
+            rows.append((f"Please solve this: {rows[-1][0]}", rows[-1][1] if i % 10 else "7"))
+    for module in ("rows", "dedup"):
+        monkeypatch.setattr(f"steps.data.{module}.CHUNK_BYTES", 3000)
+    write_jsonl(
+        tmp_path / "rows.jsonl",
+        (
+            {"id": f"a:{i}", "file": "a.jsonl", "line": i + 1, "row": i, "answer": None}
+            | {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": told}]}
+            for i, (asked, told) in enumerate(rows)
+        ),
+    )
+    made = []
+    for cores in (1, 2):
+        out = tmp_path / str(cores)
+        dedup.main(Namespace(settings=SETTINGS, input=tmp_path / "rows.jsonl", out=out, cores=cores))
+        made.append([(out / name).read_bytes() for name in ("rows.jsonl", "quarantine.jsonl", "manifest.json")])
+    assert made[0] == made[1] and made[0][1].count(b"\n") >= 30
+
+
+def test_rows_that_are_compared_are_kept_by_their_length(monkeypatch):
+    monkeypatch.setattr(near, "MOST_HELD", 16 << 10)
+    hasher = shingles.Hasher(3)
+    read: list[int] = []
+
+    def parts_at(row):
+        read.append(row)
+        return ["a b c " * (1 << 10 if row else 1)]
+
+    rows = near.Rows(parts_at, hasher, shingles.Owners(1000))
+    for row in (0, 1, 2, 1, 0):
+        rows.parts_at(row)
+    assert read == [0, 1, 2]
+    for row in range(3, 6):
+        rows.parts_at(row)
+    rows.parts_at(1)
+    assert read == [0, 1, 2, 3, 4, 5, 1]

@@ -419,3 +419,20 @@ def test_what_a_tool_prints_may_be_as_it_is():
         given["messages"][1],
     ]
     assert reason(given) is None
+
+
+def test_several_processes_judge_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr("steps.data.rows.CHUNK_BYTES", 1000)
+    texts = ["How many pears are in the bowl?", "Wo ist der Garten meines Vaters geblieben?", "x", "ha " * 60]
+    rows = [
+        {"id": f"a:{i}", "file": f"{i % 3}.jsonl", "line": i, "row": i, "answer": None}
+        | {"messages": [{"role": "user", "content": texts[i % 4]}, {"role": "assistant", "content": f"There are {i}."}]}
+        for i in range(80)
+    ]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    made = []
+    for cores in (1, 2):
+        out = tmp_path / str(cores)
+        filter.main(Namespace(settings=SETTINGS, input=tmp_path / "rows.jsonl", out=out, cores=cores))
+        made.append([(out / name).read_bytes() for name in ("rows.jsonl", "quarantine.jsonl", "manifest.json")])
+    assert made[0] == made[1] and made[0][0].count(b"\n") < 80

@@ -878,3 +878,103 @@ def test_ten_thousand_mutated_records_are_rows_or_quarantined():
             assert is_sound(messages) and isinstance(answer, str | None), record
             kept += 1
     assert kept > 400
+
+
+# --- what is asked, beside the turns -------------------------------------------------------------
+
+BESIDE = ("question", "instruction", "prompt", "query", "schema", "table", "persona", "premise", "user_prompt")
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_what_is_asked_beside_the_turns_must_be_shown_in_them(name):
+    turns = [user("What is 2 + 2, in words?"), assistant("four")]
+    record = {"messages": turns}
+    assert problem_of(record | {name: "What is 3 + 3?"}) == ("unsupported_field", name)
+    assert problem_of(record | {name: {"a": 1}}) == ("unsupported_field", name)
+    assert problem_of(record | {name: [user("What is 3 + 3?")]}) == ("unsupported_field", name)
+    for shown in ("What is 2 + 2", " What is 2 + 2, in words?\n", "", None, turns[:1]):
+        assert row_of(record | {name: shown})["messages"] == turns
+    # All of it as one text, as Alpaca's template writes it.
+    assert row_of(record | {name: f"### Instruction:\n{turns[0]['content']}\n### Response:\nfour"})["messages"] == turns
+    assert problem_of(record | {name: "### Instruction:\nWhat is 2 + 2, in words? And 3?"})[0] == "unsupported_field"
+    assert row_of(record | {name: "What is 3 + 3?"}, ignore=[name])["messages"] == turns
+
+
+def test_the_whole_row_as_alpaca_writes_it_is_a_note():
+    text = "Below is an instruction.\n\n### Instruction:\nAdd.\n\n### Input:\n2, 2\n\n### Output:\n4"
+    record = {"instruction": "Add.", "input": "2, 2", "output": "4", "prompt": text}
+    assert row_of(record, "alpaca")["messages"] == [user("Add.\n2, 2"), assistant("4")]
+    assert problem_of(record | {"input": "3, 3"}, "alpaca") == ("unsupported_field", "prompt")
+
+
+def test_notes_about_what_is_asked_change_nothing():
+    notes = {"prompt_id": "x", "query_id": 3, "question_type": "sum", "instruction_id_list": ["a"], "schema_version": 2}
+    notes |= {"original_question": "x", "system_fingerprint": "x", "prompt_tokens": 4, "table_name": "x"}
+    assert row_of({"messages": TALK} | notes)["messages"] == TALK
+    of_document = {"text": "One.", "prompt": "Write.", "question": "x", "context": "y", "title": "z"}
+    assert row_of(of_document, "text")["messages"][0]["content"] == "One."
+
+
+def test_a_system_message_by_its_other_name():
+    for name in ("system", "system_prompt", "system_message"):
+        assert row_of({"messages": TALK, name: "s"})["messages"] == [{"role": "system", "content": "s"}, *TALK]
+
+
+def test_what_is_asked_beside_the_turns_of_a_table(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    table = {"messages": [TALK, TALK], "question": ["a", "c"]}
+    pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "a.parquet")
+    ledger = Ledger(tmp_path, "ingest")
+    ingest.ingest_source({"path": str(tmp_path / "a.parquet")}, LIMIT, ledger)
+    assert ledger.close()["quarantined"] == {"unsupported_field": 1}
+
+
+# --- scores and labels by other names ------------------------------------------------------------
+
+RANKED = {"prompt": "a", "responses": ["x", "y", "z"]}
+
+
+@pytest.mark.parametrize("name", ["scores", "score", "ratings", "rating", "rewards"])
+def test_scores_have_many_names(name):
+    for scores in ([1, 3, 0.5], "[1, 3, 0.5]"):
+        row = row_of(RANKED | {name: scores}, "ranking")
+        assert (row["messages"][1]["content"], row["rejected"]) == ("y", "z")
+
+
+@pytest.mark.parametrize("name", ["grades", "elo", "annotations", "n_votes"])
+def test_scores_by_an_unknown_name_are_not_passed_over(name, tmp_path):
+    for scores in ([1, 3, 0.5], "[1, 3, 0.5]"):
+        assert problem_of(RANKED | {name: scores}, "ranking") == ("unsupported_field", name)
+    row = row_of(RANKED | {name: [1, 3, 0.5]}, "ranking", columns={"scores": name})
+    assert row["messages"][1]["content"] == "y"
+    for note in ([1, 2], ["a", "b", "c"], 3, "x", [True, False, True]):
+        assert row_of(RANKED | {name: note}, "ranking")["messages"][1]["content"] == "x"
+    assert row_of(RANKED | {name: [1, 3, 0.5], "scores": [3, 2, 1]}, "ranking")["messages"][1]["content"] == "x"
+    kept, quarantined = ingested(tmp_path, RANKED | {name: "x"}, RANKED | {name: [1, 3, 0.5]})
+    assert len(kept) == len(quarantined) == 1 and f"columns: {{scores: {name}}}" in quarantined[0]["hint"]
+
+
+def test_a_label_that_cannot_be_read_makes_no_other_format(tmp_path):
+    kept, quarantined = ingested(tmp_path, labelled("a", "b", "gut"), labelled("c", "d", "schlecht"))
+    assert not kept and {row["reason"] for row in quarantined} == {"wrong_type"}
+    assert "write ignore: [label] and another format" in quarantined[0]["hint"]
+    kept, quarantined = ingested(tmp_path, labelled("a", "b", "sums"), format="prompt_completion", ignore=["label"])
+    assert len(kept) == 1 and not quarantined
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        ("good", "bad"),
+        ("Good ", "BAD"),
+        ("desirable", "undesirable"),
+        ("chosen", "rejected"),
+        ("accepted", -1),
+        (1, "-1"),
+    ],
+)
+def test_labels_in_words(tmp_path, good, bad):
+    kept, quarantined = ingested(tmp_path, labelled("a", "x", good), labelled("a", "y", bad))
+    assert [row["rejected"] for row in kept] == ["y"] and [row["reason"] for row in quarantined] == ["paired"]

@@ -1,5 +1,7 @@
 """Ingestion against records written by hand, files cut or broken at every byte, and 20,000 mutated rows."""
 
+import bz2
+import gzip
 import json
 import re
 import subprocess
@@ -14,7 +16,7 @@ import pytest
 
 from steps.core.files import read_json, read_jsonl, write_jsonl
 from steps.data import answers as verify
-from steps.data import decontaminate, dedup, filter, ingest, readers, split, verifiable
+from steps.data import decontaminate, dedup, filter, ingest, readers, sources, split, verifiable
 from steps.data.records import Reader
 from steps.data.rows import Ledger, RowProblem
 
@@ -788,3 +790,142 @@ def test_twenty_thousand_mutated_rows_neither_crash_nor_vanish(tmp_path, monkeyp
         assert all(len(row["excerpt"]) <= 200 and row["excerpt"].isprintable() for row in quarantined)
         assert len(kept) + len(quarantined) >= 100 - 6 * 8
     assert rows == 20_000 and kept_of_untouched > 5_000
+
+
+# --- which files ---------------------------------------------------------------------------------
+
+
+def files_of(folder: Path, path: str, form: str = "auto") -> list[str]:
+    return [str(Path(file).relative_to(folder)) for file in sources.files_of(str(folder / path), form)]
+
+
+@pytest.mark.parametrize(("name", "pack"), [("a.ndjson", None), ("a.ndjson.gz", gzip), ("a.jsonl.bz2", bz2)])
+def test_lines_by_another_name_or_packed(tmp_path, name, pack):
+    data = b'{"prompt": "a", "response": "b"}\n' * 3
+    (tmp_path / name).write_bytes(pack.compress(data) if pack else data)
+    assert files_of(tmp_path, ".") == [name]
+    kept, quarantined, _ = ingested(tmp_path, tmp_path / name, "prompt_response")
+    assert len(kept) == 3 and not quarantined and kept[0]["id"] == "a:0"
+    (tmp_path / name).write_bytes(b'[{"prompt": "a"}]' if not pack else b"none")
+    with pytest.raises(ValueError, match="rename it to a.json" if not pack else "not a readable (gzip|bzip2) file"):
+        ingested(tmp_path, tmp_path / name, "prompt_response")
+
+
+def test_files_of_a_folder_that_are_not_read_are_said(tmp_path, capsys):
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    write_jsonl(folder / "a.jsonl", [{"prompt": "a", "response": "b"}])
+    for name in ("b.xlsx", "README.md", "c.jsonl.xz", ".hidden"):
+        (folder / name).touch()
+    arguments = Namespace(settings={"max_record_bytes": 1000}, sources=[{"path": str(folder)}], out=tmp_path / "out")
+    ingest.main(arguments)
+    assert f"{folder}: not read: README.md, b.xlsx, c.jsonl.xz\n" in capsys.readouterr().out
+
+
+def test_a_folder_of_documents_names_its_format(tmp_path):
+    (tmp_path / "a.txt").write_text("One.")
+    with pytest.raises(ValueError, match=r"or write format: text to read its \.txt files"):
+        sources.files_of(str(tmp_path), "auto")
+    assert files_of(tmp_path, ".", "text") == ["a.txt"]
+
+
+def test_linked_folders_are_read_once_and_circles_end(tmp_path):
+    data = tmp_path / "data"
+    for name in ("a/x.jsonl", "b/deep/y.jsonl"):
+        (data / name).parent.mkdir(parents=True)
+        (data / name).touch()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/z.jsonl").touch()
+    for link, to in {"a/up": data, "b/deep/self": ".", "a/b": data / "b", "linked": tmp_path / "elsewhere"}.items():
+        (data / link).symlink_to(to)
+    (data / "c").symlink_to(data / "c")
+    for i in range(20):
+        (data / f"b/deep/{i}").symlink_to(data)
+    found = ["a/x.jsonl", "b/deep/y.jsonl", "linked/z.jsonl"]
+    assert files_of(data, ".") == files_of(data, "**/*.jsonl") == files_of(data, "**") == found
+    assert files_of(data, "b/**/*.jsonl") == [f"b/deep/0/{found[0]}", f"b/deep/0/{found[2]}", "b/deep/y.jsonl"]
+
+
+def test_marks_in_the_name_of_a_folder_are_no_pattern(tmp_path, monkeypatch):
+    for name in ("rows [v2]/a.jsonl", "rows [v2]/deep/b.jsonl", "rows v/c.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert files_of(tmp_path, "rows [v2]/*.jsonl") == ["rows [v2]/a.jsonl"]
+    assert files_of(tmp_path, "rows [v2]/**/*.jsonl") == ["rows [v2]/a.jsonl", "rows [v2]/deep/b.jsonl"]
+    assert files_of(tmp_path, "rows [vw]/*.jsonl") == ["rows v/c.jsonl"]
+    monkeypatch.chdir(tmp_path)
+    assert names_and_stems("rows [v2]/**/*.jsonl") == [("a.jsonl", "a.jsonl"), ("deep/b.jsonl", "deep/b.jsonl")]
+    with pytest.raises(ValueError, match="no file matches"):
+        sources.files_of("rows [v2]/x*", "auto")
+
+
+@pytest.mark.parametrize("size", [10, 5000])
+def test_a_first_line_that_is_a_list(tmp_path, size):
+    """Before others it is a broken row, however long; alone the file is an array."""
+    path = tmp_path / "a.jsonl"
+    line = json.dumps(["x" * size])
+    path.write_text(line + '\n{"prompt": "a", "response": "b"}\n')
+    kept, quarantined, _ = ingested(tmp_path, path, "prompt_response", 10_000)
+    assert len(kept) == 1 and quarantined[0]["reason"] == "wrong_type"
+    for text in (line, line + "\n", "[\n" + line + "]", line[:-2] + '", \n"y"]\n'):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r"rename it to a\.json"):
+            ingested(tmp_path, path, "prompt_response", 10_000)
+
+
+def test_values_of_a_table_that_python_does_not_know_cost_their_rows(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    dates = pyarrow.array([0, 10**7, 5], pyarrow.date32())
+    moments = pyarrow.array([10**15, 2**62, 1], pyarrow.timestamp("ms"))
+    table = pyarrow.table(
+        {
+            "prompt": ["a", "b", "c"],
+            "response": ["x", "y", "z"],
+            "day": dates,
+            "moment": moments,
+            "never": pyarrow.array([2**62] * 3, pyarrow.timestamp("ms")),
+            "exact": pyarrow.array([1, 2, 3], pyarrow.timestamp("ns")),
+            "amount": pyarrow.array([10**30, 1, 2], pyarrow.decimal128(38, 0)),
+        }
+    )
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(table, path)
+    for form in ("prompt_response", "auto"):
+        kept, quarantined, _ = ingested(tmp_path, path, form)
+        assert len(kept) == 3 and not quarantined
+    for column, lost in (("day", [1]), ("moment", [0, 1]), ("amount", []), ("exact", [])):
+        source = {"path": str(path), "format": "prompt_response", "columns": {"answer": column}}
+        ledger = Ledger(tmp_path, "ingest")
+        ingest.ingest_source(source, 10_000, ledger)
+        ledger.close()
+        records = list(read_jsonl(tmp_path / "quarantine.jsonl"))
+        assert {record["column"] for record in records} <= {column} and {r["row"] for r in records} >= {*lost}
+        assert {record["reason"] for record in records} <= {"wrong_type"}
+
+
+def test_names_that_are_no_utf_8(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes("prompt,réponse\na,b\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"a\.csv: its first line is no UTF-8 .*; save it as UTF-8"):
+        ingested(tmp_path, path, "prompt_response")
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
+def test_several_processes_make_the_same(tmp_path, name, monkeypatch):
+    records: list = [{"prompt": f"a {i}", "response": "b" * (i % 50 + 1), f"note {i}": 1} for i in range(300)]
+    records += [{"prompt": "x", "response": None}, {"prompt": "x", "response": "\ud800"}, 3, {"prompt": "n"}]
+    records += [{"prompt": f"p {i}", "response": f"r {i % 2}", "label": bool(i % 2)} for i in range(100)]
+    lines = [json.dumps(record) for record in records]
+    lines[50], lines[80] = "{broken", '{"prompt": "long", "response": "' + "x" * 2000 + '"}'
+    text = "\n".join(lines) + "\n" if name.endswith("l") else f"[{','.join(lines)}]"
+    (tmp_path / name).write_text(text)
+    monkeypatch.setattr(ingest, "LINES_AT_ONCE", 7)
+    made = []
+    for cores in (1, 3):
+        out = tmp_path / f"out {cores}"
+        source = {"path": str(tmp_path / name), "format": "prompt_response"}
+        ingest.main(Namespace(settings={"max_record_bytes": 1500}, sources=[source], out=out, cores=cores))
+        made.append([(out / file).read_bytes() for file in ("rows.jsonl", "quarantine.jsonl", "manifest.json")])
+    assert made[0] == made[1] and made[0][0]

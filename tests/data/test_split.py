@@ -161,3 +161,8 @@ def test_an_opening_that_asks_nothing_makes_no_other_prompt(tmp_path):
     ]
     train, valid = parts(tmp_path, rows)
     assert len(valid) % 4 == 0 and {kept["row"] // 4 for kept in train}.isdisjoint(kept["row"] // 4 for kept in valid)
+
+
+def test_a_cap_that_leaves_one_prompt_is_named(tmp_path):
+    with pytest.raises(ValueError, match="its only row has, of those that `cap` keeps, one .* raise `cap`"):
+        parts(tmp_path, ROWS[:10:2], sources={ROWS[0]["file"]: {"cap": 1, "source": "a"}})

@@ -8,7 +8,7 @@ import torch
 
 from steps.core.files import read_json, read_jsonl, write_jsonl
 from steps.core.manifest import verify_manifest
-from steps.distillation import logprobs
+from steps.distillation import distill_objective, logprobs
 from steps.distillation.teacher_cache import FILES, FLOOR, LOWEST, Cached, check, last_turn
 from steps.models.checkpoints import load_model, load_tokenizer
 from steps.training.packing import IGNORED
@@ -337,3 +337,22 @@ def test_an_empty_response_has_its_end(small_checkpoint, tmp_path):
     out = run(tmp_path / "a", [ROWS[3], ROWS[0]], teacher)
     assert Cached(out).lengths[0] == 1 and Cached(out).lengths[1] > 5
     assert read_json(out / "manifest.json")["counts"]["kept"] == 2
+
+
+def test_thoughts_are_written_as_distill_writes_them(small_checkpoint, tmp_path):
+    row = make_row(0, "What is 6 * 7?", "42")
+    row["messages"][1]["thinking"] = "Six sevens are forty-two."
+    tokenizer, caches = load_tokenizer(small_checkpoint), {}
+
+    def encoded(thinking, cached):
+        settings = {"max_length": 256, "thinking": thinking}
+        (kept,), _ = distill_objective.encode_rows(
+            tmp_path / cached / "train.jsonl", tokenizer, settings, caches[cached]
+        )
+        return tokenizer.decode([label for label in kept["labels"] if label != IGNORED])
+
+    for thinking in ("kept", "emptied"):
+        caches[thinking] = Cached(run(tmp_path / thinking, [row], small_checkpoint, thinking=thinking))
+        assert ("forty-two" in encoded(thinking, thinking)) == (thinking == "kept")
+    with pytest.raises(ValueError, match="a recipe of its own no `thinking`"):
+        encoded("emptied", "kept")

@@ -569,3 +569,19 @@ def test_a_weight_has_no_place_in_an_order_by_source(graph, change, message):
         return
     with pytest.raises(ValueError, match=rf"studies.two.recipes.odd.{message}, and a source of data `mine` has"):
         graph(overlay)
+
+
+def test_many_rows_are_cleaned_by_several_processes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.jsonl").touch()
+    with open(tmp_path / "large.jsonl", "wb") as file:
+        file.truncate(dag.LARGE)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/large.jsonl").symlink_to(tmp_path / "large.jsonl")
+    data = {
+        name: {"sources": [{"path": path}]}
+        for name, path in {"small": "small.jsonl", "large": "large.jsonl", "many": "folder"}.items()
+    }
+    made = dag.Graph(recipes.complete(PARAMS | {"data": PARAMS["data"] | data}))
+    found = {name: made.cleaning_processes(name) for name in (*data, "problems")}
+    assert found == {"small": 1, "large": dag.CLEANING_PROCESSES, "many": dag.CLEANING_PROCESSES, "problems": 1}

@@ -86,6 +86,12 @@ def test_decontaminate_is_told_where_questions_are_and_evaluate_is_not():
     assert of_rule(made, "evaluate", SimpleNamespace(name="sft"))["tasks"] == {"quiz": without}
 
 
+def test_distributions_are_of_the_tokens_that_distill_trains_on():
+    made = graph(distill=PARAMS["distill"] | {"thinking": "emptied"})
+    told = of_rule(made, "logprobs", SimpleNamespace(dataset="problems", name="base"))
+    assert told == PARAMS["logprobs"] | {"thinking": "emptied"}
+
+
 def test_what_is_sampled_depends_on_the_engine():
     sampled = [rule for rule in SECTIONS if "engine" in SECTIONS[rule]]
     assert sampled == ["bucket", "difficulty", "explore", "generate", "evaluate", "detect", "evidence"]

@@ -7,7 +7,7 @@ import trl
 
 from steps.models.chat import Chat, Unfit
 from steps.training.supervised import encode
-from steps.training.texts import texts
+from steps.training.texts import texts, texts_of
 from tests.chats import FAMILIES
 from tests.fuzzed_chats import TOOLS, fuzz, tokenizer_of
 
@@ -133,8 +133,14 @@ def test_a_row_that_looks_like_the_marks_is_a_row_like_others(chats):
     for name in ("qwen3", "mistral", "gptoss"):
         (said,) = trained(chats[name], [{"role": "system", "content": odd}, *conversation(odd, thinking=odd)])
         assert said.count(odd) == 2
-    # In a tool it cannot be told from one.
-    assert reason(chats["qwen3"], conversation(odd), tools=tools)[0] == "template_changes"
+    # In a tool or a call it cannot be told from one.
+    assert reason(chats["qwen3"], conversation(odd), tools=tools) == ("reserved_text", "messages")
+    for call in ({"name": "find", "arguments": {"text": odd}}, {"name": "find", "arguments": {odd: 1}}):
+        turns = [*conversation("a"), {"role": "user", "content": "b"}]
+        turns += [{"role": "assistant", "content": "", "tool_calls": [call]}, {"role": "tool", "content": odd}]
+        turns += [{"role": "assistant", "content": "c"}]
+        assert reason(chats["qwen3"], turns)[0] == "reserved_text"
+        assert reason(chats["qwen3"], turns[:-2])[0] == "reserved_text"
     # Of a template that drops the question too.
     assert reason(chat_of("{% for m in messages %}{{ m.role }}{{ eos_token }}{% endfor %}"), conversation("a"))
 
@@ -205,3 +211,24 @@ def chat_of(template: str) -> Chat:
     tokenizer.add_tokens(["<end_of_turn>", "<|user|>", "<turn|>", "<|END_OF_TURN_TOKEN|>"])
     tokenizer.chat_template = dated(template)
     return Chat(tokenizer)
+
+
+# --- the time of a row ---------------------------------------------------------------------------
+
+
+def test_a_row_of_many_turns_that_is_too_long_is_told_at_once(chats, monkeypatch):
+    """To ask for each of its answers first takes the square of their number."""
+    asked = []
+    monkeypatch.setattr(Chat, "asked", lambda self, *turns, made=Chat.asked: asked.append(1) or made(self, *turns))
+    rows = [{"messages": conversation(*map(str, range(count)))} for count in (400, 17, 16, 1)]
+    long, *others = texts_of(chats["llama3"], rows, False, most=1000)
+    assert isinstance(long, Unfit) and long.reason == "too_long" and long.detail > 4000
+    assert len(asked) == 1 + (1 + 17) + 16 + 1
+    assert [len(one[0].parts) for one in others] == [17, 16, 1]
+    # The same as one by one.
+    assert others == [texts(chats["llama3"], row) for row in rows[1:]]
+    short = texts_of(chats["llama3"], rows[1:], False, most=len(others[-1][0].ids))
+    assert [one.detail if isinstance(one, Unfit) else None for one in short] == [
+        *(len(one[0].ids) for one in others[:2]),
+        None,
+    ]

@@ -66,7 +66,17 @@ def test_without_that_token_the_eos_closes_a_document():
     backend = Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "pears": 2}, unk_token="<s>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", pad_token="<s>")
-    assert encode_corpus(tokenizer, iter(["pears pears"])) == [{"input_ids": [2, 2, 1], "labels": [2, 2, 1]}]
+    assert list(encode_corpus(tokenizer, iter(["pears pears"]))) == [{"input_ids": [2, 2, 1], "labels": [2, 2, 1]}]
+
+
+def test_documents_are_encoded_as_they_come(tiny_checkpoint, monkeypatch):
+    tokenizer = checkpoints.load_tokenizer(tiny_checkpoint)
+    texts = ["Tarsk is big. " * i for i in range(1, 20)]
+    whole, taken = [*encode_corpus(tokenizer, texts)], []
+    monkeypatch.setattr("steps.training.documents.CHARACTERS", 100)
+    parts = encode_corpus(tokenizer, (taken.append(text) or text for text in texts))
+    assert next(parts) == whole[0] and len(taken) < 8
+    assert [whole[0], *parts] == whole
 
 
 def test_long_documents_are_read_in_pieces_and_a_killed_run_ends_the_same(
@@ -74,7 +84,7 @@ def test_long_documents_are_read_in_pieces_and_a_killed_run_ends_the_same(
 ):
     out = run(SETTINGS, tiny_checkpoint, documents, tmp_path / "undisturbed")
     manifest = read_json(out / "manifest.json")
-    encoded = encode_corpus(checkpoints.load_tokenizer(tiny_checkpoint), read_documents(documents))
+    encoded = [*encode_corpus(checkpoints.load_tokenizer(tiny_checkpoint), read_documents(documents))]
     assert manifest["step"] == "cpt" and manifest["counts"]["steps"] == 10
     train = manifest["counts"]["train"]
     tokens = sum(len(row["input_ids"]) for row in encoded)

@@ -55,7 +55,7 @@ def made(model: Path, folder: Path, rows: list[dict], **settings) -> tuple[str, 
     write_jsonl(folder / "train.jsonl", rows)
     out = folder / "out"
     inspect.main(argparse.Namespace(settings=SETTINGS | settings, rows=folder / "train.jsonl", model=model, out=out))
-    return (out / "rows.html").read_text(), (out / "rows.txt").read_text(), read_json(out / "manifest.json")
+    return (out / "rows.html").read_text(), (out / "rows.ansi").read_text(), read_json(out / "manifest.json")
 
 
 def spans(page: str) -> list[tuple[set[str], str]]:
@@ -92,6 +92,20 @@ def test_what_rows_say_is_text_on_the_page_and_in_the_terminal(model, tmp_path):
     assert not re.search(r'(src|href)="(?!#)', page), "an asset from outside"
     assert set(re.findall(r"\x1b\[[^m]*m", text)) == {"\x1b[32m", "\x1b[3m", "\x1b[1m", "\x1b[0m"}
     assert "\x1b[32mone\x1b[0m" in text.replace("\x1b[32m\n\n", "\n\n\x1b[32m") and "left out: thinking_tags" in text
+
+
+def test_without_colours_what_is_trained_stands_in_brackets(model, tmp_path):
+    made(model, tmp_path, ROWS)
+    text = (tmp_path / "out/rows.txt").read_text()
+    assert "\x1b" not in text and "\n[[trained]]  the rest is read only\n" in text
+    trained = re.findall(r"\[\[(.*?)\]\]", text.partition("\n\n")[2], re.DOTALL)
+    assert [part.split("\n")[-1] for part in trained] == [
+        "It is 42.<|im_end|>",
+        "zero<|im_end|>",
+        "one<|im_end|>",
+        "</tool_call><|im_end|>",
+        "It is 3.<|im_end|>",
+    ]
 
 
 def test_a_thought_that_is_taken_out_is_said(model, tmp_path):

@@ -23,7 +23,7 @@ if sys.argv[1:2] != ["-m"]:
 out = Path(sys.argv[sys.argv.index("--out") + 1])
 out.mkdir(parents=True, exist_ok=True)
 names = ("manifest.json", "index.html", "headline.json", "metrics.json", "summary.txt")
-for name in (*names, "rows.html", "row.txt", "rows.txt"):
+for name in (*names, "rows.html", "row.txt", "rows.txt", "rows.ansi"):
     (out / name).write_text("{{}}")
 for name in ("tables", "figures"):
     (out / name).mkdir(exist_ok=True)

@@ -69,7 +69,7 @@ def test_first_steps_are_remade(size, recipes):
     model = pretrain.new_model(tokenizer, settings["architecture"], settings["seed"])
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=settings["weight_decay"])
     for step in range(12):
-        rows = pretrain.encode_corpus(tokenizer, (documents[i] for i in batches[step]))
+        rows = [*pretrain.encode_corpus(tokenizer, (documents[i] for i in batches[step]))]
         batch = layout(rows, settings, tokenizer.pad_token_id)
         # With a cache transformers does not look for row boundaries in the position ids.
         loss = model(**batch, use_cache=False).loss

@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from random import Random
 from typing import Any, NamedTuple
 
-from steps.models.chat import Chat, Unfit
+from steps.models.chat import Chat
 from steps.recipes.preferences import sides
 from steps.settings.stages import STAGES
 from steps.training.documents import encode_corpus
-from steps.training.texts import Part, Text, texts
+from steps.training.texts import Part, Text, check_length, texts
 
 
 class Run(NamedTuple):
@@ -59,13 +59,11 @@ def seen(chat: Chat, row: dict, stage: str, settings: dict) -> list[Text]:
     elif not STAGES[stage].writes:
         made = [text for side in sides(row) for text in texts(chat, row | {"messages": side}, last_only=True)]
     else:
-        made = texts(chat, row)
+        made = texts(chat, row, most=settings.get("max_length"))
         if not settings.get("completion_only_loss", True):
             made[-1] = Text(made[-1].ids, [Part(0, len(made[-1].ids))])
-    longest, most = max(len(text.ids) for text in made), settings.get("max_length")
-    if most is not None and longest > most:
-        hint = f"longer than max_length {most} tokens; raise it or shorten the row"
-        raise Unfit("too_long", "messages", longest, hint)
+    if (most := settings.get("max_length")) is not None:
+        check_length(max(len(text.ids) for text in made), most)
     return made
 
 
