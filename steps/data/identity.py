@@ -60,6 +60,7 @@ def _lowered(found: re.Match) -> str:
 # --- tokens --------------------------------------------------------------------------------------
 
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_COMMA_DIGIT = re.compile(r",\d")
 # 1.250,5 is written by who writes decimals with a comma.
 _POINTED = re.compile(r"(?<![\d.,])\d{1,3}(?:\.\d{3})++,\d")
 _COMMA_DECIMAL = re.compile(r"(?<![\d.,])(?:\d{1,3}(?:\.\d{3})++(?:,\d++)?|\d++,\d++)(?![.,]?\d)")
@@ -85,7 +86,8 @@ _UNICODE = regex.compile(
 
 def without_thousands(text: str) -> str:
     """1,200 as 1200; of a text with decimal commas 1.250,5 as 1250.5 and 1,250 as 1.250."""
-    if "," not in text:
+    # What is rare is looked for first: most texts have no such number.
+    if "," not in text or not _COMMA_DIGIT.search(text):
         return text
     pointed = _POINTED.search(text)
     if not pointed and not _THOUSANDS.search(text):
@@ -130,15 +132,29 @@ def _as_code(text: str) -> str:
 # Of how many characters a sentence is looked through for what asks.
 _SENTENCE = 400
 _QUESTION_MARKS = re.compile(r"\?++(?![A-Za-z0-9=&])")
-_SENTENCE_END = re.compile(r"[.;:](?=\s)|[?\n。；：]")
-_INTERROGATIVE = re.compile(
-    r"(?:^|[,!(\"']|\b(?:and|or|but|so|then|in|to|of|on|at|for|from|by|with|about|under|please|me|us|know|tell|say))[\s\"'(]*+"
-    r"(?:(?:who|whom|whose|what|when|where|why|which|how)\b|(?:what|who|where|how)'?s\b)"
-    r"|(?:^|[,!\"'])[\s\"'(]*+(?:is|are|am|was|were|do|does|did|can|could|will|would|shall|should|may|might|must|has|have"
+_SENTENCE_ENDS = (". ", ": ", "; ", "\n", "?")
+_WH = re.compile(r"[wh](?:ho(?:m|se)?|hat|hen|here|hy|hich|ow)(?:'s)?\b")
+_VERB = re.compile(
+    r"(?:\A|[,!\"'])[\s\"'(]*+(?:is|are|am|was|were|do|does|did|can|could|will|would|shall|should|may|might|must|has|have"
     r"|had)(?:n't)?\b"
-    r"|[吗嗎呢谁誰哪几幾多怎何么麼否か]",
-    re.IGNORECASE,
 )
+# What a question word may stand behind, within a sentence.
+_BEFORE_WH = frozenset(
+    "and or but so then in to of on at for from by with about under please me us know tell say".split()
+)
+_ASKING_CHARACTERS = frozenset("吗嗎呢谁誰哪几幾多怎何么麼否か")
+
+
+def _asks(sentence: str) -> bool:
+    """Whether a sentence in small letters asks without its mark: "in which town", "…, how many", "does", 几."""
+    for word in _WH.finditer(sentence):
+        before = sentence[: word.start()]
+        if before[-1:].isalnum():
+            continue
+        stripped = before.rstrip(" \t\"'(")
+        if not stripped or stripped[-1] in ",!\n" or stripped.rpartition(" ")[2] in _BEFORE_WH:
+            return True
+    return bool(_VERB.search(sentence)) or (not sentence.isascii() and not _ASKING_CHARACTERS.isdisjoint(sentence))
 
 
 def _asking(text: str) -> str:
@@ -146,11 +162,9 @@ def _asking(text: str) -> str:
     parts, at = [], 0
     for mark in _QUESTION_MARKS.finditer(text):
         begin = max(at, mark.start() - _SENTENCE)
-        ends = [end.end() for end in _SENTENCE_END.finditer(text, begin, mark.start())]
-        if not _INTERROGATIVE.search(text[ends[-1] if ends else begin : mark.start()].lstrip()):
-            parts += [text[at : mark.start()], f" {_ASKED} "]
-        else:
-            parts.append(text[at : mark.end()])
+        begin = max(begin, *(text.rfind(end, begin, mark.start()) + 1 for end in _SENTENCE_ENDS))
+        kept = _asks(text[begin : mark.start()].strip().lower())
+        parts.append(text[at : mark.end()] if kept else f"{text[at : mark.start()]} {_ASKED} ")
         at = mark.end()
     return "".join([*parts, text[at:]])
 

@@ -179,3 +179,13 @@ def test_who_sees_what(values, expected):
 def test_what_cannot_be_seen_is_one_line(values, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         inspection.wanted(graph(values))
+
+
+def test_the_share_of_an_epoch_that_each_source_has_is_shown(model, tmp_path):
+    rows = [ROWS[1] | {"id": f"r:{i}", "file": "ab"[i % 3 > 0] + ".jsonl"} for i in range(6)]
+    page, text, manifest = made(model, tmp_path, rows, source_weights=[{"a.jsonl": 3.0}])
+    assert "a.jsonl: 2 rows, weight 3, 60.0% of an epoch" in text
+    assert "<td>b.jsonl</td><td>4</td><td>1</td><td>40.0%</td>" in page
+    assert manifest["counts"]["sources"]["b.jsonl"] == {"rows": 4, "weight": 1.0, "share": 0.4}
+    page, _, manifest = made(model, tmp_path, rows)
+    assert "of an epoch" not in page and "sources" not in manifest["counts"]
