@@ -32,6 +32,7 @@ def plan_batches(rows: Sequence[dict], settings: dict) -> list[list[int]]:
     if all(row.get("pass_rate") is None for row in rows):
         key = "order: easy_to_hard" if order == "easy_to_hard" else "bucket_shares"
         raise ValueError(f"{key}: no row has a pass rate, so that none is easier than another; add rows with an answer")
+    packing.check_epochs(len(rows), epochs)
     wanted = round(len(rows) * epochs)
     if order == "easy_to_hard":
         rates = [row.get("pass_rate") for row in rows]
