@@ -163,19 +163,23 @@ def asks(engine: Engine, chat: Chat) -> list[Property]:
     Raises:
         ValueError: it is not, or the template takes no conversation of one turn.
     """
-    taken, refused = [], []
+    taken: list[str] = []
+    refused: dict[str, list[set[str]]] = {}
     for name, row in conversations():
         try:
             made = texts(chat, row)
         except Unfit as unfit:
             if not taken:
                 raise ValueError(f"{engine.tokenizer.name_or_path}: a conversation of one turn: {unfit}") from unfit
-            refused.append(f"{name} ({unfit.reason})")
+            refused.setdefault(unfit.reason, []).append({*name.split(", ")})
             continue
         check_asked(engine, name, row, made)
         taken.append(name)
-    left_out = f"rows of other kinds are left out by name: {'; '.join(refused)}" if refused else ""
-    return [Property("asked and trained", f"alike in {len(taken)} kinds of conversation", left_out)]
+    left_out = [
+        f"rows with {' and '.join(sorted(set.intersection(*kinds))) or 'more'} are left out as {reason}"
+        for reason, kinds in refused.items()
+    ]
+    return [Property("asked and trained", f"alike in {len(taken)} kinds of conversation", "; ".join(left_out))]
 
 
 def check_asked(engine: Engine, name: str, row: dict, made: Sequence[Text]) -> None:
