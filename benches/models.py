@@ -22,7 +22,7 @@ from typing import Any
 from benches.common import bench_parser, figure, write_result
 from steps.core.files import read_json, write_jsonl
 from steps.core.step import run
-from steps.distillation import distill, generate, logprobs, opd
+from steps.distillation import distill, logprobs, opd
 from steps.graph import graph as dag
 from steps.graph import recipes, workload
 from steps.graph.workload import lay_over
@@ -91,22 +91,25 @@ SMALL = {
     "cpt": {"epochs": 1, "batch_size": 4, "gradient_accumulation": 1, "saves": 1, "max_length": 256},
     "reward": {"epochs": 1, "batch_size": 4, "gradient_accumulation": 1, "saves": 1, "max_length": 256},
     "rl": {"steps": 2, "prompts": 2, "generations": 4, "batch_size": 8, "max_new_tokens": 8, "saves": 1},
-    "generate": {"samples": 2, "keep": 1, "max_new_tokens": 8, "verify": False},
     "logprobs": {"max_length": 256, "batch_size": 8, "top_k": 8},
     "distill": {"epochs": 1, "batch_size": 4, "gradient_accumulation": 1, "saves": 1, "max_length": 256},
     "opd": {"steps": 2, "prompts": 2, "generations": 2, "batch_size": 4, "max_new_tokens": 8, "saves": 1},
 }
-SAMPLED = {"answer": {"kind": "answer", "weight": 1.0, "equivalence": "numeric"}}
+# A random model is never right; what it believes of its responses differs.
+SAMPLED = {
+    "answer": {"kind": "answer", "weight": 1.0, "equivalence": "numeric"},
+    "belief": {"kind": "self", "weight": 1.0, "prompt": "{prompt} {response}", "right": "Yes", "wrong": "No"},
+}
 RECIPES = {
     "sft": {"stage": "sft", "from": "base", "data": "problems"},
-    "cpt": {"stage": "cpt", "from": "base", "data": "problems"},
+    "cpt": {"stage": "cpt", "from": "base", "data": "texts"},
     "reward": {"stage": "reward", "from": "base", "data": "preferences"},
     "rl": {"stage": "rl", "from": "base", "data": "exercises", "rewards": SAMPLED},
-    "distill": {"stage": "distill", "from": "base", "data": "exercises", "teachers": ["base"]},
+    "distill": {"stage": "distill", "from": "base", "data": "exercises", "teachers": ["teacher"]},
     "distill by KL": {
-        "stage": "distill", "from": "base", "data": "exercises", "teachers": ["base"], "objective": "forward_kl",
+        "stage": "distill", "from": "base", "data": "exercises", "teachers": ["teacher"], "objective": "forward_kl",
     },
-    "opd": {"stage": "opd", "from": "base", "data": "exercises", "teachers": ["base"]},
+    "opd": {"stage": "opd", "from": "base", "data": "exercises", "teachers": ["teacher"]},
 }  # fmt: skip
 STAGES = tuple(RECIPES)
 WORKS, HANDLED, REFUSED, FAILS = "works", "handled", "refused", "fails"
@@ -159,7 +162,8 @@ class Trainings:
         write_jsonl(self.data, rows(8))
         write_jsonl(self.documents, [{"text": f"Tarsk has {i} towers and a wall."} for i in range(8)])
         params = lay_over(workload.load(ROOT)[0], SMALL)
-        params["models"] = {"base": {"path": str(base)}}
+        params["models"] = {"base": {"path": str(base)}, "teacher": {"path": str(teacher)}}
+        params["data"]["texts"] = {"sources": [{"path": str(self.documents), "format": "text"}]}
         adapted = {
             kind: RECIPES["sft"] | {"adapter": adapter, "learning_rate": 1e-2}
             for kind, adapter in ADAPTERS_TRIED.items()
@@ -168,7 +172,7 @@ class Trainings:
         params["studies"] = {"every": {"recipes": own}}
         graph = dag.Graph(recipes.complete(params))
         self.settings = {name: node.settings for name, node in graph.nodes.items()}
-        self.sections = {name: graph.params[name] | {"engine": "transformers"} for name in ("generate", "logprobs")}
+        self.logprobs = graph.params["logprobs"] | {"engine": "transformers"}
 
     def train(self, module: ModuleType, name: str, **inputs: Any) -> str:
         """How a training ends: `WORKS`, or `HANDLED` with how."""
@@ -179,13 +183,6 @@ class Trainings:
         assert counts["steps"] == 2, f"{counts['steps']} steps"
         assert module is reward or differs(out, self.base), "nothing was trained"
         return f"{HANDLED}: {counts['layout']}" if "layout" in counts else WORKS
-
-    def step(self, module: ModuleType, name: str, **inputs: Any) -> Path:
-        """The folder of a step that trains nothing, which is made once."""
-        out = self.work / "made" / name
-        if not (out / "manifest.json").is_file():
-            module.main(argparse.Namespace(settings=self.sections[name], out=out, **inputs))
-        return out
 
     def stage(self, name: str) -> str:
         """How a stage, or an adapter's fine-tuning, ends."""
@@ -200,11 +197,13 @@ class Trainings:
             return self.train(opd, name, teachers=[self.teacher], data=[self.data], responses=[])
         if name not in ("distill", "distill by KL"):
             return self.train(sft, name, **both)
-        written = self.step(generate, "generate", input=self.data, teacher=self.teacher) / "train.jsonl"
+        # As if its teacher had written the rows.
         cached = []
         if name == "distill by KL":
-            cached = [self.step(logprobs, "logprobs", input=written, teacher=self.teacher)]
-        return self.train(distill, name.replace(" ", "_"), data=[written], logprobs=cached)
+            cached = [self.work / "made/logprobs"]
+            told = {"settings": self.logprobs, "input": self.data, "teacher": self.teacher, "out": cached[0]}
+            logprobs.main(argparse.Namespace(**told))
+        return self.train(distill, name.replace(" ", "_"), data=[self.data], logprobs=cached)
 
 
 def differs(folder: Path, base: Path) -> bool:

@@ -51,7 +51,7 @@ NATS = 1e-3
 ADAPTERS_TRIED = {
     **{kind: {"kind": kind, "r": 2, "alpha": 4} for kind in ("lora", "rslora", "dora", "pissa", "milora", "qlora")},
     "adalora": {
-        "kind": "adalora", "init_r": 3, "target_r": 2, "alpha": 4, "tinit": 0.1, "tfinal": 0.3, "every": 1,
+        "kind": "adalora", "init_r": 3, "target_r": 2, "alpha": 4, "tinit": 0.1, "tfinal": 0.1, "every": 1,
         "orthogonality": 0.5,
     },
     "oft": {"kind": "oft", "block_size": 4},
