@@ -265,11 +265,12 @@ def main(args: argparse.Namespace) -> None:
     for name in args.architectures:
         with tempfile.TemporaryDirectory() as work:
             found[name] = examined(name, args.stages, args.adapters, Path(work))
-        print(f"{name}: {', '.join(f'{kind} {n}' for kind, n in counted({name: found[name]}).items())}", flush=True)
-    figures = [figure("architectures", [len(found)])]
-    for kind, count in counted(found).items():
-        figures.append(figure(f"trials that end so: {kind}", [count], most=0 if kind == FAILS else None))
-    write_result(args.out, __doc__, figures, found)
+        print(f"--- up to {name}", flush=True)
+        figures = [figure("architectures", [len(found)])]
+        for kind, count in counted(found).items():
+            figures.append(figure(f"trials that end so: {kind}", [count], most=0 if kind == FAILS else None))
+        # Each time: a run that is ended leaves what it found.
+        write_result(args.out, __doc__, figures, found)
 
 
 if __name__ == "__main__":
