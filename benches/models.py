@@ -215,19 +215,20 @@ def differs(folder: Path, base: Path) -> bool:
     return any(not torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def outcome(tried: Callable[[], str]) -> str:
-    """What became of a trial in one line: an error of the user's is a refusal, any other a failure."""
+def outcome(tried: Callable[[], str], work: Path) -> str:
+    """What became of a trial in one line, without its folder: an error of the user's is a refusal, any other a
+    failure."""
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             return tried()
     except ValueError as error:
-        line = " ".join(str(error).split())
-        # A library's own, of many lines or without a word on what to do, would be no refusal.
+        line = " ".join(str(error).replace(f"{work}/", "").split())
+        # A library's own says nothing of what to do here.
         last = traceback.extract_tb(error.__traceback__)[-1].filename
         return f"{REFUSED if str(ROOT / 'steps') in last else FAILS}: {line}"
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
-        return f"{FAILS}: {type(error).__name__}: {' '.join(str(error).split()):.200} ({last.filename}:{last.lineno})"
+        return f"{FAILS}: {type(error).__name__}: {' '.join(str(error).split()):.200} ({Path(last.filename).name})"
 
 
 def examined(name: str, stages: list[str], kinds: list[str], work: Path) -> dict:
@@ -239,15 +240,15 @@ def examined(name: str, stages: list[str], kinds: list[str], work: Path) -> dict
         found.update(checked(base))
         return WORKS
 
-    ended = outcome(check)
+    ended = outcome(check, work)
     trainings = Trainings(base, teacher, work)
     with contextlib.chdir(ROOT):
         return {
             "check": ended,
             "layout": found.get("layout"),
             "properties": found.get("properties", []),
-            "stages": {stage: outcome(lambda stage=stage: trainings.stage(stage)) for stage in stages},
-            "adapters": {kind: outcome(lambda kind=kind: trainings.stage(kind)) for kind in kinds},
+            "stages": {stage: outcome(lambda stage=stage: trainings.stage(stage), work) for stage in stages},
+            "adapters": {kind: outcome(lambda kind=kind: trainings.stage(kind), work) for kind in kinds},
         }
 
 
