@@ -180,11 +180,21 @@ def preflights(wildcards):
     return f"{GRAPH.results}/preflight/{GRAPH.rehearsal(wildcards.node)}/manifest.json"
 
 
+def check(wildcards):
+    """What was found about the model that a node descends from, as an option of the step."""
+    return option("--check", f"{GRAPH.check(GRAPH.root(wildcards.node))}/check.json")
+
+
 def merge_base(wildcards):
     """The model under the changes that some methods merge, as an option of the step."""
     node = GRAPH.nodes[wildcards.node]
     base = [GRAPH.folder(GRAPH.root(node.name))] if MERGES[node.settings["method"]].over_base else []
     return option("--base", *base)
+
+
+def checked(wildcards):
+    """The manifest of that check: a parent that is no model does not wait for it itself."""
+    return f"{GRAPH.check(GRAPH.root(wildcards.node))}/manifest.json"
 
 
 def parents(wildcards):

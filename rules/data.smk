@@ -46,7 +46,7 @@ rule filter:
 rule dedup:
     input:
         rows=rules.filter.output.manifest,
-        model=GRAPH.edges(GRAPH.comparing) if GRAPH.comparing else [],
+        model=GRAPH.made(GRAPH.comparing) if GRAPH.comparing else [],
     output:
         manifest="results/{workload}/data/{dataset}/dedup/manifest.json",
     log:

@@ -5,6 +5,7 @@
 rule sft:
     input:
         parent=parents,
+        check=checked,
         preflight=preflights,
         train=lambda wildcards: GRAPH.edge(GRAPH.train_rows(wildcards.node)),
         valid=lambda wildcards: f"{GRAPH.results}/data/{GRAPH.nodes[wildcards.node].data}/split/manifest.json",
@@ -27,17 +28,19 @@ rule sft:
         train=lambda wildcards: GRAPH.train_rows(wildcards.node),
         valid=lambda wildcards: f"{GRAPH.results}/data/{GRAPH.nodes[wildcards.node].data}/split/valid.jsonl",
         parent=parent_folders,
+        check=check,
         work="work/{workload}/{node}",
         out=subpath(output.manifest, parent=True),
     shell:
         "python -m steps.training.launch --kind {resources.launch:q} --processes {resources.processes:q} steps.recipes.sft"
         " --settings {params.settings:q} --parent {params.parent:q} --data {params.train:q}"
-        " --valid {params.valid:q} --work {params.work:q} --out {params.out:q} &> {log:q}"
+        " --valid {params.valid:q} {params.check:q} --work {params.work:q} --out {params.out:q} &> {log:q}"
 
 
 rule cpt:
     input:
         parent=parents,
+        check=checked,
         preflight=preflights,
         documents=lambda wildcards: GRAPH.edge(GRAPH.documents(wildcards.node)),
     output:
@@ -58,12 +61,13 @@ rule cpt:
         settings=settings("cpt"),
         documents=lambda wildcards: GRAPH.documents(wildcards.node),
         parent=parent_folders,
+        check=check,
         work="work/{workload}/{node}",
         out=subpath(output.manifest, parent=True),
     shell:
         "python -m steps.training.launch --kind {resources.launch:q} --processes {resources.processes:q} steps.recipes.cpt"
         " --settings {params.settings:q} --parent {params.parent:q} --data {params.documents:q}"
-        " --work {params.work:q} --out {params.out:q} &> {log:q}"
+        " {params.check:q} --work {params.work:q} --out {params.out:q} &> {log:q}"
 
 
 rule rl:
@@ -136,6 +140,7 @@ rule reward:
 rule distill:
     input:
         parent=parents,
+        check=checked,
         preflight=preflights,
         train=lambda wildcards: edges(generations(wildcards)),
         logprobs=cached,
@@ -157,13 +162,14 @@ rule distill:
         settings=settings("distill"),
         train=generations,
         parent=parent_folders,
+        check=check,
         logprobs=logprobs,
         work="work/{workload}/{node}",
         out=subpath(output.manifest, parent=True),
     shell:
         "python -m steps.training.launch --kind {resources.launch:q} --processes {resources.processes:q} steps.distillation.distill"
         " --settings {params.settings:q} --parent {params.parent:q} --data {params.train:q}"
-        " {params.logprobs:q} --work {params.work:q} --out {params.out:q} &> {log:q}"
+        " {params.logprobs:q} {params.check:q} --work {params.work:q} --out {params.out:q} &> {log:q}"
 
 
 rule opd:
@@ -258,7 +264,7 @@ rule interpolate:
 rule inspect_rows:
     input:
         rows="results/{workload}/data/{dataset}/split/manifest.json",
-        model=lambda wildcards: GRAPH.edges(GRAPH.root(wildcards.node)),
+        model=lambda wildcards: GRAPH.made(GRAPH.root(wildcards.node)),
     output:
         manifest="results/{workload}/inspect/{dataset}/{node}/manifest.json",
     log:

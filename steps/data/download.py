@@ -57,7 +57,10 @@ def chosen(request: dict, names: list[str]) -> list[str]:
     if request["repo_type"] == "model":
         found = [n for n in names if "/" not in n and any(fnmatch(n, pattern) for pattern in MODEL_FILES)]
         if not any(name.endswith(".safetensors") for name in found):
-            raise ValueError(f"{where}: has no *.safetensors; pickled weights are not loaded, choose another")
+            raise ValueError(
+                f"{where}: has no *.safetensors; pickled weights are not read here: choose another,"
+                " or convert them where you trust them and let `path` name the folder"
+            )
         if "config.json" not in found:
             raise ValueError(f"{where}: has no config.json; it is not a whole checkpoint, choose another")
     else:

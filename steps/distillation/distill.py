@@ -36,6 +36,7 @@ from steps.settings.training import material
 from steps.training import arguments, curriculum
 from steps.training import run as training
 from steps.training.finish import save_checkpoint
+from steps.training.layouts import check_given, settled
 from steps.training.plan import Plan
 from steps.training.spread import gather
 from steps.training.supervised import build_trainer, count
@@ -67,7 +68,7 @@ def main(args: argparse.Namespace) -> None:
     arguments.check_settings(settings, Distill)
     check_settings(settings, args.data, args.logprobs)
     cache_files = [path for folder in args.logprobs for path in check(folder)]
-    inputs = [*checkpoints.check(args.parent), *args.data, *cache_files]
+    inputs = [*checkpoints.check(args.parent), *args.data, *cache_files, *check_given(args)]
     work = work_folder(args.work, args.out, material(settings), [*inputs, *code_paths(__spec__.name)])
 
     import torch
@@ -90,6 +91,7 @@ def main(args: argparse.Namespace) -> None:
         saves=settings["saves"],
         epoch_rows=epoch_rows(rows),
     )
+    settings, laid = settled(settings, model, check_given(args))
     model = attach(model, settings["adapter"], settings["seed"], plan.steps)
     parameters = weight_counts(model)
     objective = {"lay": layout, "loss": loss} if by_kl else {}
@@ -108,10 +110,11 @@ def main(args: argparse.Namespace) -> None:
         parent=args.parent,
         dtype=checkpoints.stored_dtype(args.parent),
         step="distill",
-        settings=settings,
+        settings=args.settings,
         inputs=inputs,
         counts={"train": count(rows, skipped), "steps": plan.steps, "parameters": parameters}
-        | curriculum.counts(rows, plan.batches, settings),
+        | curriculum.counts(rows, plan.batches, settings)
+        | laid,
         log=log,
         started=started,
     )
@@ -125,5 +128,6 @@ if __name__ == "__main__":
     parser.add_argument(
         "--logprobs", type=Path, nargs="*", default=[], help="folder of logprobs for each, with forward_kl"
     )
+    parser.add_argument("--check", type=Path, help="check.json of the model that it descends from")
     parser.add_argument("--work", type=Path, required=True, help="folder of resumable state")
     run(main, parser)

@@ -10,7 +10,7 @@ from steps.core.promises import MANIFEST
 from steps.distillation.teacher_cache import Cached
 from steps.models.chat import Unfit
 from steps.training import packing, supervised
-from steps.training.supervised import plan_bins
+from steps.training.supervised import lay_out, plan_bins
 from steps.training.texts import skip
 
 
@@ -115,7 +115,7 @@ def layout(rows: list[dict], settings: dict, pad_token_id: int) -> dict:
         name: torch.cat([torch.as_tensor(part) for part in parts])
         for name, parts in zip(("ids", "logps", "tail"), stored, strict=True)
     }
-    return packing.collate(rows, bins, pad_token_id) | teacher
+    return lay_out(rows, bins, settings, pad_token_id) | teacher
 
 
 def loss(model: Any, inputs: dict, tokens: Any) -> Any:

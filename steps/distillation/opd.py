@@ -36,6 +36,7 @@ from steps.engines import rollouts
 from steps.engines import vllm_rollouts as vllm_sampler
 from steps.models import checkpoints, teachers
 from steps.models.adapters.attach import attach, weight_counts
+from steps.models.positions import by_mask
 from steps.settings.opd import Opd
 from steps.settings.training import material
 from steps.training import arguments
@@ -120,6 +121,7 @@ def main(args: argparse.Namespace) -> None:
 
     tokenizer = checkpoints.load_tokenizer(args.parent)
     model = checkpoints.load_model(args.parent, dtype=torch.float32)
+    by_mask(model)
     model = attach(model, settings["adapter"], settings["seed"], plan.steps)
     parameters = weight_counts(model)
     panel = teachers.Teachers(args.teachers, settings["resident"])

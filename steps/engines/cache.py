@@ -3,6 +3,8 @@
 Imports torch: import it where a model runs.
 """
 
+import inspect
+
 import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
@@ -33,12 +35,8 @@ class RoomyLayer(DynamicLayer):
     def _show(self, end: int) -> None:
         self.keys, self.values = (room[:, :, :end] for room in self.room)
 
-    def batch_repeat_interleave(self, repeats):
-        self.room = [room.repeat_interleave(repeats, dim=0) for room in self.room]
-        self._show(self.get_seq_length())
-
-    def batch_select_indices(self, indices):
-        self.room = [room[indices] for room in self.room]
+    def reorder_cache(self, beam_idx):
+        self.room = [room[beam_idx] for room in self.room]
         self._show(self.get_seq_length())
 
 
@@ -50,3 +48,30 @@ def roomy_cache(model: PreTrainedModel, capacity: int) -> DynamicCache:
     cache = DynamicCache(config=model.config)
     cache.layers = [RoomyLayer(capacity) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+def take_rows(cache: DynamicCache, rows: torch.Tensor) -> None:
+    """Keep these rows of a cache, in this order; one that stands there twice is there twice.
+
+    By `reorder_cache`, which every kind of layer has: layers with a state (linear attention, convolution) have no
+    `batch_select_indices`, and those with a state beside their keys have one that leaves the state alone.
+    """
+    cache.reorder_cache(rows)
+
+
+def cache_keyword(model: PreTrainedModel) -> str:
+    """How a model's forward is handed its cache: of state-space models, `cache_params`.
+
+    Raises:
+        ValueError: it takes none, so that a token could only be written by reading all before it once more.
+    """
+    # An adapter's model passes on what it is given.
+    whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+    taken = inspect.signature(whole.forward).parameters
+    for name in ("past_key_values", "cache_params"):
+        if name in taken:
+            return name
+    raise ValueError(
+        f"{model.config.model_type}: this architecture takes no cache of transformers, so that nothing can be sampled"
+        " from it here; choose another model"
+    )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from steps.models.chat import Chat
+from steps.models.context import context
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -61,7 +62,7 @@ class Coder:
     ):
         """`ends` is the eos_token_id of the model's generation config."""
         self.tokenizer, self.batch_size, self.chat = tokenizer, batch_size, Chat(tokenizer)
-        self.max_length = config.get_text_config().max_position_embeddings
+        self.max_length = context(config)
         self.turn_end = None if self.chat.end is None else tokenizer.convert_tokens_to_ids(self.chat.end)
         ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
         self.stop_ids = sorted({*ends, tokenizer.eos_token_id, self.turn_end} - {None})

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,13 @@ class Engine(Coder):
         dtype = torch.float32 if device == "cpu" else checkpoints.stored_dtype(folder)
         model = checkpoints.load_model(folder, dtype).to(device).eval()
         return cls(model, checkpoints.load_tokenizer(folder), batch_size)
+
+    @cached_property
+    def cache_keyword(self) -> str:
+        """The keyword by which the model takes its cache; asked for here, for an engine may never sample."""
+        from steps.engines.cache import cache_keyword
+
+        return cache_keyword(self.model)
 
     def setup(self) -> dict:
         """What a result must say about how it was sampled."""
@@ -139,7 +147,7 @@ class Engine(Coder):
         """
         import torch
 
-        from steps.engines.cache import roomy_cache
+        from steps.engines.cache import roomy_cache, take_rows
 
         device, max_new_tokens = self.model.device, max(limits)
         with torch.inference_mode():
@@ -154,7 +162,7 @@ class Engine(Coder):
             logits = self._forward(ids, mask[:, :width], positions, cache)
             position = positions[:, -1:]
             if n > 1:
-                cache.batch_repeat_interleave(n)
+                take_rows(cache, torch.arange(len(prompts), device=device).repeat_interleave(n))
                 logits, mask, position = (t.repeat_interleave(n, dim=0) for t in (logits, mask, position))
 
             stop_ids = torch.tensor(self.stop_ids, device=device)
@@ -187,7 +195,7 @@ class Engine(Coder):
                     break
                 if left <= COMPACT_BELOW * len(rows):
                     keep = writing.nonzero().squeeze(1)
-                    cache.batch_select_indices(keep)
+                    take_rows(cache, keep)
                     rows, token, mask, position, writing = (t[keep] for t in (rows, token, mask, position, writing))
                 position = position + 1
                 logits = self._forward(token[:, None], mask[:, : width + step + 1], position, cache)
@@ -209,9 +217,9 @@ class Engine(Coder):
             input_ids=ids,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **{self.cache_keyword: cache},
         )
         return out.logits[:, -1].float()
 
@@ -267,7 +275,7 @@ class Engine(Coder):
         """
         import torch
 
-        from steps.engines.cache import roomy_cache
+        from steps.engines.cache import roomy_cache, take_rows
 
         device = self.model.device
         conversations = [
@@ -298,13 +306,13 @@ class Engine(Coder):
             cache = roomy_cache(self.model, width + length)
             with torch.inference_mode():
                 self._forward(torch.tensor(starts, device=device), mask[:, :width], positions[:, :width], cache)
-                cache.batch_select_indices(torch.arange(len(batch), device=device).repeat_interleave(repeats))
+                take_rows(cache, torch.arange(len(batch), device=device).repeat_interleave(repeats))
                 logits = self.model(
                     input_ids=tokens[:, :-1],
                     attention_mask=mask.repeat_interleave(repeats, dim=0),
                     position_ids=positions[:, width:].repeat_interleave(repeats, dim=0),
-                    past_key_values=cache,
                     use_cache=True,
+                    **{self.cache_keyword: cache},
                 ).logits.float()
                 logp = logits.gather(-1, tokens[:, 1:, None]).squeeze(-1) - logits.logsumexp(-1)
                 total = logp.double().masked_fill(~weight, 0.0).sum(-1)

@@ -16,6 +16,8 @@ from steps.evaluation.questions import check_task
 from steps.graph.graph import Graph
 from steps.models import checkpoints
 from steps.models.adapters import kinds
+from steps.models.context import check_length, stated_context
+from steps.models.files import read_config
 from steps.settings.formats import FILES
 from steps.settings.stages import STAGES
 
@@ -139,6 +141,21 @@ def check_models(graph: Graph) -> None:
                 verify_manifest(folder)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
+        if not graph.params["models"][name].get("chat_template") and not checkpoints.template_of(folder):
+            raise ValueError(
+                f"models.{name}: {folder} has no chat template, by which rows become text; set"
+                f" models.{name}.chat_template, or give the folder a chat_template.jinja"
+            )
+
+
+def check_lengths(graph: Graph) -> None:
+    """Raise a ValueError for a training on longer rows than its model reads at once, where that model is here."""
+    for name, node in graph.nodes.items():
+        root = graph.root(name)
+        if "max_length" in node.settings and _is_here(graph, root):
+            config = read_config(checkpoints.full_checkpoint(Path(graph.folder(root))) / checkpoints.CONFIG)
+            where = f"studies.{node.study}.recipes.{node.recipe}.max_length"
+            check_length(node.settings["max_length"], stated_context(config), where)
 
 
 def check_tasks(graph: Graph) -> None:
@@ -159,6 +176,7 @@ def check_files(graph: Graph) -> None:
     check_models(graph)
     check_sources(graph)
     check_adapters(graph)
+    check_lengths(graph)
     check_teachers(graph)
     for key in documents_of(graph):
         if not graph.params["mixture"][key]:

@@ -1,5 +1,5 @@
-"""Fill what docs/ shows of the code: tables of choices from the registries, the results that a bench damaged, the
-picture of the packages.
+"""Fill what docs/ shows of the code: tables of choices from the registries, what benches found of damaged results and
+of architectures, the picture of the packages.
 
 A table stands between two comments, `<!-- generated: methods -->` and `<!-- end -->`, on whatever page has them.
 
@@ -156,6 +156,32 @@ def damage_table() -> str:
     return table(heading, map(row, detail["results"]))
 
 
+def architecture_table() -> str:
+    """What `benches.models` found, a row for each architecture, and below them the lines of what is refused."""
+    detail = read_json(ROOT / "reports/bench/models.json")["detail"]
+    notes: dict[str, None] = {}
+
+    def ended(outcomes: dict[str, str]) -> str:
+        parts, kinds = [], {name: outcome.partition(": ") for name, outcome in outcomes.items()}
+        for name, (kind, _, line) in kinds.items():
+            if kind not in ("works", "handled"):
+                notes.setdefault(line)
+                parts.append(f"{name} {kind} ({[*notes].index(line) + 1})")
+        left = len(outcomes) - len(parts)
+        return ", ".join([*(["all"] if not parts else [f"{left} of {len(outcomes)}"]), *parts])
+
+    def row(name: str, own: dict) -> tuple[str, ...]:
+        treated = {one["name"]: one["treated"] for one in own["properties"]}
+        rows = {"packed": "packed", "flattened": "packed, ends as keywords", "alone": "each its own sequence"}
+        layout = rows.get(own["layout"], ended({"check": own["check"]}))
+        padded = treated.get("rows padded on the left") or "as it is"
+        return name, layout, padded, ended(own["stages"]), ended(own["adapters"])
+
+    lines = [row(name, own) for name, own in detail.items()]
+    heading = ("architecture", "rows of a batch", "prompts of a batch", "stages", "adapters")
+    return table(heading, lines) + "".join(f"\n{i}. {line}" for i, line in enumerate(notes, 1)) + "\n" * bool(notes)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "stages": stage_table,
     "adapters": adapter_table,
@@ -167,6 +193,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "files": file_table,
     "parts": part_table,
     "damages": damage_table,
+    "architectures": architecture_table,
 }
 
 

@@ -47,10 +47,18 @@ class Graph:
         semantic = self.params["dedup"]["semantic"]
         return semantic["model"] if semantic else None
 
-    def edges(self, name: str) -> list[str]:
-        """The files that stand for a checkpoint in the DAG: its manifest, where a rule makes it."""
+    def made(self, name: str) -> list[str]:
+        """The manifest of a checkpoint, where a rule makes it."""
         by_rule = name in self.nodes or "revision" in self.params["models"][name]
         return [f"{self.folder(name)}/manifest.json"] if by_rule else []
+
+    def edges(self, name: str) -> list[str]:
+        """The files that stand for a checkpoint in the DAG: its manifest, and that a model is what the stages need."""
+        return self.made(name) + ([] if name in self.nodes else [f"{self.check(name)}/manifest.json"])
+
+    def check(self, model: str) -> str:
+        """The folder of what was found about a model before anything rests on it."""
+        return f"{self.results}/check_model/{model}"
 
     def ancestors(self, name: str) -> list[str]:
         """A node or model and everything it descends from, itself first."""

@@ -34,6 +34,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "split": ("data", "split"),
     "bucket": ("engine", "bucket"),
     "score_dirt": (),
+    "check_model": (),
     "preflight_node": ("preflight", *TRAINED),
     "inspect_rows": ("inspect", "data", *TRAINED),
     # Of `data` the weights of sources.

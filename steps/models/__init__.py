@@ -9,5 +9,8 @@ weights      the tensors of a checkpoint, read and written in pieces
 compatible   whether checkpoints may be merged
 merging      merge methods, on corresponding tensors
 paths        the points between two checkpoints
+context      how many tokens a model reads at once
+trial        how a model reads made-up rows, alone and otherwise
+positions    of rows that are padded on the left
 teachers     models that a student learns from
 """

@@ -15,7 +15,7 @@ from steps.core.manifest import is_manifest, note_inputs, verify_manifest, visib
 from steps.core.promises import MANIFEST, PROVENANCE
 from steps.models.adapters.butterfly import enable_butterfly
 from steps.models.adapters.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, NAME
-from steps.models.files import TOKENIZER_BYTES, header, one_line, own_file, read_config, read_object
+from steps.models.files import TOKENIZER_BYTES, header, one_line, own_file, read_config, read_object, read_text
 from steps.models.fit import LOCAL, check_counts, check_finite, check_fit, fitted, refuse
 from steps.models.templates import check_template
 
@@ -25,6 +25,12 @@ OTHER_TEMPLATES = "additional_chat_templates"
 OTHER_CONFIGS = ("generation_config.json", "tokenizer_config.json")
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
+# What older checkpoints have instead, and what turns it into safetensors.
+PICKLED = "pytorch_model*.bin"
+CONVERT = (
+    'python -c "from transformers import AutoModelForCausalLM as M;'
+    " M.from_pretrained('{folder}', dtype='auto').save_pretrained('{folder}')\""
+)
 # The day that chat templates write for today: the one that Llama 3.2's falls back to where there is no clock.
 TODAY = date(2024, 7, 26)
 NOW = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
@@ -79,6 +85,11 @@ def weight_files(folder: Path) -> list[Path]:
         return [own_file(folder, ADAPTER_WEIGHTS)]
     index = folder / WEIGHTS_INDEX
     if not index.is_file():
+        if not (folder / WEIGHTS).exists() and (pickled := sorted(folder.glob(PICKLED))):
+            raise ValueError(
+                f"{pickled[0]}: these weights are pickled, which may run code and is not read here; in a copy of the"
+                f" folder, write them as safetensors once, where you trust them: {CONVERT.format(folder=folder)}"
+            )
         return [own_file(folder, WEIGHTS)]
     places = _weight_map(index)
     names = sorted(set(places.values()))
@@ -230,6 +241,16 @@ def load_tokenizer(folder: Path) -> Any:
         known = tokenizer.get_vocab()
         tokenizer.pad_token = next((token for token in PADS if token in known), tokenizer.eos_token)
     return tokenizer
+
+
+def template_of(folder: Path) -> str | None:
+    """The chat template of a checkpoint's files, as `load_tokenizer` reads it; no tokenizer is made."""
+    config, template = folder / "tokenizer_config.json", None
+    if (folder / "chat_template.jinja").is_file():
+        template = read_text(folder / "chat_template.jinja")
+    elif config.is_file():
+        template = read_config(config).get("chat_template")
+    return dated(template) if isinstance(template, str) else template
 
 
 def vocabulary(folder: Path) -> dict[str, int]:

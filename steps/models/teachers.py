@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steps.models import checkpoints
-from steps.models.files import read_config, read_text
+from steps.models.context import context as context_of
+from steps.models.positions import by_mask
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -31,26 +32,16 @@ def check_same_language(student: Path, teacher: Path) -> None:
             f" {len(differ)} tokens, first {first!r}: {ours.get(first, 'none')} and {theirs.get(first, 'none')}; take a"
             " teacher of the same family, or let it write rows for a recipe of stage sft"
         )
-    if _template(student) != _template(teacher):
+    if checkpoints.template_of(student) != checkpoints.template_of(teacher):
         raise ValueError(
             f"the chat templates of {student} and its teacher {teacher} differ, so that the teacher would read prompts"
             " as it never did; copy the student's chat_template.jinja into the teacher's folder if that is meant"
         )
 
 
-def _template(folder: Path) -> str | None:
-    """As `checkpoints.load_tokenizer` reads it."""
-    config, template = folder / "tokenizer_config.json", None
-    if (folder / "chat_template.jinja").is_file():
-        template = read_text(folder / "chat_template.jinja")
-    elif config.is_file():
-        template = read_config(config).get("chat_template")
-    return checkpoints.dated(template) if isinstance(template, str) else template
-
-
 def context(folder: Path) -> int:
     """Tokens that a checkpoint can read at once."""
-    return checkpoints.load_config(checkpoints.full_checkpoint(folder)).get_text_config().max_position_embeddings
+    return context_of(checkpoints.load_config(checkpoints.full_checkpoint(folder)))
 
 
 class Teachers:
@@ -77,6 +68,7 @@ class Teachers:
             dtype = torch.float32 if device == "cpu" else checkpoints.stored_dtype(self.folders[i])
             model = checkpoints.load_model(self.folders[i], dtype)
             self.held[i] = model.to(device).eval().requires_grad_(False)
+            by_mask(self.held[i])
             self.sizes[i] = model.num_parameters()
         self.held.move_to_end(i)
         return self.held[i]

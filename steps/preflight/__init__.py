@@ -1,7 +1,9 @@
-"""Whether a training will fit, before anything is made for it.
+"""Whether a model is what the stages take it for, and whether a training will fit, before anything is made.
 
-preflight  the rule: estimate, verdict, the steps that are tried
-machine    what there is: memory, disk
-remedies   what would make it fit
-rehearse   two real steps of every stage's own trainer
+check_model  the rule: a base model's properties, as a table
+properties   what is tried of them
+preflight    the rule: estimate, verdict, the steps that are tried
+machine      what there is: memory, disk
+remedies     what would make it fit
+rehearse     two real steps of every stage's own trainer
 """

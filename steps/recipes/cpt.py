@@ -32,6 +32,7 @@ from steps.training import run as training
 from steps.training.arguments import check_settings
 from steps.training.documents import encode_corpus, pieces, read_documents
 from steps.training.finish import save_checkpoint
+from steps.training.layouts import check_given, settled
 from steps.training.micro_batch import MicroBatches
 from steps.training.plan import Plan
 from steps.training.spread import gather
@@ -43,7 +44,7 @@ def main(args: argparse.Namespace) -> None:
     started = time.time()
     settings = args.settings
     check_settings(settings, Cpt)
-    inputs = [*checkpoints.check(args.parent), args.data]
+    inputs = [*checkpoints.check(args.parent), args.data, *check_given(args)]
     work = work_folder(args.work, args.out, material(settings), [*inputs, *code_paths(__spec__.name)])
 
     tokenizer = checkpoints.load_tokenizer(args.parent)
@@ -68,6 +69,7 @@ def main(args: argparse.Namespace) -> None:
     import torch
 
     model = checkpoints.load_model(args.parent, dtype=torch.float32)
+    settings, laid = settled(settings, model, check_given(args))
     model = attach(model, settings["adapter"], settings["seed"], plan.steps)
     parameters = weight_counts(model)
     if rows:
@@ -87,14 +89,15 @@ def main(args: argparse.Namespace) -> None:
         parent=args.parent,
         dtype=checkpoints.stored_dtype(args.parent),
         step="cpt",
-        settings=settings,
+        settings=args.settings,
         inputs=inputs,
         counts={
             "train": count(rows, []) | {"documents": documents},
             "steps": plan.steps,
             "parameters": parameters,
         }
-        | curriculum.counts(rows, plan.batches, settings),
+        | curriculum.counts(rows, plan.batches, settings)
+        | laid,
         log=log,
         started=started,
     )
@@ -105,5 +108,6 @@ if __name__ == "__main__":
     parser = step_parser(__doc__)
     parser.add_argument("--parent", type=Path, required=True, help="checkpoint folder to start from")
     parser.add_argument("--data", type=Path, required=True, help="rows of documents, or documents.jsonl of a mixture")
+    parser.add_argument("--check", type=Path, help="check.json of the model that it descends from")
     parser.add_argument("--work", type=Path, required=True, help="folder of resumable state")
     run(main, parser)

@@ -28,6 +28,7 @@ from steps.core.step import run, step_parser
 from steps.core.work import work_folder
 from steps.models import checkpoints
 from steps.models.adapters.attach import weight_counts
+from steps.models.context import check_length, context
 from steps.recipes.preferences import LOG_COLUMNS, PairPlan, build_model, build_trainer, count, encode_pairs, tokens_of
 from steps.settings.reward import Reward
 from steps.settings.training import material
@@ -88,6 +89,7 @@ def main(args: argparse.Namespace) -> None:
         epoch_rows=epoch_rows(pairs),
     )
     model = build_model(args.parent, tokenizer.pad_token_id, settings["seed"])
+    check_length(settings["max_length"], context(model.config), "max_length")
     parameters = weight_counts(model)
     trainer = build_trainer(model, tokenizer, pairs, settings, plan, work)
     log = training.train(trainer, plan, "reward")

@@ -31,6 +31,7 @@ from steps.training import curriculum, dealing, packing
 from steps.training import run as training
 from steps.training.arguments import check_settings
 from steps.training.finish import save_checkpoint
+from steps.training.layouts import check_given, settled
 from steps.training.plan import Plan
 from steps.training.spread import gather
 from steps.training.supervised import build_trainer, count, encode_rows, layout
@@ -42,7 +43,7 @@ def main(args: argparse.Namespace) -> None:
     started = time.time()
     settings = args.settings
     check_settings(settings, Sft)
-    inputs = [*checkpoints.check(args.parent), args.data, args.valid]
+    inputs = [*checkpoints.check(args.parent), args.data, args.valid, *check_given(args)]
     work = work_folder(args.work, args.out, material(settings), [*inputs, *code_paths(__spec__.name)])
 
     tokenizer = checkpoints.load_tokenizer(args.parent)
@@ -65,6 +66,7 @@ def main(args: argparse.Namespace) -> None:
     import torch
 
     model = checkpoints.load_model(args.parent, dtype=torch.float32)
+    settings, laid = settled(settings, model, check_given(args))
     model = attach(model, settings["adapter"], settings["seed"], plan.steps)
     parameters = weight_counts(model)
     trainer = build_trainer(model, tokenizer, rows, settings, plan, work)
@@ -102,7 +104,7 @@ def main(args: argparse.Namespace) -> None:
     if skipped or valid_skipped:
         write_jsonl(out / "skipped.jsonl", [*skipped, *valid_skipped])
     counts = {"train": count(rows, skipped), "valid": count(valid_rows, valid_skipped), "steps": len(log)}
-    counts["parameters"] = parameters
+    counts |= {"parameters": parameters} | laid
     counts |= curriculum.counts(rows, plan.batches, settings)
     if progressive:
         counts["epochs"] = {"planned": len(progressive.ends), "kept": progressive.kept}
@@ -118,7 +120,7 @@ def main(args: argparse.Namespace) -> None:
         parent=args.parent,
         dtype=checkpoints.stored_dtype(args.parent),
         step="sft",
-        settings=settings,
+        settings=args.settings,
         inputs=inputs,
         counts=counts,
         log=log,
@@ -132,5 +134,6 @@ if __name__ == "__main__":
     parser.add_argument("--parent", type=Path, required=True, help="checkpoint folder to start from")
     parser.add_argument("--data", type=Path, required=True, help="train.jsonl")
     parser.add_argument("--valid", type=Path, required=True, help="valid.jsonl")
+    parser.add_argument("--check", type=Path, help="check.json of the model that it descends from")
     parser.add_argument("--work", type=Path, required=True, help="folder of resumable state")
     run(main, parser)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from steps.models import checkpoints
 from steps.models.chat import Chat
+from steps.models.context import context
 
 # Texts that it reads at a time.
 BATCH = 16
@@ -37,7 +38,7 @@ class RewardModel:
         # It finds a text's last token by it.
         model.config.get_text_config().pad_token_id = self.tokenizer.pad_token_id
         self.model = model.to(device).eval()
-        self.max_length = model.config.get_text_config().max_position_embeddings
+        self.max_length = context(model.config)
 
     def score(self, conversations: list[list[dict[str, str]]]) -> list[float]:
         """One number per conversation; one longer than the context loses its beginning."""

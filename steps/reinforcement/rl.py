@@ -35,6 +35,7 @@ from steps.engines import rollouts
 from steps.engines import vllm_rollouts as vllm_sampler
 from steps.models import checkpoints
 from steps.models.adapters.attach import attach, weight_counts
+from steps.models.positions import by_mask
 from steps.reinforcement import rewards
 from steps.reinforcement.collapse import collapses
 from steps.reinforcement.rl_plan import log_columns, plan_rollouts
@@ -65,6 +66,7 @@ def main(args: argparse.Namespace) -> None:
 
     tokenizer = checkpoints.load_tokenizer(args.parent)
     model = checkpoints.load_model(args.parent, dtype=torch.float32)
+    by_mask(model)
     model = attach(model, settings["adapter"], settings["seed"], plan.steps)
     parameters = weight_counts(model)
 

@@ -21,7 +21,7 @@ RESERVED_STUDIES = (
     "detect", "evidence", "attribute", "mixture", "treat", "score_causes", "geometry", "difficulty", "gate", "explore",
     "generate", "logprobs", "forecast", "preflight", "inspect", "deliver",
     "all", "report", "ingest", "filter", "dedup", "decontaminate", "split", "bucket", "score_dirt", "pretrain_model",
-    "preflight_node", "inspect_rows", "evaluate",
+    "preflight_node", "inspect_rows", "evaluate", "check_model", "check_models",
 )  # fmt: skip
 # Folders of work/<workload>/ that are not recipes'.
 RESERVED_RECIPES = ("preflight", "download", "pretrain")

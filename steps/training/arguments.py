@@ -49,6 +49,12 @@ def uses_bf16(precision: str) -> bool:
     return precision == "bf16" or (precision == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported())
 
 
+def warmup_steps(ratio: float, steps: int) -> int:
+    """Steps of the warm-up; of less than one, none: its first step has the rate 0, and would be one of few."""
+    share = ratio * steps
+    return math.ceil(share) if share >= 1 else 0
+
+
 def trainer_arguments(settings: dict, plan: Plan, work: Path, cuts: int) -> dict:
     """Keyword arguments that every TRL config takes. The trainer's item is a part of a planned batch, so its size is 1.
 
@@ -66,7 +72,7 @@ def trainer_arguments(settings: dict, plan: Plan, work: Path, cuts: int) -> dict
         "gradient_accumulation_steps": settings["gradient_accumulation"] * cuts,
         "learning_rate": settings["learning_rate"],
         "lr_scheduler_type": SCHEDULES[settings["schedule"]],
-        "warmup_steps": math.ceil(settings["warmup_ratio"] * plan.steps),
+        "warmup_steps": warmup_steps(settings["warmup_ratio"], plan.steps),
         "weight_decay": settings["weight_decay"],
         "max_grad_norm": settings["max_grad_norm"],
         "optim": OPTIMIZERS[settings["optimizer"]],

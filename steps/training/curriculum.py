@@ -34,6 +34,7 @@ def plan_batches(rows: Sequence[dict], settings: dict) -> list[list[int]]:
     if order != "easy_to_hard" and shares is None and not weighted:
         domains = [row["file"] for row in rows] if order == "sources" else None
         return packing.plan_batches(len(rows), size, epochs, seed, domains)
+    packing.check_epochs(round(epoch_rows(rows)), epochs)
     wanted = round(epoch_rows(rows) * epochs)
     if order != "easy_to_hard" and shares is None:
         dealt = curriculum.by_weight(rows, wanted, seed)

@@ -13,6 +13,10 @@ import numpy as np
 
 IGNORED = -100  # label of a token that is not trained on: the value that PyTorch's cross-entropy skips
 
+# How the rows of a batch are laid out: several in a sequence, told apart by their positions; all in one sequence, told
+# apart by the keywords that kernels of linear attention and convolutions take besides; each in a sequence of its own.
+PACKED, FLATTENED, ALONE = "packed", "flattened", "alone"
+
 
 def plan_batches(
     rows: int, batch_size: int, epochs: float, seed: int, domains: list[str] | None = None
@@ -27,6 +31,7 @@ def plan_batches(
             appear: all epochs of one before the next. A batch may hold the end of one and the start of the next.
     """
     domains = domains or [""] * rows
+    check_epochs(rows, epochs)
     order: list[int] = []
     for domain, size in Counter(domains).items():
         end, epoch = len(order) + round(size * epochs), 0
@@ -37,6 +42,12 @@ def plan_batches(
             epoch += 1
         del order[end:]
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def check_epochs(rows: int, epochs: float) -> None:
+    """Raise a ValueError for so small a part of an epoch that no row is in it."""
+    if rows and not round(rows * epochs):
+        raise ValueError(f"epochs: {epochs:g} of {rows} rows is less than a row; set {1 / rows:.2g} or more")
 
 
 def domain_ends(epochs: float, domains: list[str], step_rows: int) -> list[int]:
@@ -114,3 +125,23 @@ def collate(rows: list[dict], bins: list[list[int]], pad_token_id: int) -> dict:
             position_ids[b, start:] = torch.arange(width - start)
             start = end
     return {"input_ids": input_ids, "labels": labels, "position_ids": position_ids}
+
+
+def row_keywords(rows: list[dict], bins: list[list[int]]) -> dict:
+    """What tells the rows of one sequence apart besides their positions, as TRL's padding-free batches have it.
+
+    Returns:
+        `cu_seq_lens_q` and `cu_seq_lens_k`, [rows + 1] int32: where each row begins and the last ends; `max_length_q`
+        and `max_length_k`; `seq_idx`, [1, tokens] int32: the row of each token.
+    """
+    import torch
+
+    (members,) = bins
+    lengths = torch.tensor([len(rows[i]["input_ids"]) for i in members], dtype=torch.int32)
+    ends = torch.cat([torch.zeros(1, dtype=torch.int32), lengths.cumsum(0, dtype=torch.int32)])
+    numbers = torch.arange(len(members), dtype=torch.int32)
+    return {
+        **dict.fromkeys(("cu_seq_lens_q", "cu_seq_lens_k"), ends),
+        **dict.fromkeys(("max_length_q", "max_length_k"), int(lengths.max())),
+        "seq_idx": numbers.repeat_interleave(lengths)[None],
+    }

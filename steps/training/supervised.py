@@ -101,15 +101,28 @@ def count(kept: list[dict], skipped: list[dict]) -> dict:
     }
 
 
+def layout_of(settings: dict) -> str:
+    """How a training lays out its rows: as `layouts.settled` found it right for the model, or packed by positions."""
+    return settings.get("layout", packing.PACKED) if settings["packing"] else packing.ALONE
+
+
 def plan_bins(rows: list[dict], settings: dict) -> list[list[int]]:
-    """Which rows of a batch share a bin: packed, or each in one of its own."""
-    lengths = [len(row["input_ids"]) for row in rows]
-    return packing.pack(lengths, settings["max_length"]) if settings["packing"] else [[i] for i in range(len(rows))]
+    """Which rows of a batch share a bin: packed, all, or each in one of its own."""
+    kind = layout_of(settings)
+    if kind == packing.PACKED:
+        return packing.pack([len(row["input_ids"]) for row in rows], settings["max_length"])
+    return [[*range(len(rows))]] if kind == packing.FLATTENED else [[i] for i in range(len(rows))]
+
+
+def lay_out(rows: list[dict], bins: list[list[int]], settings: dict, pad_token_id: int) -> dict:
+    """The rows of one batch as tensors, by the bins of `plan_bins`."""
+    batch = packing.collate(rows, bins, pad_token_id)
+    return batch | (packing.row_keywords(rows, bins) if layout_of(settings) == packing.FLATTENED else {})
 
 
 def layout(rows: list[dict], settings: dict, pad_token_id: int) -> dict:
     """The rows of one batch as tensors."""
-    return packing.collate(rows, plan_bins(rows, settings), pad_token_id)
+    return lay_out(rows, plan_bins(rows, settings), settings, pad_token_id)
 
 
 def build_trainer(

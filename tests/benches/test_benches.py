@@ -73,7 +73,11 @@ def smoke(name: str, out: Path, *options: str) -> dict:
 def test_smoke(name, inputs, tmp_path):
     if name == "engines" and importlib.util.find_spec("vllm") is None:
         pytest.skip("vLLM is not installed")
-    smoke(name, tmp_path / f"{name}.json", *options(name, inputs))
+    result = smoke(name, tmp_path / f"{name}.json", *options(name, inputs))
+    if name == "models":
+        own = result["detail"]["LFM2"]
+        assert (own["check"], own["layout"]) == ("works", "alone")
+        assert own["stages"] == {"sft": "handled: alone"} and own["adapters"] == {"lora": "handled: alone"}
 
 
 def test_figures_have_the_median_and_the_range_of_their_rounds():

@@ -60,6 +60,7 @@ def test_a_step_waits_for_another_that_makes_the_same_output(tmp_path):
 def model_without_tensors(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text("{}")
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
     (folder / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
 
 
@@ -96,11 +97,34 @@ def test_folders_and_edges(graph):
     assert made.folder("a") == "results/fable/one/a"
     assert made.folder("hub") == "results/fable/download/models/hub"
     assert made.edges("m") == ["results/fable/two/m/manifest.json"]
-    assert made.edges("hub") == ["results/fable/download/models/hub/manifest.json"]
-    assert made.edges("base") == []
+    assert made.made("hub") == ["results/fable/download/models/hub/manifest.json"]
+    assert made.made("base") == []
+    # A model is checked before anything rests on it.
+    assert made.edges("hub") == [*made.made("hub"), "results/fable/check_model/hub/manifest.json"]
+    assert made.edges("base") == ["results/fable/check_model/base/manifest.json"]
     assert made.edge(made.all_rows("problems")) == "results/fable/data/problems/bucket/manifest.json"
     assert made.edge("results/fable/world/eval/a.jsonl") == "results/fable/world/manifest.json"
     assert made.edge("mine/rows.jsonl") == "mine/rows.jsonl"
+
+
+def test_a_base_without_a_chat_template(graph):
+    made = graph()
+    Path("base/chat_template.jinja").unlink()
+    line = r"models.base: base has no chat template, .* set models.base.chat_template, or"
+    with pytest.raises(ValueError, match=line):
+        checks.check_models(made)
+    made.params["models"]["base"]["chat_template"] = "mine.jinja"
+    checks.check_models(made)
+
+
+def test_rows_longer_than_the_model_reads(graph):
+    made = graph()
+    Path("base/config.json").write_text('{"n_positions": 64}')
+    line = r"studies.one.recipes.a.max_length: \d+ is above the 64 positions of the model; lower it to 64"
+    with pytest.raises(ValueError, match=line):
+        checks.check_lengths(made)
+    Path("base/config.json").write_text("{}")
+    checks.check_lengths(made)
 
 
 def test_a_study_measures_its_nodes_and_the_models_they_descend_from(graph):

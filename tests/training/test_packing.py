@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from steps.training import packing
+from steps.training import arguments, curriculum, packing
 
 
 def fewest_bins(lengths: list[int], capacity: int) -> int:
@@ -144,3 +144,21 @@ def test_collate_lays_out_labels_and_positions():
     assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 9], [1, 0, 0, 0, 0]]
     assert batch["labels"].tolist() == [[-100, 6, 7, -100, 9], [-100] * 5]
     assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1], [0, 1, 2, 3, 4]]
+
+
+def test_less_than_a_row_of_an_epoch():
+    with pytest.raises(ValueError, match=r"epochs: 0.01 of 24 rows is less than a row; set 0.042 or more"):
+        packing.plan_batches(24, 4, 0.01, seed=0)
+    assert packing.plan_batches(24, 4, 0.042, seed=0) == [packing.plan_batches(24, 4, 1, seed=0)[0][:1]]
+    assert packing.plan_batches(0, 4, 1, seed=0) == []
+    with pytest.raises(ValueError, match="epochs: 0.01 of 24 rows"):
+        curriculum.plan_batches(
+            [{"pass_rate": 0.5}] * 24, {"order": "easy_to_hard", "batch_size": 4, "epochs": 0.01, "seed": 0}
+        )
+
+
+@pytest.mark.parametrize(
+    ("ratio", "steps", "warmup"), [(0.1, 2, 0), (0.05, 19, 0), (0.05, 20, 1), (0.05, 21, 2), (0, 9, 0)]
+)
+def test_a_warm_up_of_less_than_a_step_is_none(ratio, steps, warmup):
+    assert arguments.warmup_steps(ratio, steps) == warmup

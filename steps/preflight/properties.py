@@ -1,0 +1,358 @@
+"""What the stages take for granted of a model, tried on the model at hand: one function for each group of properties.
+
+Each returns what it found and how the model will be treated for it, or raises a ValueError of one line where nothing
+that is done here can be right.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from steps.core.turns import conversation
+from steps.engines.transformers import Engine
+from steps.models import checkpoints, positions, trial
+from steps.models.adapters.attach import attach, weight_counts
+from steps.models.adapters.frozen import linear_layers
+from steps.models.adapters.kinds import KINDS
+from steps.models.chat import Chat, Unfit
+from steps.models.context import UNBOUNDED
+from steps.models.files import one_line
+from steps.settings.adapters import ADAPTERS
+from steps.training import layouts
+from steps.training.texts import Text, texts
+
+SYSTEM = {"role": "system", "content": "Answer in a word."}
+ASKED = (
+    {"role": "user", "content": "What is the colour of the sky above the town by day?"},
+    {"role": "user", "content": "How many legs has a horse?"},
+)
+SAID = (
+    {"role": "assistant", "content": "It is blue."},
+    {"role": "assistant", "content": "It has four of them."},
+)
+THOUGHTS = ("One looks up and sees.", "Two in front, two behind.")
+TOOL = {
+    "name": "look",
+    "description": "Look at a thing.",
+    "parameters": {"type": "object", "properties": {"at": {"type": "string"}}, "required": ["at"]},
+}
+LOOKED = (
+    {"role": "assistant", "content": "", "tool_calls": [{"name": "look", "arguments": {"at": "it"}}]},
+    {"role": "tool", "content": "seen", "name": "look"},
+)
+# Tokens that are sampled of each response.
+WRITTEN = 8
+# Nats per token by which two ways to the same log-probability may differ in float32.
+NATS = 1e-3
+# One of each kind, as small as fits any model.
+ADAPTERS_TRIED = {
+    **{kind: {"kind": kind, "r": 2, "alpha": 4} for kind in ("lora", "rslora", "dora", "pissa", "milora", "qlora")},
+    "adalora": {
+        "kind": "adalora", "init_r": 3, "target_r": 2, "alpha": 4, "tinit": 0.1, "tfinal": 0.1, "every": 1,
+        "orthogonality": 0.5,
+    },
+    "oft": {"kind": "oft", "block_size": 4},
+    "boft": {"kind": "boft", "block_size": 4, "factors": 1},
+    "hra": {"kind": "hra", "r": 2},
+    "vera": {"kind": "vera", "r": 2},
+    "ia3": {"kind": "ia3"},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Property:
+    """A line of the table: what is looked at, what was found, and what is done about it (nothing where that is
+    empty)."""
+
+    name: str
+    found: str
+    treated: str = ""
+
+
+# --- how rows are read ---------------------------------------------------------------------------
+
+
+def reading(model: Any) -> tuple[str, list[Property]]:
+    """The layout of packed rows, and how rows are padded on the left. Positions go by the mask from here on."""
+    layout, found = layouts.right_layout(model)
+    packed = found[layouts.PACKED]
+    said = "logits as of the row alone" if layout == layouts.PACKED else f"logits off by {packed:.2g} of their spread"
+    off = positions.padded_difference(model)
+    by_mask = positions.by_mask(model)
+    padded = f"logits off by {off:.2g} of their spread" if by_mask else "logits as of the row alone"
+    return layout, [
+        Property("packed rows", said, layouts.SAID[layout]),
+        Property("rows padded on the left", padded, "positions are given by the mask" if by_mask else ""),
+    ]
+
+
+# --- tokens and weights --------------------------------------------------------------------------
+
+
+def weights(model: Any, folder: Path) -> list[Property]:
+    """All of them are there and finite (`checkpoints.load_model` refuses others); which are tied."""
+    stored = str(checkpoints.stored_dtype(folder)).removeprefix("torch.")
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    asked = bool(getattr(model.config.get_text_config(), "tie_word_embeddings", False))
+    tied = head is not None and head.weight is embedding.weight
+    if asked != tied:
+        raise ValueError(
+            f"{folder / 'config.json'}: tie_word_embeddings is {asked}, but input and output embeddings are"
+            f" {'one' if tied else 'two'} once loaded; set it to {tied}"
+        )
+    return [
+        Property("weights", f"{model.num_parameters():,}, whole and finite, stored as {stored}"),
+        Property("embeddings", "tied" if tied else "input and output apart"),
+    ]
+
+
+def tokens(engine: Engine, folder: Path) -> list[Property]:
+    """Context, vocabulary, padding and beginning.
+
+    Raises:
+        ValueError: a token has no embedding, nothing can pad, or a prompt begins twice.
+    """
+    tokenizer, embedding = engine.tokenizer, engine.model.get_input_embeddings()
+    rows, largest = embedding.weight.shape[0], max(tokenizer.get_vocab().values())
+    if largest >= rows:
+        raise ValueError(
+            f"{folder / 'tokenizer.json'}: token {tokenizer.convert_ids_to_tokens(largest)!r} has the id {largest},"
+            f" and the embeddings have {rows} rows; take the tokenizer that belongs to the weights"
+        )
+    if tokenizer.pad_token_id is None:
+        raise ValueError(f"{folder}: the tokenizer has neither pad_token nor eos_token; set pad_token in its config")
+    (ids,) = engine.prompt_ids([[ASKED[0]]])
+    bos = tokenizer.bos_token_id
+    begins = bos is not None and ids[:1] == [bos]
+    if begins and ids[1:2] == [bos]:
+        raise ValueError(f"{folder}: a prompt begins with {tokenizer.bos_token} twice; take it out of the template")
+    bounded = engine.max_length < UNBOUNDED
+    return [
+        Property("context", f"{engine.max_length:,} tokens" if bounded else "without a bound"),
+        Property("vocabulary", f"ids up to {largest:,}, {rows:,} embeddings"),
+        Property(
+            "padding",
+            tokenizer.pad_token,
+            "it ends answers too: told from padding by the mask" if tokenizer.pad_token_id in engine.stop_ids else "",
+        ),
+        Property("beginning", f"prompts begin with {tokenizer.bos_token}" if begins else "prompts begin with no token"),
+    ]
+
+
+# --- what is asked and trained -------------------------------------------------------------------
+
+
+def conversations() -> Iterator[tuple[str, dict]]:
+    """(name, row): one turn and two, with and without system, thoughts and tools."""
+    for count, system, thinks, tools in product((1, 2), (False, True), (False, True), (False, True)):
+        messages = [SYSTEM] if system else []
+        for i in range(count):
+            thought = {"thinking": THOUGHTS[i]} if thinks else {}
+            messages += [ASKED[i], *(LOOKED if tools else ()), SAID[i] | thought]
+        parts = ["one turn" if count == 1 else "two turns"]
+        parts += [name for name, there in (("system", system), ("thinking", thinks), ("tools", tools)) if there]
+        yield ", ".join(parts), {"messages": messages} | ({"tools": [TOOL]} if tools else {})
+
+
+def asks(engine: Engine, chat: Chat) -> list[Property]:
+    """What is asked is how the text begins that is trained, of each conversation that the template takes.
+
+    Raises:
+        ValueError: it is not, or the template takes no conversation of one turn.
+    """
+    taken: list[str] = []
+    refused: dict[str, list[set[str]]] = {}
+    for name, row in conversations():
+        try:
+            made = texts(chat, row)
+        except Unfit as unfit:
+            if not taken:
+                raise ValueError(f"{engine.tokenizer.name_or_path}: a conversation of one turn: {unfit}") from unfit
+            refused.setdefault(unfit.reason, []).append({*name.split(", ")})
+            continue
+        check_asked(engine, name, row, made)
+        taken.append(name)
+    left_out = [
+        f"rows with {' and '.join(sorted(set.intersection(*kinds))) or 'more'} are left out as {reason}"
+        for reason, kinds in refused.items()
+    ]
+    return [Property("asked and trained", f"alike in {len(taken)} kinds of conversation", "; ".join(left_out))]
+
+
+def check_asked(engine: Engine, name: str, row: dict, made: Sequence[Text]) -> None:
+    """Raise a ValueError for a reply that is trained behind other tokens than it is asked with."""
+    begun = [text.ids[: part.begin] for text in made for part in text.parts]
+    for i, turn in enumerate(row["messages"]):
+        if turn["role"] != "assistant":
+            continue
+        (ids,) = engine.prompt_ids([conversation(row | {"messages": row["messages"][:i]})])
+        if ids not in begun:
+            near = max(begun, key=lambda own: _common(own, ids))
+            at = _common(near, ids)
+            asked, trained = (engine.tokenizer.decode(tokens[max(0, at - 3) :]) for tokens in (ids, near))
+            raise ValueError(
+                f"{engine.tokenizer.name_or_path}: {name}: the model is asked with …{asked!r:.80} and trained behind"
+                f" …{trained!r:.80}; set another chat_template"
+            )
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two texts begin with alike."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def ends(engine: Engine, chat: Chat) -> list[Property]:
+    """An answer's last trained token ends it when it is sampled.
+
+    Raises:
+        ValueError: it does not.
+    """
+    *_, last = texts(chat, {"messages": [ASKED[0], SAID[0]]})
+    token = last.ids[last.parts[-1].end - 1]
+    text = engine.tokenizer.convert_ids_to_tokens(token)
+    if token not in engine.stop_ids:
+        stops = engine.tokenizer.convert_ids_to_tokens(engine.stop_ids)
+        raise ValueError(
+            f"{engine.tokenizer.name_or_path}: an answer is trained to end with {text!r}, and sampling stops at"
+            f" {', '.join(stops)}; add its id to eos_token_id in generation_config.json"
+        )
+    return [Property("end of an answer", f"{text} is trained and stops sampling")]
+
+
+# --- what is sampled and scored ------------------------------------------------------------------
+
+
+def forward_logps(engine: Engine, prompt: list[int], written: Sequence[int]) -> Any:
+    """[written, vocabulary] log-probabilities by one forward pass, where the tokens are written."""
+    import torch
+
+    logits = trial.read(engine.model, {"input_ids": torch.tensor([[*prompt, *written]])})[0]
+    return logits[len(prompt) - 1 : -1].log_softmax(-1)
+
+
+def samples(engine: Engine) -> list[Property]:
+    """Sampled log-probabilities, greedy answers and batches are those of plain forward passes.
+
+    Raises:
+        ValueError: they are not, so that nothing that is sampled here would be the model's own.
+    """
+    prompts = [[ASKED[0]], [ASKED[0], SAID[0], ASKED[1]]]
+    ids = engine.prompt_ids(prompts)
+    options: dict[str, Any] = {"temperature": 1.0, "max_new_tokens": WRITTEN}
+    many = engine.sample(prompts, n=3, **options)
+    off = 0.0
+    for prompt, own in zip(ids, many, strict=True):
+        for sample in own:
+            logps = forward_logps(engine, prompt, sample.ids)
+            total = logps.gather(1, _column(sample.ids, logps)).sum().item()
+            off = max(off, abs(total - sample.logp) / sample.tokens)
+    _refuse(engine, "sampled log-probabilities", off)
+    return [
+        Property("sampled log-probabilities", f"those of a forward pass (within {off:.1g} nats a token)"),
+        Property("samples of one prompt", "share its prefill"),
+        greedy(engine, prompts, ids),
+        batches(engine),
+    ]
+
+
+def _column(ids: Sequence[int], like: Any) -> Any:
+    import torch
+
+    return torch.tensor(ids, device=like.device)[:, None]
+
+
+def _refuse(engine: Engine, what: str, off: float) -> None:
+    if not off <= NATS:
+        raise ValueError(
+            f"{engine.model.config.model_type}: {what} differ from those of a forward pass by {off:.2g} nats a token,"
+            " so that what is sampled here would not be this model's; choose another"
+        )
+
+
+def greedy(engine: Engine, prompts: list, ids: list[list[int]]) -> Property:
+    """Greedy answers are those of transformers' generate, but for ties."""
+    import torch
+
+    found = engine.sample(prompts, temperature=0.0, max_new_tokens=WRITTEN)
+    ties = 0
+    for prompt, (sample,) in zip(ids, found, strict=True):
+        made = engine.model.generate(
+            torch.tensor([prompt], device=engine.model.device), do_sample=False, max_new_tokens=WRITTEN,
+            eos_token_id=engine.stop_ids, pad_token_id=engine.pad_id, temperature=None, top_p=None, top_k=None,
+        )[0, len(prompt) :].tolist()  # fmt: skip
+        at = _common(sample.ids, made)
+        if at < min(len(sample.ids), len(made)):
+            logps = forward_logps(engine, prompt, made)[at]
+            _refuse(engine, "greedy answers", abs(logps[made[at]] - logps[sample.ids[at]]).item())
+            ties += 1
+    return Property("greedy answers", "those of transformers' generate" + (f", {ties} ties aside" if ties else ""))
+
+
+def batches(engine: Engine) -> Property:
+    """The likelihood of an answer does not depend on the batch that it is read in, nor on the way."""
+    told = [[ASKED[0], SAID[0]], [SYSTEM, ASKED[0], SAID[0], ASKED[1], SAID[1]], [ASKED[1], SAID[1]]]
+    try:
+        engine.score([told[1]])
+    except ValueError:  # a template without a system turn
+        told[1] = told[1][1:]
+    together, counts = engine.score(told)
+    apart = [engine.score([one])[0][0] for one in told]
+    off = max(abs(together - apart) / counts)
+    _refuse(engine, "log-likelihoods in a batch", off)
+    options = [said["content"] for said in SAID]
+    nll, _ = engine.score([[ASKED[0], {"role": "assistant", "content": option}] for option in options])
+    (belief,) = engine.choose([[ASKED[0]]], [options])
+    expected = 1 / (1 + math.exp(nll[0] - nll[1]))
+    _refuse(engine, "beliefs among options", abs(float(belief[0]) - expected))
+    return Property("batches", f"of one and of many alike (within {off:.1g} nats a token)")
+
+
+# --- adapters ------------------------------------------------------------------------------------
+
+
+def adapters(model: Any) -> dict[str, str]:
+    """What becomes of each kind of adapter on the model: how many linear layers it changes, or why it is refused.
+
+    Tried on a copy without weights, but for kinds that start from them: they change the layers that lora does.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    found = {"full": f"all {model.num_parameters():,} weights"}
+    for kind, adapter in ADAPTERS_TRIED.items():
+        like = "lora" if KINDS[kind].four_bit or KINDS[kind].triplets else kind
+        if like != kind:
+            found[kind] = found[like]
+            continue
+        with torch.device("meta"):
+            copy = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32)
+        linear = len(linear_layers(copy)) - (copy.get_output_embeddings() is not None)
+        try:
+            wrapped = attach(copy, adapter, seed=0, steps=100)
+        except ValueError as error:
+            found[kind] = f"refused: {error}"
+        # PEFT raises a dozen classes for layers that it does not know.
+        except Exception as error:
+            found[kind] = f"refused: PEFT has it not for this model ({one_line(error)})"
+        else:
+            found[kind] = f"{changed(wrapped)} of {linear} linear layers, {weight_counts(wrapped)['trained']:,} weights"
+    assert found.keys() == ADAPTERS.keys(), "a kind of adapter is not tried"
+    return found
+
+
+def changed(wrapped: Any) -> int:
+    """How many layers of a model an adapter changes."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return sum(isinstance(module, BaseTunerLayer) for module in wrapped.modules())
+
+
+def adapter_lines(found: dict[str, str]) -> list[Property]:
+    """Kinds with the same outcome share a line."""
+    kinds: dict[str, list[str]] = {}
+    for kind, outcome in found.items():
+        kinds.setdefault(outcome, []).append(kind)
+    return [Property(f"adapter {', '.join(own)}", outcome) for outcome, own in kinds.items()]
