@@ -242,7 +242,7 @@ def excluded(row: dict, reason: str, hint: str) -> dict:
 def too_long(engine: Coder, rows: list[dict], max_new_tokens: int) -> list[str | None]:
     """For each row the hint when its prompt leaves no room for an answer, or its own response exceeds that room."""
     room = engine.max_length - max_new_tokens
-    prompts = engine.encode([engine.render(asked_turns(row)) for row in rows])
+    prompts = engine.prompt_ids([asked_turns(row) for row in rows])
     responses = engine.encode([response_of(row) for row in rows])
     hints: list[str | None] = []
     for prompt, response in zip(prompts, responses, strict=True):
@@ -274,8 +274,10 @@ def examine(
     without: dict[str, dict] = {}
     verifiable: list[tuple[dict, str, str]] = []
     for row in rows:
-        found = reference(row, limit)
-        if found is None:
+        found, refusal = reference(row, limit), engine.chat.refusal(asked_turns(row))
+        if refusal is not None:
+            without[row["id"]] = excluded(row, refusal.reason, refusal.hint)
+        elif found is None:
             hint = (
                 "end the response in a line '#### answer', or make it one line of at most"
                 f" {limit} words (detect.short_answer_words); a conversation needs one assistant turn"
@@ -406,7 +408,7 @@ def main(args) -> None:
         counts={
             "in": entered,
             "examined": examined,
-            "excluded": {reason: reasons[reason] for reason in REASONS},
+            "excluded": {reason: reasons[reason] for reason in dict.fromkeys((*REASONS, *sorted(reasons)))},
             "unlearned": len(order),
             "by_file": {file: dict(counts) for file, counts in sorted(by_file.items())},
         },
