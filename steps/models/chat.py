@@ -39,7 +39,7 @@ HINTS = {
     "template_refuses": "the chat template takes no such conversation; change the row, or choose another model",
     "template_drops": "the chat template leaves it out; remove it from the row, or choose another model",
     "template_changes": "the chat template writes it otherwise than the row has it; change the row",
-    "no_end": "the chat template ends an answer with none of the tokenizer's tokens; name one by models.<name>.end_of_turn",
+    "no_end": "the chat template ends an answer with none of the tokenizer's tokens; set models.<name>.end_of_turn",
 }
 
 

@@ -17,8 +17,8 @@ TEMPLATE = "chat_template.jinja"
 _GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 # What every template is told, or finds in the tokenizer.
 _TOLD = frozenset({"messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now"})
-# transformers, as all others that render templates for it, drops the first line break behind a block: each of these writes
-# nothing, and what follows stands at the beginning of a line as it did.
+# transformers, as all others that render templates for it, drops the first line break behind a block: each of these
+# writes nothing, and what follows stands at the beginning of a line as it did.
 _DEFAULT = "{% if NAME is not defined %}{% set NAME = VALUE %}{% endif %}\n"
 _HAS_SYSTEM = "messages and messages[0].role in ['system', 'developer']"
 _SYSTEM = (

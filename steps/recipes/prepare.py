@@ -58,8 +58,9 @@ def check_end(tokenizer: Any, plain: str, settings: dict, where: str) -> None:
     end = settings["end_of_turn"]
     added = sorted({*tokenizer.all_special_tokens, *(t.content for t in tokenizer.added_tokens_decoder.values())})
     if end not in added:
+        known = ", ".join(added[:9])
         raise ValueError(
-            f"{where}.end_of_turn: {end!r} is no token that the tokenizer keeps whole; write one of {', '.join(added[:9])}"
+            f"{where}.end_of_turn: {end!r} is no token that the tokenizer keeps whole; write one of {known}"
         )
     template, tokenizer.chat_template = tokenizer.chat_template, plain
     own = Chat(tokenizer).end

@@ -1,4 +1,4 @@
-"""What is trained is what is asked: the tokens that a row is trained, scored, sampled and evaluated with are the same."""
+"""What is trained is what is asked: a row is trained, scored, sampled and evaluated with the same tokens."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -116,7 +116,7 @@ def test_a_template_with_a_date_is_taken():
 
 
 def test_an_end_that_the_template_does_not_write_is_asked_for_by_name_or_given():
-    with pytest.raises(ValueError, match=r"ends an answer with none of the tokenizer's tokens; name one by models\."):
+    with pytest.raises(ValueError, match=r"ends an answer with none of the tokenizer's tokens; set models\."):
         Chat(with_template(WITHOUT_END)).check()
     asked, trained = check_same(with_template(composed(WITHOUT_END, {"end_of_turn": "</s>"})))
     assert trained == ["It is 42.</s>", "It is 43.</s>"]

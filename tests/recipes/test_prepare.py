@@ -67,7 +67,7 @@ def test_a_file_that_cannot_be_linked_is_copied(small_checkpoint, tmp_path, monk
             {"chat_template": WITHOUT_END, "end_of_turn": "</turn>"},
             r"end_of_turn: '</turn>' is no token .* <\|im_end\|>",
         ),
-        ({"chat_template": WITHOUT_END}, r"name one by models\.<name>\.end_of_turn"),
+        ({"chat_template": WITHOUT_END}, r"set models\.<name>\.end_of_turn"),
         (
             {"chat_template": TEMPLATES["gemma"], "system": "Be brief."},
             r"takes no system turn .* write fold_system: true",
