@@ -242,7 +242,7 @@ def excluded(row: dict, reason: str, hint: str) -> dict:
 def too_long(engine: Coder, rows: list[dict], max_new_tokens: int) -> list[str | None]:
     """For each row the hint when its prompt leaves no room for an answer, or its own response exceeds that room."""
     room = engine.max_length - max_new_tokens
-    prompts = engine.prompt_ids([asked_turns(row) for row in rows])
+    prompts = engine.encode([engine.render(asked_turns(row)) for row in rows])
     responses = engine.encode([response_of(row) for row in rows])
     hints: list[str | None] = []
     for prompt, response in zip(prompts, responses, strict=True):

@@ -47,7 +47,7 @@ def askable(rows: Sequence[dict], chat: Chat, step: str) -> list[dict]:
 
 def check_lengths(rows: list[dict], sampler: Any, max_new_tokens: int) -> None:
     """Raise a ValueError for the first prompt that leaves no room for a response."""
-    encoded = sampler.prompt_ids([asked_turns(row) for row in rows])
+    encoded = sampler.encode([sampler.render(asked_turns(row)) for row in rows])
     for row, ids in zip(rows, encoded, strict=True):
         if len(ids) + max_new_tokens > sampler.max_length:
             raise ValueError(

@@ -60,7 +60,7 @@ def check_end(tokenizer: Any, plain: str, settings: dict, where: str) -> None:
     if end not in added:
         known = ", ".join(added[:9])
         raise ValueError(
-            f"{where}.end_of_turn: {end!r} is no token that the tokenizer keeps whole; write one of {known}"
+            f"{where}.end_of_turn: {end!r} is no token of the tokenizer; write one of {known}"
         )
     template, tokenizer.chat_template = tokenizer.chat_template, plain
     own = Chat(tokenizer).end

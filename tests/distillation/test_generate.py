@@ -58,6 +58,7 @@ class Scripted:
     """An engine that says what it is told: [rows][samples]."""
 
     stop_ids, max_length = [0, END], 1000
+    chat = SimpleNamespace(refusal=lambda turns: None)
 
     def __init__(self, script):
         self.script, self.tokens, self.asked = script, 0, []
