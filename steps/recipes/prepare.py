@@ -59,9 +59,7 @@ def check_end(tokenizer: Any, plain: str, settings: dict, where: str) -> None:
     added = sorted({*tokenizer.all_special_tokens, *(t.content for t in tokenizer.added_tokens_decoder.values())})
     if end not in added:
         known = ", ".join(added[:9])
-        raise ValueError(
-            f"{where}.end_of_turn: {end!r} is no token of the tokenizer; write one of {known}"
-        )
+        raise ValueError(f"{where}.end_of_turn: {end!r} is no token of the tokenizer; write one of {known}")
     template, tokenizer.chat_template = tokenizer.chat_template, plain
     own = Chat(tokenizer).end
     tokenizer.chat_template = template

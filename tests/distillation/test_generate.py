@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
