@@ -12,28 +12,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# As `plain_yaml.read` gives them.
-FUNCTION = re.compile(r"!function\s+([\w.]+)\.(\w+)$")
+# As `plain_yaml.read` gives what has the tag !function.
+FUNCTION = re.compile(r"([\w.]+)\.(\w+)")
 # The data that a library of language tools fetches when it is imported.
 NLTK = re.compile(r"""nltk\.download\(\s*["'](\w+)["']""")
 NLTK_FOLDERS = ("tokenizers", "corpora", "taggers", "chunkers", "stemmers")
 
 
-def named(config: Any) -> Iterator[tuple[str, str]]:
-    """(module, name) of every function that stands anywhere in a template."""
-    if isinstance(config, dict):
-        for value in config.values():
-            yield from named(value)
-    elif isinstance(config, list):
-        for value in config:
-            yield from named(value)
-    elif isinstance(config, str) and (found := FUNCTION.match(config)):
-        yield found[1], found[2]
-
-
-def module_file(template: Path, module: str) -> Path:
-    """The file of a function's module, which stands beside the template."""
-    return template.parent / f"{module.replace('.', '/')}.py"
+def named(config: Any, template: Path) -> Iterator[tuple[Path, str]]:
+    """(file, name) of every function that stands anywhere in a template, in a module beside it."""
+    values = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()
+    for value in values:
+        yield from named(value, template)
+    if isinstance(config, str) and (found := FUNCTION.fullmatch(config)):
+        file = template.parent / f"{found[1].replace('.', '/')}.py"
+        if file.is_file():
+            yield file, found[2]
 
 
 def missing(files: list[Path], library: Path) -> tuple[list[str], list[str]]:
@@ -44,7 +38,7 @@ def missing(files: list[Path], library: Path) -> tuple[list[str], list[str]]:
     """
     packages: set[str] = set()
     data: set[str] = set()
-    queue, seen = [file for file in files if file.is_file()], set()
+    queue, seen = [*files], set()
     while queue:
         file = queue.pop()
         if file in seen:
@@ -66,10 +60,7 @@ def fields_read(file: Path, function: str) -> set[str]:
 
     A field that it also writes, or looks for first, need not be in the row.
     """
-    if not file.is_file():
-        return set()
-    tree = _tree(file)
-    body = next((n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == function), None)
+    body = next((n for n in _tree(file).body if isinstance(n, ast.FunctionDef) and n.name == function), None)
     if body is None:
         return set()
     calls = [n for n in ast.walk(body) if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute) and n.args]

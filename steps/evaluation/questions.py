@@ -14,7 +14,7 @@ import orjson
 
 from steps.data.answers import ASKED
 from steps.evaluation import functions
-from steps.evaluation.functions import fields_read, module_file, named
+from steps.evaluation.functions import fields_read, named
 from steps.evaluation.tasks import TEMPLATES, configuration, find_template, library, task_files
 
 # Of a template, what makes the question, the answer and the options: a field's name, or Jinja that names fields.
@@ -50,7 +50,7 @@ def _check_functions(config: dict, template: Path, where: str) -> None:
     """Raise a ValueError for a task whose functions run what a model writes, or need what is not installed."""
     if config.get("unsafe_code"):
         raise ValueError(f"{where}: runs code that the model writes, which nothing here does; choose another task")
-    packages, data = functions.missing([module_file(template, module) for module, _ in named(config)], library())
+    packages, data = functions.missing([file for file, _ in named(config, template)], library())
     if packages:
         raise ValueError(
             f"{where}: lm-eval's {template.stem} needs packages that are not installed: {', '.join(packages)}; install"
@@ -68,10 +68,8 @@ def _read_by_functions(config: dict, template: Path) -> dict[str, str]:
     keys = ("process_docs",) if "process_docs" in config else (*_TEXTS, "process_results")
     found: dict[str, str] = {}
     for key in keys:
-        # Those of tasks/ read what `ASKED` says.
-        for module, function in named(config.get(key)):
-            file = module_file(template, module)
-            found |= {} if template.is_relative_to(TEMPLATES) else dict.fromkeys(fields_read(file, function), key)
+        for file, function in named(config.get(key), template):
+            found |= dict.fromkeys(fields_read(file, function), key)
     return found
 
 
