@@ -50,6 +50,8 @@ def _check_functions(config: dict, template: Path, where: str) -> None:
     """Raise a ValueError for a task whose functions run what a model writes, or need what is not installed."""
     if config.get("unsafe_code"):
         raise ValueError(f"{where}: runs code that the model writes, which nothing here does; choose another task")
+    if "class" in config:
+        raise ValueError(f"{where}: is a class of lm-eval's that fetches its own data; choose a task that takes files")
     packages, data = functions.missing([file for file, _ in named(config, template)], library())
     if packages:
         raise ValueError(

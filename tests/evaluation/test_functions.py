@@ -85,6 +85,11 @@ def test_a_task_that_runs_what_a_model_writes_is_refused(tmp_path):
         check_task("humaneval", spec)
 
 
+def test_a_task_that_fetches_its_own_data_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"squadv2: is a class of lm-eval's that fetches its own data; choose a task"):
+        check_task("squadv2", described(tmp_path, "squadv2", "validation", [{"question": "x"}]))
+
+
 def test_packages_that_are_missing_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(functions.importlib.util, "find_spec", missing("langdetect", "immutabledict"))
     spec = described(tmp_path, "ifeval", "train", [{"key": 1, "prompt": "x", "instruction_id_list": [], "kwargs": []}])
