@@ -37,8 +37,8 @@ def link(source: Path, target: Path) -> None:
         shutil.copyfile(real, target)
 
 
-def write_model(model: Path, template: str, out: Path) -> None:
-    """The files of a model in another folder, with another chat template."""
+def link_model(model: Path, out: Path) -> None:
+    """The files of a model in another folder, its chat template aside."""
     for path in visible_files(model):
         if path.name == TOKENIZER_CONFIG:
             config = read_config(path)
@@ -46,41 +46,37 @@ def write_model(model: Path, template: str, out: Path) -> None:
             write_json(out / path.name, {key: value for key, value in config.items() if key != "chat_template"})
         elif path.name not in (MANIFEST, PROVENANCE, TEMPLATE):
             link(path, out / path.name)
-    write_text(out / TEMPLATE, template)
 
 
-def check_end(tokenizer: Any, plain: str, settings: dict, where: str) -> None:
-    """Raise a ValueError for an end of turn that the tokenizer would cut, or that a template has already.
+def without(settings: dict, key: str) -> dict:
+    return {name: value for name, value in settings.items() if name != key}
+
+
+def check_end(tokenizer: Any, end: str, where: str) -> None:
+    """Raise a ValueError for an end of turn that the tokenizer would cut, or that the template has already.
 
     Args:
-        plain: the template without it.
+        tokenizer: with the template as it is without that end.
     """
-    end = settings["end_of_turn"]
     added = sorted({*tokenizer.all_special_tokens, *(t.content for t in tokenizer.added_tokens_decoder.values())})
     if end not in added:
         known = ", ".join(added[:9])
         raise ValueError(f"{where}.end_of_turn: {end!r} is no token of the tokenizer; write one of {known}")
-    template, tokenizer.chat_template = tokenizer.chat_template, plain
-    own = Chat(tokenizer).end
-    tokenizer.chat_template = template
-    if own is not None:
+    if (own := Chat(tokenizer).end) is not None:
         raise ValueError(
             f"{where}.end_of_turn: the chat template ends an answer with {own} already; remove the setting"
         )
 
 
-def check_said(chat: Chat, settings: dict, where: str) -> None:
-    """Raise a ValueError for a system turn that the template does not write."""
-    if system := settings.get("system"):
-        fix = "write fold_system: true, which puts it before the first question"
-        try:
-            text = chat.opened(QUESTION)
-        except Unfit as error:
-            raise ValueError(
-                f"{where}.system: the chat template takes no system turn ({error.detail}); {fix}"
-            ) from error
-        if system.strip() not in text:
-            raise ValueError(f"{where}.system: the chat template leaves a system turn out; {fix}")
+def check_system(tokenizer: Any, system: str, where: str) -> None:
+    """Raise a ValueError for a system turn that the template, as it is without that turn, does not write."""
+    fix = "write fold_system: true, which puts it before the first question"
+    try:
+        text = Chat(tokenizer).opened([{"role": "system", "content": system}, *QUESTION])
+    except Unfit as error:
+        raise ValueError(f"{where}.system: the chat template takes no system turn ({error.detail}); {fix}") from error
+    if system.strip() not in text:
+        raise ValueError(f"{where}.system: the chat template leaves a system turn out; {fix}")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -90,19 +86,15 @@ def main(args: argparse.Namespace) -> None:
     inputs = checkpoints.check(args.model)
     given = settings.get("chat_template", "")
     check(args.model, settings, where)
-    template = template_of(args.model, settings)
-    assert template is not None, "the check has found one"
     out = fresh_folder(args.out)
-    write_model(args.model, template, out)
-    tokenizer = checkpoints.load_tokenizer(out)
-    if "end_of_turn" in settings:
-        without = {key: value for key, value in settings.items() if key != "end_of_turn"}
-        plain = template_of(args.model, without)
-        assert plain is not None, "as above"
-        check_end(tokenizer, checkpoints.dated(plain), settings, where)
-    chat = Chat(tokenizer)
-    check_said(chat, settings, where)
-    chat.check()
+    link_model(args.model, out)
+    for key, check_one in (("system", check_system), ("end_of_turn", check_end)):
+        if key in settings:
+            write_text(out / TEMPLATE, str(template_of(args.model, without(settings, key))))
+            check_one(checkpoints.load_tokenizer(out), settings[key], where)
+    template = str(template_of(args.model, settings))
+    write_text(out / TEMPLATE, template)
+    Chat(checkpoints.load_tokenizer(out)).check()
     write_manifest(
         out,
         step="prepare",
