@@ -2,7 +2,7 @@
 
 transformers unpacks the blocks into plain weights, and reads configuration, tokenizer and chat template from the file.
 What was rounded away when the file was made stays away: the folder is the model that llama.cpp runs, not the one that
-was trained. Weights of blocks become float32, others stay as stored. No package is needed besides, and no network.
+was trained. Weights of blocks become float32, others stay as stored.
 
 Run as: python -m steps.models.from_gguf model.Q4_1.gguf models/mine
 
@@ -10,6 +10,7 @@ Then `models: {base: {path: models/mine}}`. The licence is not in the file: put 
 """
 
 import argparse
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -42,6 +43,11 @@ def unpacked(file: Path) -> tuple[Any, Any, str | None]:
     Raises:
         ValueError: transformers does not know the architecture or the tokenizer, or the file is damaged.
     """
+    # transformers reads the metadata of most architectures by it.
+    if importlib.util.find_spec("gguf") is None:
+        raise ValueError(
+            "gguf: the package is not installed; run `make setup`, which brings what requirements.lock names"
+        )
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
     from transformers.integrations.gguf.reader import read_gguf_metadata

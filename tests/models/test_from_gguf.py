@@ -9,6 +9,7 @@ import torch
 from steps.models import checkpoints, from_gguf
 from steps.models.chat import Chat
 
+pytest.importorskip("gguf", reason="requirements.lock names it")
 TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
