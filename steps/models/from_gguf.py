@@ -46,7 +46,7 @@ def unpacked(file: Path) -> tuple[Any, Any, str | None]:
     # transformers reads the metadata of most architectures by it.
     if importlib.util.find_spec("gguf") is None:
         raise ValueError(
-            "gguf: the package is not installed; run `make setup`, which brings what requirements.lock names"
+            "gguf: the package is not installed; run `make setup`, which brings it"
         )
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
