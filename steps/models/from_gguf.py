@@ -45,9 +45,7 @@ def unpacked(file: Path) -> tuple[Any, Any, str | None]:
     """
     # transformers reads the metadata of most architectures by it.
     if importlib.util.find_spec("gguf") is None:
-        raise ValueError(
-            "gguf: the package is not installed; run `make setup`, which brings it"
-        )
+        raise ValueError("gguf: the package is not installed; run `make setup`, which brings it")
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
     from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
     from transformers.integrations.gguf.reader import read_gguf_metadata
@@ -82,10 +80,12 @@ def write(model: Any, tokenizer: Any, out: Path) -> None:
     out.mkdir(parents=True)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
+    for path in checkpoints.weight_files(out):
+        path.chmod((out / checkpoints.CONFIG).stat().st_mode)  # safetensors writes for the owner alone
 
 
 def main(args: argparse.Namespace) -> None:
-    os.environ.update(HF_HUB_OFFLINE="1")
+    os.environ.update(HF_HUB_OFFLINE="1", TQDM_DISABLE="1")
     check_file(args.file)
     if args.out.exists():
         raise ValueError(f"{args.out} is there already; name a folder that is not")
