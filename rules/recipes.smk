@@ -2,6 +2,30 @@
 # resource: a profile may change it, and nothing is trained again for it.
 
 
+# A model whose entry of `models` says something of its chat template: what descends from it carries that template.
+rule prepare:
+    input:
+        model=lambda wildcards: GRAPH.downloaded(wildcards.name),
+    output:
+        manifest="results/{workload}/prepare/{name}/manifest.json",
+    log:
+        "logs/{workload}/prepare/{name}.log",
+    benchmark:
+        "benchmarks/{workload}/prepare/{name}.tsv"
+    wildcard_constraints:
+        name=only(GRAPH.params["models"]),
+    # Before anything that waits in a queue.
+    priority: 2
+    conda:
+        "../environment.yaml"
+    params:
+        settings=settings("prepare"),
+        model=lambda wildcards: GRAPH.source(wildcards.name),
+        out=subpath(output.manifest, parent=True),
+    shell:
+        "python -m steps.recipes.prepare --settings {params.settings:q} --model {params.model:q} --out {params.out:q} &> {log:q}"
+
+
 rule sft:
     input:
         parent=parents,

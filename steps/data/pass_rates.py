@@ -10,6 +10,7 @@ from steps.core.progress import Progress
 from steps.core.turns import asked_turns
 from steps.data.answers import equal, given_answer
 from steps.engines.load import load_engine
+from steps.engines.rollouts import askable
 from steps.models import checkpoints
 
 BUCKETS = ("easy", "medium", "hard", "unverified")
@@ -35,7 +36,8 @@ def pass_rates(rows: list[dict], responses: list[list[str]]) -> tuple[list[float
 
 
 def measure(args, step: str, rows: list[dict], rates: PassRates, keep_samples: bool) -> None:
-    """Sample a model on every row with an answer, and write the rows with their pass rates.
+    """Sample a model on every row with an answer, and write the rows with their pass rates. A row that the model's chat
+    template refuses has none.
 
     Args:
         rows: as read from `args.input`.
@@ -47,7 +49,8 @@ def measure(args, step: str, rows: list[dict], rates: PassRates, keep_samples: b
     settings = args.settings
     model_files = checkpoints.check(args.model)
     engine = load_engine(args.model, settings["batch_size"], settings["engine"])
-    verifiable = [row for row in rows if row["answer"] is not None]
+    with_answer = [row for row in rows if row["answer"] is not None]
+    verifiable = askable(with_answer, engine.chat, step)
     samples = engine.sample(
         [asked_turns(row) for row in verifiable],
         n=settings["samples"],
@@ -74,6 +77,9 @@ def measure(args, step: str, rows: list[dict], rates: PassRates, keep_samples: b
     counts = {"in": len(rows), "kept": len(rows), "quarantined": {}}
     counts |= {name: sum(row["bucket"] == name for row in rows) for name in BUCKETS}
     counts |= {"truncated_prompts": engine.truncated} | more
+    if refused := len(with_answer) - len(verifiable):
+        # They are among the unverified.
+        counts["template_refuses"] = refused
     assert sum(counts[name] for name in BUCKETS) == counts["in"]
     write_manifest(
         out,

@@ -15,7 +15,7 @@ from steps.report.overview.row_tables import Flow
 from steps.report.sentences import Sentences, text
 from steps.report.tables import Column, Table
 from steps.settings.axes import REPORTED
-from steps.settings.data import DATA_STEPS
+from steps.settings.data import DATA_STEPS, is_file_of_template, templated
 from steps.settings.stages import STAGES
 from steps.stats import bootstrap
 
@@ -250,6 +250,10 @@ def card(settings: dict, facts: Facts, parts: "list[Part]", licence: str, weight
         weights: {"dtype", "parameters", "context": tokens, "merged": whether they come from an adapter}.
     """
     base = settings["models"][settings["base"]]
+    own = templated(base)
+    if "chat_template" in own and not is_file_of_template(own["chat_template"]):
+        own["chat_template"] = "written for it"
+    template = json.dumps(own, sort_keys=True, ensure_ascii=False) if own else ""
     lengths = [node["settings"]["max_length"] for node in settings["nodes"] if "max_length" in node["settings"]]
     return text(
         Path(__file__).parent,
@@ -258,6 +262,7 @@ def card(settings: dict, facts: Facts, parts: "list[Part]", licence: str, weight
         name=settings["name"],
         base=settings["base"],
         origin=base["path"] + (f" at {base['revision']}" if "revision" in base else ""),
+        template=template,
         checkpoint=settings["checkpoint"],
         workload=settings["workload"],
         weights=weights,

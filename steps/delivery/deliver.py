@@ -37,6 +37,7 @@ from steps.delivery.licences import (
 )
 from steps.models import checkpoints
 from steps.models.fit import LOCAL
+from steps.settings.data import is_file_of_template
 
 # What transformers 5 notes in a tokenizer's configuration when it is saved again.
 LOADED_BY = ("is_local", "local_files_only")
@@ -52,7 +53,7 @@ def public_settings(settings: dict) -> dict:
     """The settings without what is of this machine: where files lie, and the server that sampled."""
     return settings | {
         "models": {
-            name: model | {key: public(model[key]) for key in ("path", "folder")}
+            name: model | {key: public(model[key]) for key in ("path", "folder")} | _public_template(model)
             for name, model in settings["models"].items()
         },
         "data": {
@@ -67,6 +68,11 @@ def public_settings(settings: dict) -> dict:
             for node in settings["nodes"]
         ],
     }
+
+
+def _public_template(model: dict) -> dict:
+    file = model.get("chat_template", "")
+    return {"chat_template": public(file)} if is_file_of_template(file) else {}
 
 
 def from_here(path: Path) -> Path:
@@ -110,7 +116,7 @@ def check_tokenizer(tokenizer: Any, model: Any, folder: Path) -> None:
     ValueError: the checkpoint has no chat template, or tokens that the model does not know.
     """
     if tokenizer.chat_template is None:
-        raise ValueError(f"{folder}: the tokenizer has no chat template; add chat_template.jinja")
+        raise ValueError(f"{folder}: the tokenizer has no chat template; name one by models.<name>.chat_template")
     rows = model.get_input_embeddings().weight.shape[0]
     highest = max(tokenizer.get_vocab().values())
     if highest >= rows:
@@ -196,13 +202,12 @@ def main(args: argparse.Namespace) -> None:
     parts = [*models.values(), *data_parts(settings["data"], world), *document_parts(settings["documents"], world)]
     parts.append(Part("temper", "Temper, which made the release", PROJECT_LICENCE_ID, [PROJECT_LICENCE]))
     facts = delivery_card.read(settings, args.results)
-    rows = itertools.islice(read_jsonl(args.valid), CHECKED_PROMPTS)
-    prompts = [asked_turns(row) for row in rows]
-
     model, tokenizer = load_source(args.checkpoint, settings["dtype"]), checkpoints.load_tokenizer(args.checkpoint)
     check_tokenizer(tokenizer, model, args.checkpoint)
     dtype, parameters = model.dtype, sum(parameter.numel() for parameter in model.parameters())
     engine = Engine(model, tokenizer, CHECKED_PROMPTS)
+    asked = (asked_turns(row) for row in read_jsonl(args.valid))
+    prompts = list(itertools.islice((turns for turns in asked if not engine.chat.refusal(turns)), CHECKED_PROMPTS))
     expected = answers(engine, prompts)
     model.generation_config = generation_config(settings["sampling"], engine, model)
 

@@ -274,8 +274,10 @@ def examine(
     without: dict[str, dict] = {}
     verifiable: list[tuple[dict, str, str]] = []
     for row in rows:
-        found = reference(row, limit)
-        if found is None:
+        found, refusal = reference(row, limit), engine.chat.refusal(asked_turns(row))
+        if refusal is not None:
+            without[row["id"]] = excluded(row, refusal.reason, refusal.hint)
+        elif found is None:
             hint = (
                 "end the response in a line '#### answer', or make it one line of at most"
                 f" {limit} words (detect.short_answer_words); a conversation needs one assistant turn"
@@ -406,7 +408,7 @@ def main(args) -> None:
         counts={
             "in": entered,
             "examined": examined,
-            "excluded": {reason: reasons[reason] for reason in REASONS},
+            "excluded": {reason: reasons[reason] for reason in dict.fromkeys((*REASONS, *sorted(reasons)))},
             "unlearned": len(order),
             "by_file": {file: dict(counts) for file, counts in sorted(by_file.items())},
         },

@@ -61,9 +61,10 @@ from steps.distillation.forecast_verdict import (
     reasons,
     verdict,
 )
-from steps.engines.rollouts import check_lengths
+from steps.engines.rollouts import askable, check_lengths
 from steps.engines.transformers import Engine
 from steps.models import checkpoints
+from steps.models.chat import Chat
 from steps.models.teachers import check_same_language
 from steps.reinforcement.pass_rates import check_answers
 from steps.settings.forecast import Forecast
@@ -119,7 +120,9 @@ def main(args: argparse.Namespace) -> None:
     Forecast.fit(settings)
     inputs = [args.data, *checkpoints.check(args.student), *checkpoints.check(args.teacher)]
     check_same_language(args.student, args.teacher)
-    rows = draw(list(read_rows(args.data)), settings["prompts"], settings["seed"])
+    # The teacher reads through the same template.
+    chat = Chat(checkpoints.load_tokenizer(args.student))
+    rows = draw(askable(list(read_rows(args.data)), chat, "forecast"), settings["prompts"], settings["seed"])
     if not rows:
         raise ValueError(f"{args.data}: no rows, so that nothing can be forecast; look at what its filter left")
     sure = [solves(row, "", settings["short_answer_words"]) is not None for row in rows]

@@ -30,7 +30,7 @@ from steps.data.quality import repetition
 from steps.data.rows import QUARANTINE, ROWS, Ledger, RowProblem, read_rows, words
 from steps.engines.interface import Sample
 from steps.engines.load import load_engine
-from steps.engines.rollouts import check_lengths
+from steps.engines.rollouts import askable, check_lengths
 from steps.models import checkpoints
 from steps.reinforcement.pass_rates import check_answers, math_pass_rates
 from steps.settings.generate import Generate
@@ -152,10 +152,11 @@ def main(args: argparse.Namespace) -> None:
     settings = args.settings
     Generate.fit(settings)
     teacher_files = checkpoints.check(args.teacher)
-    rows = list(read_rows(args.input))
+    every = rows = list(read_rows(args.input))
     if settings["verify"] and settings["equivalence"] == "math":
         check_answers([row for row in rows if is_worked(row, settings["short_answer_words"])])
     engine = load_engine(args.teacher, settings["batch_size"], settings["engine"])
+    rows = askable(rows, engine.chat, "generate")
     check_lengths(rows, engine, settings["max_new_tokens"])
     n = settings["samples"]
     drawn = engine.sample(
@@ -190,6 +191,8 @@ def main(args: argparse.Namespace) -> None:
     (out / ROWS).replace(out / "train.jsonl")
     assert (out / QUARANTINE).is_file()
     counts |= {"prompts": len(rows), "prompts_kept": prompts_kept, "unverified": unverified} | more
+    if refused := len(every) - len(rows):
+        counts["template_refuses"] = refused
     counts |= {"generated_tokens": engine.tokens, "kept_tokens": kept_tokens}
     write_manifest(
         out,

@@ -36,6 +36,7 @@ from steps.engines import rollouts
 from steps.engines import vllm_rollouts as vllm_sampler
 from steps.models import checkpoints, teachers
 from steps.models.adapters.attach import attach, weight_counts
+from steps.models.chat import Chat
 from steps.models.positions import by_mask
 from steps.settings.opd import Opd
 from steps.settings.training import material
@@ -106,6 +107,11 @@ def main(args: argparse.Namespace) -> None:
     work = work_folder(args.work, args.out, material(settings), [*inputs, *code_paths(__spec__.name)])
 
     prompts, left_out = read_prompts(args.data, settings)
+    tokenizer = checkpoints.load_tokenizer(args.parent)
+    prompts = [rollouts.askable(rows, Chat(tokenizer), "opd") for rows in prompts]
+    for path, rows in zip(args.data, prompts, strict=True):
+        if not rows:
+            raise ValueError(f"{path}: the chat template of {args.parent} takes none of its rows; see docs/models.md")
     responses = read_responses(args.responses, settings)
     plan = DrawPlan(
         draws=plan_draws(settings, prompts, responses),
@@ -119,7 +125,6 @@ def main(args: argparse.Namespace) -> None:
 
     from steps.distillation.opd_trainer import OnPolicyTrainer
 
-    tokenizer = checkpoints.load_tokenizer(args.parent)
     model = checkpoints.load_model(args.parent, dtype=torch.float32)
     by_mask(model)
     model = attach(model, settings["adapter"], settings["seed"], plan.steps)

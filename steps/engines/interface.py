@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -75,11 +75,10 @@ class Coder:
         return self.chat.opened(prompt)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids; a text that already begins with the BOS token, as many chat templates write it, gets no second."""
-        bos = self.tokenizer.bos_token
-        given = bool(texts) and bos is not None and texts[0].startswith(bos)
+        """Token ids of texts as a chat template writes them: one that writes no BOS token is trained, scored and served
+        without, so that the tokenizer adds none."""
         # The tokenizer raises on an empty list: a data set may have no row that can be verified.
-        return self.tokenizer(list(texts), add_special_tokens=not given)["input_ids"] if texts else []
+        return self.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
 
     def prompt_ids(self, prompts: Sequence[str | Messages | tuple[int, ...]]) -> list[list[int]]:
         """Token ids of each prompt. A tuple is ids already, for what must be continued as it was written: encoding its
@@ -126,17 +125,29 @@ class Coder:
 
     def _encode_turns(self, conversations: Sequence[Messages]) -> tuple[list[list[int]], list[list[bool]]]:
         """Token ids of each conversation up to the end of its last turn, and which of them are that turn's."""
-        full, begins = [], []
-        for messages in conversations:
-            reply = self.chat.closed(messages)
-            begins.append(len(reply.prompt))
-            full.append(reply.prompt + reply.text[: reply.end])
-        if not full:
-            return [], []  # on which the tokenizer raises
-        coded = self.tokenizer(full, add_special_tokens=False, return_offsets_mapping=True)
-        ids = [tokens[: self.max_length] for tokens in coded["input_ids"]]
-        offsets = [places[: self.max_length] for places in coded["offset_mapping"]]
-        return ids, [[start >= begin for start, _ in own] for own, begin in zip(offsets, begins, strict=True)]
+        replies = [self.chat.closed(messages) for messages in conversations]
+        coded = code_apart(self.encode, [(reply.prompt, reply.text[: reply.end]) for reply in replies])
+        ids = [tokens[: self.max_length] for tokens, _ in coded]
+        return ids, [[place >= begin for place in range(len(own))] for own, (_, begin) in zip(ids, coded, strict=True)]
+
+
+def code_apart(
+    encode: Callable[[Sequence[str]], list[list[int]]], pairs: Sequence[tuple[str, str]]
+) -> list[tuple[list[int], int]]:
+    """Token ids of each prompt with its answer, and how many of them are the prompt's, as it is asked by itself.
+
+    Where the tokenizer would join the end of the prompt with the answer, as two line breaks, the answer is coded by
+    itself, as it is when it is sampled and trained.
+    """
+    # Options of one question share its prompt.
+    prompts = list(dict.fromkeys(prompt for prompt, _ in pairs))
+    asked = dict(zip(prompts, encode(prompts), strict=True))
+    coded = []
+    for (prompt, answer), whole in zip(pairs, encode([prompt + answer for prompt, answer in pairs]), strict=True):
+        begin = len(asked[prompt])
+        joined = whole[:begin] != asked[prompt]
+        coded.append((asked[prompt] + encode([answer])[0] if joined else whole, begin))
+    return coded
 
 
 def _cut(text: str, stop: Sequence[str]) -> str:

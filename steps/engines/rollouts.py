@@ -8,7 +8,9 @@ from typing import Any
 from steps.core import processes
 from steps.core.curriculum import by_weight, easy_to_hard, passes, weight_of
 from steps.core.files import read_jsonl, write_jsonl
+from steps.core.progress import say
 from steps.core.turns import asked_turns
+from steps.models.chat import Chat
 
 
 def plan_prompts(rows: Sequence[dict], wanted: int, curriculum: str, seed: int) -> list[int]:
@@ -27,6 +29,23 @@ def placeholder(row: dict) -> list[dict]:
     """What a trainer's data set has for a prompt, until it is asked: Arrow would fill the turns and tools of one row
     with the keys of another's."""
     return [{"role": "user", "content": row["id"]}]
+
+
+def askable(rows: Sequence[dict], chat: Chat, step: str) -> list[dict]:
+    """The rows that a model can be asked: a chat template may refuse some, as Gemma's a system turn. Says how many."""
+    found, refusals = [], []
+    for row in rows:
+        if (refusal := chat.refusal(asked_turns(row))) is None:
+            found.append(row)
+        else:
+            refusals.append((row, refusal))
+    if refusals:
+        row, refusal = refusals[0]
+        first = f"{row['file']} row {row['row']}: {refusal}"
+        say(
+            step, f"{len(refusals):,} of {len(rows):,} rows are not asked, for the chat template refuses them ({first})"
+        )
+    return found
 
 
 def check_lengths(rows: list[dict], sampler: Any, max_new_tokens: int) -> None:

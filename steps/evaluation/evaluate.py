@@ -65,13 +65,12 @@ def main(args) -> None:
     engine = load_engine(args.checkpoint, settings["batch_size"], settings["engine"])
     with tempfile.TemporaryDirectory() as scratch:
         tasks = load_tasks(configs, Path(scratch))
-        results, samples = greedy(engine, tasks, task_axes(settings), settings["limit"])
+        results, samples = greedy(engine, tasks, task_axes(settings), settings["limit"], settings["max_new_tokens"])
         truncated = engine.truncated
         sampling = {}
         for name in settings["sampling"]["tasks"]:
-            sampling[name], drawn = sample(
-                engine, name, tasks[name], settings["sampling"], settings["resamples"], settings["seed"]
-            )
+            told = settings["sampling"], settings["max_new_tokens"], settings["resamples"], settings["seed"]
+            sampling[name], drawn = sample(engine, name, tasks[name], *told)
             samples += drawn
 
     perplexity = {}

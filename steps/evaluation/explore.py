@@ -28,9 +28,9 @@ from steps.core.files import fresh_folder, write_json, write_jsonl
 from steps.core.manifest import write_manifest
 from steps.core.progress import Progress
 from steps.core.step import run, step_parser
-from steps.engines.interface import Coder, Sample
+from steps.engines.interface import Coder
 from steps.engines.load import load_engine
-from steps.evaluation.measure import check_writes, judge, language_model, powers, seed_tasks, votes
+from steps.evaluation.measure import check_writes, is_cut, judge, language_model, powers, seed_tasks, votes
 from steps.evaluation.tasks import documents, load_tasks, stop_strings, task_config, task_files, task_inputs
 from steps.models import checkpoints
 from steps.stats import bootstrap, means, sampling
@@ -39,18 +39,17 @@ from steps.stats import bootstrap, means, sampling
 SHOWN = 2
 
 
-def build_requests(engine: Coder, tasks: dict, limit: int | None) -> None:
+def build_requests(engine: Coder, tasks: dict, settings: dict) -> None:
     """Ask lm-eval for the requests of every task, as its evaluation does: chat template, examples, order.
 
     Args:
         tasks: task → lm-eval task object; `tasks.documents` then gives its requests.
-        limit: items per task; None takes all.
     """
     seed_tasks(tasks)
-    template = language_model(engine).apply_chat_template
+    template = language_model(engine, settings["max_new_tokens"]).apply_chat_template
     for task in tasks.values():
         task.build_all_requests(
-            limit=limit, apply_chat_template=True, fewshot_as_multiturn=True, chat_template=template
+            limit=settings["limit"], apply_chat_template=True, fewshot_as_multiturn=True, chat_template=template
         )
 
 
@@ -130,13 +129,6 @@ def per_token(nll: np.ndarray, tokens: np.ndarray) -> dict[str, float]:
     return {"value": math.log(perplexity["value"]), "stderr": perplexity["stderr"] / perplexity["value"]}
 
 
-def is_cut(engine: Coder, sample: Sample, limit: int, stop: list[str]) -> bool:
-    """Whether a response had `limit` tokens and no end."""
-    if sample.tokens < limit or sample.ids[-1] in engine.stop_ids:
-        return False
-    return not (stop and any(s in engine.tokenizer.decode(sample.ids, skip_special_tokens=True) for s in stop))
-
-
 def main(args: Namespace) -> None:
     # datasets and transformers look for updates and caches at the hub unless told that there is none.
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
@@ -154,7 +146,7 @@ def main(args: Namespace) -> None:
         tasks = load_tasks(configs, Path(scratch))
         for name, task in tasks.items():
             check_writes(task, f"explore.tasks: {name}")
-        build_requests(engine, tasks, settings["limit"])
+        build_requests(engine, tasks, settings)
         for name, task in tasks.items():
             results[name] = {}
             for mode in modes(settings):

@@ -1,26 +1,34 @@
 """Ask a model the questions of tasks and judge what it answers, through lm-eval."""
 
 import random
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
 from steps.core.progress import Progress
 from steps.data.answers import NO_ANSWER
 from steps.data.canonical import canonical
-from steps.engines.interface import Coder
+from steps.engines.interface import Coder, Sample
 from steps.engines.transformers import Engine
 from steps.evaluation.tasks import documents, headline, stop_strings
 from steps.stats import bootstrap, means, sampling
 
 
-def language_model(engine: Coder):
+def language_model(engine: Coder, max_new_tokens: int):
     """lm-eval's HFLM whose generation is the engine's. Likelihoods stay HFLM's own where the engine has a model for it,
-    and are what vLLM reads otherwise."""
+    and are what vLLM reads otherwise.
+
+    Args:
+        max_new_tokens: of an answer, where its task says nothing.
+
+    Its attribute `cut` has the answers that came to no end: {(task, document's number)}.
+    """
     from lm_eval.api.model import TemplateLM
     from lm_eval.models.huggingface import HFLM
 
     class EngineLM(HFLM):
+        cut: set[tuple[str, int]]
+
         def generate_until(self, requests, disable_tqdm=False):
             groups: dict[str, list[int]] = {}
             for index, request in enumerate(requests):
@@ -31,20 +39,27 @@ def language_model(engine: Coder):
                 until = options.get("until") or []
                 temperature = options.get("temperature", 0.0) if options.get("do_sample") else 0.0
                 tasks = ", ".join(dict.fromkeys(requests[index].task_name for index in members))
-                texts = engine.generate(
+                limit, stop = longest(options, max_new_tokens), [until] if isinstance(until, str) else until
+                drawn = engine.sample(
                     [requests[index].args[0] for index in members],
                     temperature=temperature,
-                    max_new_tokens=options.get("max_gen_toks", self.max_gen_toks),
-                    stop=[until] if isinstance(until, str) else until,
+                    max_new_tokens=limit,
+                    stop=stop,
                     progress=Progress(f"greedy {tasks}", len(members), "answers"),
                 )
-                for index, (text,) in zip(members, texts, strict=True):
-                    responses[index] = text
+                for index, (sample,) in zip(members, drawn, strict=True):
+                    responses[index] = sample.text
+                    if is_cut(engine, sample, limit, stop):
+                        self.cut.add((requests[index].task_name, requests[index].doc_id))
             return responses
 
     if isinstance(engine, Engine):
         size = engine.batch_size
-        return EngineLM(pretrained=engine.model, tokenizer=engine.tokenizer, backend="causal", batch_size=size)
+        # The chat template has written all that there is to read, as for `engine.encode`.
+        told = {"backend": "causal", "batch_size": size, "add_bos_token": False}
+        made = EngineLM(pretrained=engine.model, tokenizer=engine.tokenizer, **told)
+        made.cut = set()
+        return made
 
     class ReaderLM(EngineLM):
         """HFLM but for the model: encoding, prefixes, windows and chat template are its own."""
@@ -54,8 +69,10 @@ def language_model(engine: Coder):
             self.tokenizer, self.batch_size_per_gpu = engine.tokenizer, 1
             # HFLM cuts a long text into windows of one token more than it reads; `engine.read` reads all of its tokens.
             self._max_length = engine.max_length - 1
-            self.add_bos_token = self.custom_prefix_token_id = self.enable_thinking = None
+            self.add_bos_token = False
+            self.custom_prefix_token_id = self.enable_thinking = None
             self.chat_template_args = {}
+            self.cut = set()
 
         def _loglikelihood_tokens(self, requests, disable_tqdm=False, override_bs=None):
             """As lm-eval's own vLLM backend: a request that is too long loses its beginning."""
@@ -67,6 +84,19 @@ def language_model(engine: Coder):
             return found
 
     return ReaderLM()
+
+
+def longest(generation_kwargs: dict, max_new_tokens: int) -> int:
+    """Tokens of a task's longest answer: its own number, by either of lm-eval's names for it, or that of all tasks."""
+    own = (generation_kwargs.get(key) for key in ("max_gen_toks", "max_new_tokens", "max_tokens"))
+    return next(filter(None, own), max_new_tokens)
+
+
+def is_cut(engine: Coder, sample: Sample, limit: int, stop: Sequence[str]) -> bool:
+    """Whether a response had `limit` tokens and no end."""
+    if sample.tokens < limit or sample.ids[-1] in engine.stop_ids:
+        return False
+    return not (stop and any(s in engine.tokenizer.decode(sample.ids, skip_special_tokens=True) for s in stop))
 
 
 def seed_tasks(tasks: dict) -> None:
@@ -87,23 +117,28 @@ def seed_tasks(tasks: dict) -> None:
         task.set_fewshot_seed(DEFAULT_OTHER_SEED)
 
 
-def greedy(engine: Coder, tasks: dict, axes: dict[str, str], limit: int | None) -> tuple[dict, list[dict]]:
+def greedy(
+    engine: Coder, tasks: dict, axes: dict[str, str], limit: int | None, max_new_tokens: int
+) -> tuple[dict, list[dict]]:
     """Accuracy of every task and its samples. The tasks can be used again, with the engine's model as it is then.
 
     Args:
         tasks: task → lm-eval task object, from `load_tasks`.
         axes: task → axis, which is written beside its accuracy.
         limit: items per task; None takes all.
+        max_new_tokens: of the answers to tasks that say nothing.
 
     Returns:
-        Results: task → {axis, metric, value, stderr, n, others: {"metric,filter": {value, stderr}}}.
+        Results: task → {axis, metric, value, stderr, n, others: {"metric,filter": {value, stderr}}}; where text is
+        written also `truncated`, the share of answers that came to no end.
         Samples of the headline filter, in task and document order.
     """
     from lm_eval.evaluator import evaluate
 
     seed_tasks(tasks)
+    writer = language_model(engine, max_new_tokens)
     found = evaluate(
-        lm=language_model(engine),
+        lm=writer,
         task_dict={"tasks": tasks, "groups": {}},
         limit=limit,
         apply_chat_template=True,
@@ -125,6 +160,9 @@ def greedy(engine: Coder, tasks: dict, axes: dict[str, str], limit: int | None) 
             (sample for sample in found["samples"][name] if sample["filter"] == chosen), key=lambda s: s["doc_id"]
         )
         results[name] = {"axis": axes[name], "metric": metric, **own, "n": len(answers), "others": values}
+        if task.OUTPUT_TYPE == "generate_until":
+            cut = sum(task_name == name for task_name, _ in writer.cut)
+            results[name]["truncated"] = cut / len(answers)
         for sample in answers:
             responses = [response[0] for response in sample["resps"]]
             samples.append(
@@ -151,31 +189,37 @@ def _text(response) -> str:
     return response if isinstance(response, str) else f"log-likelihood {response[0]:.6g}"
 
 
-def sample(engine: Coder, name: str, task, settings: dict, resamples: int, seed: int) -> tuple[dict, list[dict]]:
+def sample(
+    engine: Coder, name: str, task, settings: dict, max_new_tokens: int, resamples: int, seed: int
+) -> tuple[dict, list[dict]]:
     """pass@k for k = 1, 2, 4 … and majority@n of one task from n samples an item.
 
     pass@1 is the mean over items of the share of correct samples, with a standard error over items; the others
     have bootstrap standard errors and intervals, resampling items.
 
     Returns:
-        {"n", "samples", "temperature", "top_p", "pass@1": {value, stderr}, …, "majority@8": {…}}, and the samples.
+        {"n", "samples", "temperature", "top_p", "truncated", "pass@1": {value, stderr}, …, "majority@8": {…}}, and the
+        samples.
 
     Raises:
         ValueError: the task is not one in which text is written.
     """
     check_writes(task, f"evaluate.sampling.tasks: {name}")
-    n = settings["samples"]
+    n, stop = settings["samples"], stop_strings(task)
+    limit = longest(task.config.generation_kwargs, max_new_tokens)
     items = documents(task)[: settings["limit"]]
-    texts = engine.generate(
+    drawn = engine.sample(
         [item.args[0] for item in items],
         n=n,
         temperature=settings["temperature"],
         top_p=settings["top_p"],
-        max_new_tokens=settings["max_new_tokens"],
-        stop=stop_strings(task),
+        max_new_tokens=limit,
+        stop=stop,
         seed=seed,
         progress=Progress(f"sampling {name}", len(items) * n, "answers"),
     )
+    texts = [[one.text for one in own] for own in drawn]
+    cut = [is_cut(engine, one, limit, stop) for own in drawn for one in own]
     correct = np.zeros((len(items), n), dtype=bool)
     majority = np.zeros(len(items))
     samples = []
@@ -198,6 +242,7 @@ def sample(engine: Coder, name: str, task, settings: dict, resamples: int, seed:
         "samples": n,
         "temperature": settings["temperature"],
         "top_p": settings["top_p"],
+        "truncated": float(np.mean(cut)),
         "pass@1": means.mean(correct.mean(axis=1)),
     }
     for k in powers(n)[1:]:

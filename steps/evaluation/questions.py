@@ -12,9 +12,10 @@ from typing import Any
 
 import orjson
 
-from steps.core import plain_yaml
 from steps.data.answers import ASKED
-from steps.evaluation.tasks import TEMPLATES, find_template, task_files
+from steps.evaluation import functions
+from steps.evaluation.functions import fields_read, named
+from steps.evaluation.tasks import TEMPLATES, configuration, find_template, library, task_files
 
 # Of a template, what makes the question, the answer and the options: a field's name, or Jinja that names fields.
 _TEXTS = ("doc_to_text", "doc_to_target", "doc_to_choice")
@@ -29,49 +30,64 @@ def check_task(task: str, spec: dict) -> None:
         spec: its description in `evaluate.tasks`; without `data_files` its template alone is read.
     """
     template = find_template(task, spec.get("stock", task))
-    config = _configuration(template) | spec.get("overrides", {})
+    config = configuration(template) | spec.get("overrides", {})
+    _check_functions(config, template, f"evaluate.tasks.{task}")
     if "data_files" not in spec:
         return
     files = task_files(task, spec, None)
     name = template.relative_to(TEMPLATES.parent) if template.is_relative_to(TEMPLATES) else template.name
-    shots = config.get("fewshot_split") if config.get("num_fewshot") else None
+    shots = config.get("fewshot_split") or config.get("training_split") if config.get("num_fewshot") else None
     for split in filter(None, (config.get("test_split") or config.get("validation_split"), shots)):
         if split not in files:
             raise ValueError(
                 f"evaluate.tasks.{task}.data_files: {name} asks for the split {split}; add `{split}: <file>`, or set"
                 f" another split by `overrides` (there are {', '.join(files)})"
             )
-        _check_rows(files[split], config, f"evaluate.tasks.{task}: {name}")
+        _check_rows(files[split], config, template, f"evaluate.tasks.{task}: {name}")
 
 
-def _configuration(template: Path) -> dict:
-    """A template over those that it includes. One of the library's that is no plain YAML says nothing."""
-    try:
-        own = plain_yaml.read(template, tags=["!function"]) or {}
-    except ValueError:
-        if template.is_relative_to(TEMPLATES):
-            raise
-        return {}
-    below = own.pop("include", [])
-    merged: dict = {}
-    for name in [below] if isinstance(below, str) else below:
-        merged |= _configuration(template.parent / name)
-    return merged | own
+def _check_functions(config: dict, template: Path, where: str) -> None:
+    """Raise a ValueError for a task whose functions run what a model writes, or need what is not installed."""
+    if config.get("unsafe_code"):
+        raise ValueError(f"{where}: runs code that the model writes, which nothing here does; choose another task")
+    if "class" in config:
+        raise ValueError(f"{where}: is a class of lm-eval's that fetches its own data; choose a task that takes files")
+    packages, data = functions.missing([file for file, _ in named(config, template)], library())
+    if packages:
+        raise ValueError(
+            f"{where}: lm-eval's {template.stem} needs packages that are not installed: {', '.join(packages)}; install"
+            " them beside the others (pip install), or choose another task"
+        )
+    if data:
+        raise ValueError(
+            f"{where}: lm-eval's {template.stem} needs data of nltk that are not here: {', '.join(data)}; put them into"
+            " a folder that NLTK_DATA names, as https://www.nltk.org/data.html says, or choose another task"
+        )
 
 
-def _check_rows(file: Path, config: dict, task: str) -> None:
-    # What a function of the template makes of a row cannot be told.
+def _read_by_functions(config: dict, template: Path) -> dict[str, str]:
+    """The fields of a row that functions of the template read, each with the key that names the function."""
+    keys = ("process_docs",) if "process_docs" in config else (*_TEXTS, "process_results")
+    found: dict[str, str] = {}
+    for key in keys:
+        for file, function in named(config.get(key), template):
+            found |= dict.fromkeys(fields_read(file, function), key)
+    return found
+
+
+def _check_rows(file: Path, config: dict, template: Path, task: str) -> None:
+    # What a function of the template makes of a row cannot be told; what it reads of one can, mostly.
     texts = {} if "process_docs" in config else {key: config[key] for key in _TEXTS if isinstance(config.get(key), str)}
     function = str(config.get("process_results", ""))
     field, wrong = ASKED.get(function.removeprefix(_GLUE), (None, None)) if function.startswith(_GLUE) else (None, None)
-    count = 0
+    by_functions, count = _read_by_functions(config, template), 0
     for place, row in _rows(file, (config.get("dataset_kwargs") or {}).get("field")):
         count += 1
         if not isinstance(row, dict):
             raise ValueError(f"{file}, {place}: must be an object of fields; {task} asks for them")
         fields = tuple(row)
         needed = {name: key for key, text in texts.items() for name in _fields_of(text, fields)}
-        needed |= {field: "process_results"} if field else {}
+        needed |= by_functions | ({field: "process_results"} if field else {})
         for name, key in needed.items():
             if row.get(name) is None:
                 raise ValueError(

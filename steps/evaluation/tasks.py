@@ -13,6 +13,8 @@ from steps.settings.errors import meant
 TEMPLATES = Path(__file__).parents[2] / "tasks"
 # The module of a function that a template names.
 FUNCTION = re.compile(r"!function\s+([\w.]+)\.\w+")
+# Keys of lm-eval's task format that name a split.
+SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
 LOADERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 
 
@@ -66,14 +68,36 @@ def task_config(task: str, spec: dict, files: dict[str, Path]) -> dict:
     """
     overrides = dict(spec.get("overrides", {}))
     data_files = {split: str(path.resolve()) for split, path in files.items()}
+    template = find_template(task, spec.get("stock", task))
+    own = configuration(template) | overrides
+    # lm-eval looks for every split that a template names, whether or not it asks anything of it.
+    absent = [key for key in SPLITS if own.get(key) and own[key] not in files]
+    # That is one which it asks.
+    absent = [key for key in absent if key != "fewshot_split" or not own.get("num_fewshot")]
     return {
-        "include": str(find_template(task, spec.get("stock", task))),
+        "include": str(template),
         "task": task,
         "dataset_path": LOADERS[next(iter(files.values())).suffix],
         "dataset_name": None,
         "dataset_kwargs": {"data_files": data_files, **overrides.pop("dataset_kwargs", {})},
         **overrides,
+        **dict.fromkeys(absent),
     }
+
+
+def configuration(template: Path) -> dict:
+    """A template over those that it includes. One of the library's that is no plain YAML says nothing."""
+    try:
+        own = plain_yaml.read(template, tags=["!function"]) or {}
+    except ValueError:
+        if template.is_relative_to(TEMPLATES):
+            raise
+        return {}
+    below = own.pop("include", [])
+    merged: dict = {}
+    for name in [below] if isinstance(below, str) else below:
+        merged |= configuration(template.parent / name)
+    return merged | own
 
 
 def task_inputs(files: dict[str, dict[str, Path]], configs: dict[str, dict]) -> list[Path]:
@@ -102,21 +126,26 @@ def task_inputs(files: dict[str, dict[str, Path]], configs: dict[str, dict]) -> 
     return inputs
 
 
+def library() -> Path:
+    """lm-eval's folder of tasks."""
+    spec = importlib.util.find_spec("lm_eval")
+    assert spec and spec.origin, "lm-eval is installed"
+    return Path(spec.origin).parent / "tasks"
+
+
 def find_template(task: str, stock: str) -> Path:
     own = TEMPLATES / f"{stock}.yaml"
     if own.is_file():
         return own
-    spec = importlib.util.find_spec("lm_eval")
-    assert spec and spec.origin, "lm-eval is installed"
-    library = Path(spec.origin).parent / "tasks"
+    theirs = library()
     if "/" in stock:
-        found = [library / f"{stock}.yaml"] if (library / f"{stock}.yaml").is_file() else []
+        found = [theirs / f"{stock}.yaml"] if (theirs / f"{stock}.yaml").is_file() else []
     else:
         # By file name: building lm-eval's own index of 14,000 tasks takes 10 seconds. Variants lie deeper.
-        found = sorted(library.rglob(f"{stock}.yaml"))
+        found = sorted(theirs.rglob(f"{stock}.yaml"))
         found = [path for path in found if len(path.parts) == min(len(other.parts) for other in found)]
     if len(found) != 1:
-        choices = ", ".join(str(path.relative_to(library).with_suffix("")) for path in found)
+        choices = ", ".join(str(path.relative_to(theirs).with_suffix("")) for path in found)
         where = f"evaluate.tasks.{task}.stock" if stock != task else "evaluate, the task"
         own_tasks = sorted(path.stem for path in TEMPLATES.glob("*.yaml"))
         fix = f" ({choices}); give the path below lm_eval/tasks, without .yaml" if found else meant(stock, own_tasks)

@@ -14,10 +14,11 @@ from steps.data.hub import wanted
 from steps.data.sources import named, suffixes
 from steps.evaluation.questions import check_task
 from steps.graph.graph import Graph
-from steps.models import checkpoints
+from steps.models import checkpoints, composed
 from steps.models.adapters import kinds
 from steps.models.context import check_length, stated_context
 from steps.models.files import read_config
+from steps.settings.data import is_file_of_template, templated
 from steps.settings.formats import FILES
 from steps.settings.stages import STAGES
 
@@ -34,12 +35,12 @@ def check_adapters(graph: Graph) -> None:
         adapter = node.settings.get("adapter", {"kind": "full"})
         if adapter["kind"] != "full" and _is_here(graph, root):
             where = f"studies.{node.study}.recipes.{node.recipe}.adapter"
-            kinds.check(adapter, shapes(Path(graph.folder(root))), where)
+            kinds.check(adapter, shapes(Path(graph.source(root))), where)
 
 
 def _is_here(graph: Graph, model: str) -> bool:
     """Whether a model's folder is there; of one that is downloaded, all of it."""
-    folder = Path(graph.folder(model))
+    folder = Path(graph.source(model))
     return (folder / MANIFEST).is_file() if "revision" in graph.params["models"][model] else folder.is_dir()
 
 
@@ -54,11 +55,14 @@ def check_teachers(graph: Graph) -> None:
         student = graph.root(name)
         for teacher in node.teachers:
             pair = (student, graph.root(teacher))
-            folders = [Path(graph.folder(model)) for model in pair]
-            if folders[0] == folders[1] or pair in same or not all(_is_here(graph, model) for model in pair):
+            if pair in same or graph.folder(pair[0]) == graph.folder(pair[1]):
                 continue
+            if not all(_is_here(graph, model) for model in pair):
+                continue
+            folders = [Path(graph.source(model)) for model in pair]
+            own = [templated(graph.params["models"][model]) for model in pair]
             try:
-                check_same_language(*folders)
+                check_same_language(folders[0], folders[1], own[0], own[1])
             except ValueError as error:
                 raise ValueError(f"studies.{node.study}.recipes.{node.recipe}.teachers: {error}") from error
             same.add(pair)
@@ -95,7 +99,12 @@ def named_files(graph: Graph) -> list[tuple[str, str]]:
         if node.stage == "rl"
         for file in graph.custom_rewards(name)
     ]
-    return [*rows, *tasks, *library, *documents, *rewards]
+    templates = [
+        (f"models.{name}.chat_template", file)
+        for name in used_models(graph)
+        if is_file_of_template(file := graph.params["models"][name].get("chat_template", ""))
+    ]
+    return [*rows, *tasks, *library, *documents, *rewards, *templates]
 
 
 def own_sources(graph: Graph) -> list[tuple[str, dict]]:
@@ -129,7 +138,8 @@ def check_sources(graph: Graph) -> None:
 def check_models(graph: Graph) -> None:
     """Raise a ValueError for a model that no rule makes and that is not there, not whole, or damaged."""
     for name in used_models(graph):
-        folder, where = Path(graph.folder(name)), f"models.{name}.path"
+        folder, where = Path(graph.source(name)), f"models.{name}.path"
+        check_prepared(graph, name)
         if "revision" in graph.params["models"][name]:
             wanted(graph.params["models"][name], f"models.{name}")
             continue
@@ -153,9 +163,19 @@ def check_lengths(graph: Graph) -> None:
     for name, node in graph.nodes.items():
         root = graph.root(name)
         if "max_length" in node.settings and _is_here(graph, root):
-            config = read_config(checkpoints.full_checkpoint(Path(graph.folder(root))) / checkpoints.CONFIG)
+            config = read_config(checkpoints.full_checkpoint(Path(graph.source(root))) / checkpoints.CONFIG)
             where = f"studies.{node.study}.recipes.{node.recipe}.max_length"
             check_length(node.settings["max_length"], stated_context(config), where)
+
+
+def check_prepared(graph: Graph, name: str) -> None:
+    """Raise a ValueError for a chat template that the settings of a model make, where it cannot be what is meant."""
+    settings = templated(graph.params["models"][name])
+    file = settings.get("chat_template", "")
+    # A file that is not there is said with all others.
+    is_here = Path(file).is_file() if is_file_of_template(file) else bool(file) or _is_here(graph, name)
+    if settings and is_here:
+        composed.check(Path(graph.source(name)), settings, f"models.{name}")
 
 
 def check_tasks(graph: Graph) -> None:

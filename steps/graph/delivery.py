@@ -63,7 +63,7 @@ def delivery(graph: Graph) -> dict:
             for node in nodes
         ],
         "models": {
-            model: graph.params["models"][model] | {"folder": graph.folder(model), "weights": model in weights}
+            model: graph.params["models"][model] | {"folder": graph.source(model), "weights": model in weights}
             for model in lineage
             if model not in graph.nodes
         },

@@ -13,7 +13,7 @@ from steps.data.sources import listed
 from steps.graph import recipes
 from steps.graph.node import Node
 from steps.settings.axes import AXES, CAPABILITIES
-from steps.settings.data import READ
+from steps.settings.data import READ, templated
 from steps.settings.params import ASIDE
 from steps.settings.stages import STAGES
 
@@ -38,6 +38,10 @@ class Graph:
         """The checkpoint folder of a node or of an entry of `models`."""
         if name in self.nodes:
             return f"{self.results}/{self.nodes[name].study}/{name}"
+        return f"{self.results}/prepare/{name}" if templated(self.params["models"][name]) else self.source(name)
+
+    def source(self, name: str) -> str:
+        """Where the files of an entry of `models` lie as their owner made them."""
         model = self.params["models"][name]
         return f"{self.results}/download/models/{name}" if "revision" in model else model["path"]
 
@@ -49,8 +53,12 @@ class Graph:
 
     def made(self, name: str) -> list[str]:
         """The manifest of a checkpoint, where a rule makes it."""
-        by_rule = name in self.nodes or "revision" in self.params["models"][name]
-        return [f"{self.folder(name)}/manifest.json"] if by_rule else []
+        by_rule = name in self.nodes or templated(self.params["models"][name])
+        return [f"{self.folder(name)}/manifest.json"] if by_rule else self.downloaded(name)
+
+    def downloaded(self, name: str) -> list[str]:
+        """The manifest of an entry of `models` that is downloaded."""
+        return [f"{self.source(name)}/manifest.json"] if "revision" in self.params["models"][name] else []
 
     def edges(self, name: str) -> list[str]:
         """The files that stand for a checkpoint in the DAG: its manifest, and that a model is what the stages need."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from steps.data.sources import named
 from steps.settings.axes import AXES
-from steps.settings.data import OF_SOURCE
+from steps.settings.data import OF_SOURCE, TEMPLATED, templated
 from steps.settings.params import ASIDE
 from steps.settings.stages import STAGES, TRAINED
 
@@ -24,6 +24,7 @@ _TRAINING = ("preflight",)
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "download": ("models", "data"),
+    "prepare": ("models",),
     "world": ("world",),
     "pretrain_model": ("pretrain",),
     "ingest": ("data", "ingest"),
@@ -133,7 +134,14 @@ def _weights(seen: dict, wanted: _Wanted, datasets: Iterable[str]) -> dict:
 
 
 def _download(seen: dict, rule: str, wanted: _Wanted) -> dict:
-    return seen[wanted.wildcards.kind][wanted.wildcards.name]
+    """An entry of `models` or `data`, without what is made of a model once it is there."""
+    entry = seen[wanted.wildcards.kind][wanted.wildcards.name]
+    return {key: value for key, value in entry.items() if key not in TEMPLATED}
+
+
+def _prepare(seen: dict, rule: str, wanted: _Wanted) -> dict:
+    """What an entry of `models` says of its chat template."""
+    return {"name": wanted.wildcards.name} | templated(seen["models"][wanted.wildcards.name])
 
 
 def _decontaminate(seen: dict, rule: str, wanted: _Wanted) -> dict:
@@ -185,7 +193,7 @@ def _logprobs(seen: dict, rule: str, wanted: _Wanted) -> dict:
 
 def _interpolate(seen: dict, rule: str, wanted: _Wanted) -> dict:
     """A path's own settings, and how its points are evaluated."""
-    evaluate = {key: seen["evaluate"][key] for key in ("limit", "batch_size")}
+    evaluate = {key: seen["evaluate"][key] for key in ("limit", "batch_size", "max_new_tokens")}
     return evaluate | {"tasks": _specs(seen["evaluate"]["tasks"])} | wanted.node.settings
 
 
@@ -217,6 +225,7 @@ def _evaluate(seen: dict, rule: str, wanted: _Wanted) -> dict:
 
 _BUILDERS: dict[str, Callable[[dict, str, _Wanted], dict]] = {
     "download": _download,
+    "prepare": _prepare,
     **dict.fromkeys(OF_SOURCE, _with_sources),
     "decontaminate": _decontaminate,
     "pretrain_model": _pretrain,

@@ -40,7 +40,7 @@ HINTS = {
     "template_drops": "the chat template leaves it out; remove it from the row, or choose another model",
     "template_changes": "the chat template writes it otherwise than the row has it; change the row",
     "reserved_text": "Temper marks with it where a template puts its texts; change it in the row",
-    "no_end": "the chat template ends an answer with none of the tokenizer's tokens; write {{ eos_token }} behind it",
+    "no_end": "the chat template ends an answer with none of the tokenizer's tokens; set models.<name>.end_of_turn",
 }
 
 
@@ -103,7 +103,9 @@ class Chat:
     def __init__(self, tokenizer: Any, thinking: str = THINKING[0]):
         self.tokenizer, self.thinking = tokenizer, thinking
         if tokenizer.chat_template is None:
-            raise ValueError(f"{tokenizer.name_or_path}: the tokenizer has no chat template; add chat_template.jinja")
+            raise ValueError(
+                f"{tokenizer.name_or_path}: the tokenizer has no chat template; name one by models.<name>.chat_template"
+            )
         added = {*tokenizer.all_special_tokens, *(t.content for t in tokenizer.added_tokens_decoder.values())}
         self._added = re.compile("|".join(re.escape(token) for token in sorted(added, key=len, reverse=True)) or "$^")
         self.controls = checkpoints.control_tokens(tokenizer)
@@ -230,6 +232,14 @@ class Chat:
             Unfit: the template refuses them.
         """
         return self.write(self.turns(messages, strict=False), messages[0].get("tools"), is_open=True)
+
+    def refusal(self, messages: list[dict]) -> Unfit | None:
+        """Why a model cannot be asked to go on with a conversation; None where it can."""
+        try:
+            self.opened(messages)
+        except Unfit as unfit:
+            return unfit
+        return None
 
     def closed(self, messages: list[dict]) -> Reply:
         """The last turn behind what is `opened` by those before it.

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steps.models import checkpoints
+from steps.models import checkpoints, composed
 from steps.models.context import context as context_of
 from steps.models.positions import by_mask
 
@@ -14,11 +14,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def check_same_language(student: Path, teacher: Path) -> None:
+def check_same_language(
+    student: Path, teacher: Path, of_student: dict | None = None, of_teacher: dict | None = None
+) -> None:
     """A teacher scores the student's tokens as they are, so both must number the same tokens alike, and read a
     conversation through the same template.
 
     Read from tokenizer.json and the template's file: no model is loaded.
+
+    Args:
+        of_student, of_teacher: what is still to be made of their templates: see `composed`.
 
     Raises:
         ValueError: a file is missing, or the two differ; the message names both folders and the first difference.
@@ -32,11 +37,17 @@ def check_same_language(student: Path, teacher: Path) -> None:
             f" {len(differ)} tokens, first {first!r}: {ours.get(first, 'none')} and {theirs.get(first, 'none')}; take a"
             " teacher of the same family, or let it write rows for a recipe of stage sft"
         )
-    if checkpoints.template_of(student) != checkpoints.template_of(teacher):
+    if _template(student, of_student) != _template(teacher, of_teacher):
         raise ValueError(
             f"the chat templates of {student} and its teacher {teacher} differ, so that the teacher would read prompts"
-            " as it never did; copy the student's chat_template.jinja into the teacher's folder if that is meant"
+            " as it never did; give both the same by models.<name>.chat_template if that is meant"
         )
+
+
+def _template(folder: Path, settings: dict | None) -> str | None:
+    """As `checkpoints.load_tokenizer` reads it."""
+    template = composed.template_of(folder, settings or {})
+    return None if template is None else checkpoints.dated(template)
 
 
 def context(folder: Path) -> int:

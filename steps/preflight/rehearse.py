@@ -84,7 +84,7 @@ def prompts_of(tokenizer: Any, tokens: int, count: int) -> list[dict]:
 
     def length(words: int) -> int:
         text = tokenizer.apply_chat_template(row(words)["messages"][:1], tokenize=False, add_generation_prompt=True)
-        return len(tokenizer(text)["input_ids"])
+        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
     if length(1) > tokens:
         raise ValueError(

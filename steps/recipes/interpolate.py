@@ -117,7 +117,7 @@ def measure(
             progress = Progress("path", len(missing), "points", every=0)
             for done, alpha in enumerate(missing, start=1):
                 set_weights(writer.model, path.names, point(path, alpha, scales))
-                results, _ = greedy(writer, tasks, axes, settings["limit"])
+                results, _ = greedy(writer, tasks, axes, settings["limit"], settings["max_new_tokens"])
                 measured = {
                     task: {key: row[key] for key in ("axis", "value", "stderr", "n")} for task, row in results.items()
                 }

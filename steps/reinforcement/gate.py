@@ -40,8 +40,10 @@ from steps.core.files import csv_text, fresh_folder, read_jsonl, write_jsonl, wr
 from steps.core.manifest import write_manifest
 from steps.core.progress import Progress
 from steps.core.step import run, step_parser
+from steps.core.turns import asked_turns
 from steps.data.rows import QUARANTINE, ROWS, Ledger, RowProblem, prompt_of, read_rows
 from steps.models import checkpoints
+from steps.models.chat import Chat
 from steps.reinforcement.gate_checks import Check, Judged, all_checks, judge, stop
 from steps.reinforcement.known_answers import FIELD, Case, known_answers
 from steps.reinforcement.methods import method_of
@@ -190,10 +192,12 @@ def main(args: argparse.Namespace) -> None:
 
         believes = Engine.load(args.start, BATCH).choose
 
-    rows = list(read_rows(args.data))
+    rows, chat = list(read_rows(args.data)), Chat(tokenizer)
+    refused = {row["id"]: refusal for row in rows if (refusal := chat.refusal(asked_turns(row)))}
+    asked = [row for row in rows if row["id"] not in refused]
     with Rewards(settings["rewards"], believes=believes, reward_model=args.reward_model) as rewards:
-        check_rows(rows, rewards, method_of(settings))
-        kept = choose(rows, settings["pass_rate"], args.data)
+        check_rows(asked, rewards, method_of(settings))
+        kept = choose(asked, settings["pass_rate"], args.data)
         cases = known_answers(kept, settings)
         samples = read_samples(args.samples, kept)
         judged, size = judge_all(rewards, cases, kept, samples, count)
@@ -204,7 +208,10 @@ def main(args: argparse.Namespace) -> None:
     ledger = Ledger(out, "gate")
     for row in rows:
         ledger.enter(row["file"])
+        unfit = refused.get(row["id"])
         problem = left_out(row, settings["pass_rate"])
+        if unfit:
+            problem = RowProblem(unfit.reason, unfit.column, unfit.hint, unfit.detail)
         if problem is None:
             ledger.keep(row)
         else:

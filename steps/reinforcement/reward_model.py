@@ -1,8 +1,10 @@
 """The reward model as a judge: what stage reward trained, read for the reward of kind preference."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
+from steps.engines.interface import code_apart
 from steps.models import checkpoints
 from steps.models.chat import Chat
 from steps.models.context import context
@@ -45,9 +47,12 @@ class RewardModel:
         import torch
 
         replies = [self.chat.closed(messages) for messages in conversations]
-        encode = self.tokenizer.backend_tokenizer.encode_batch
-        coded = encode([reply.prompt + reply.text for reply in replies], add_special_tokens=False)
-        ids = [text.ids[-self.max_length :] for text in coded]
+
+        def encode(texts: Sequence[str]) -> list[list[int]]:
+            return [one.ids for one in self.tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+        coded = code_apart(encode, [(reply.prompt, reply.text) for reply in replies])
+        ids = [tokens[-self.max_length :] for tokens, _ in coded]
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
         scores = [0.0] * len(ids)
         for begin in range(0, len(order), BATCH):

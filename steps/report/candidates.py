@@ -35,13 +35,15 @@ class Checkpoint:
 
 @dataclass
 class Score:
-    """One task of one candidate: the estimate over seeds and, per item, the mean over seeds of being right."""
+    """One task of one candidate: the estimate over seeds, per item the mean over seeds of being right, and the share of
+    its answers that were cut (None where it writes none)."""
 
     task: str
     axis: str
     metric: str
     estimate: Estimate
     items: dict[Any, float]
+    truncated: float | None = None
 
 
 class Candidate:
@@ -105,7 +107,9 @@ def _score(task: str, members: list[Checkpoint]) -> Score:
     if items and abs(np.mean(list(items.values())) - value) > 1e-6:
         items = {}  # a graded metric: being right or wrong does not make it up, so nothing is paired
     estimate = Estimate(value, max(0.0, low), min(1.0, high), stderr, n, values)
-    return Score(task, rows[0]["axis"], rows[0]["metric"], estimate, items)
+    cut = [row["truncated"] for row in rows if "truncated" in row]
+    truncated = float(np.mean(cut)) if cut else None
+    return Score(task, rows[0]["axis"], rows[0]["metric"], estimate, items, truncated)
 
 
 def pooled(rows: list[dict], n: int, ceiling: float | None = 1.0) -> Estimate:

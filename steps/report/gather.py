@@ -12,6 +12,7 @@ from steps.core.promises import MANIFEST, PROVENANCE
 from steps.report.candidates import Candidate, Checkpoint, candidates_of
 from steps.report.findings import Findings, findings
 from steps.report.tables import Link
+from steps.settings.data import templated
 
 
 @dataclass
@@ -60,6 +61,8 @@ def gather(settings: dict, results: Path, out: Path) -> Gathered:
 
 def _model_folder(name: str, settings: dict, results: Path) -> Path:
     model = settings["models"][name]
+    if templated(model):
+        return results / "prepare" / name
     return results / "download" / "models" / name if "revision" in model else Path(model["path"])
 
 

@@ -4,9 +4,9 @@ from typing import Annotated
 
 from pydantic import Field, create_model, model_validator
 
-from steps.settings.base import ROWS_AT_ONCE, OneOf, Seed, Settings, Share, Unique
+from steps.settings.base import ROWS_AT_ONCE, OneOf, Seed, Settings, Share, Text, Unique
 from steps.settings.formats import AUTO, FORMATS, TURN_KEYS
-from steps.settings.names import FilePath
+from steps.settings.names import FilePath, checked_path
 from steps.settings.pass_rates import PassRates
 
 # The steps by which raw rows become rows to train on, in their order.
@@ -41,10 +41,39 @@ class OfHub(Settings):
         return self
 
 
+# What a model may say of its chat template. The model then stands in a folder of its own, with that template.
+TEMPLATED = ("chat_template", "template_kwargs", "system", "fold_system", "end_of_turn")
+# By which a chat template is known from the path of one.
+JINJA = ("{{", "{%")
+
+
 class Model(OfHub):
     """A checkpoint that recipes start from."""
 
     sha256: dict[str, Sha256] = Field({}, description="What files must have: the file's name to its hash")
+    chat_template: Text = Field("", description="In place of its own: a file, or the Jinja itself")
+    template_kwargs: dict[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")], bool | int | float | str] = Field(
+        {}, description="Variables of the chat template, such as enable_thinking: false"
+    )
+    system: Text = Field("", description="The system turn of conversations that have none")
+    fold_system: bool = Field(False, description="A system turn becomes the beginning of the first question")
+    end_of_turn: Text = Field("", description="The token behind each answer, where the chat template writes none")
+
+    @model_validator(mode="after")
+    def _a_template_is_a_file_or_jinja(self) -> "Model":
+        if is_file_of_template(self.chat_template):
+            checked_path(self.chat_template)
+        return self
+
+
+def templated(model: dict) -> dict:
+    """What an entry of `models` says of its chat template; empty where it says nothing."""
+    return {key: model[key] for key in TEMPLATED if model.get(key)}
+
+
+def is_file_of_template(value: str) -> bool:
+    """Whether a `chat_template` names a file, and is not the Jinja itself."""
+    return bool(value) and not any(mark in value for mark in JINJA)
 
 
 class Filter(Settings):

@@ -33,7 +33,6 @@ class Sampled(Settings):
     samples: int = Field(ge=2, description="Responses to each item")
     temperature: float = Field(gt=0, description="Of the softmax that is sampled from")
     top_p: float = Field(gt=0, le=1, description="Nucleus: share of the probability that is drawn from")
-    max_new_tokens: int = Field(ge=1, description="Tokens of the longest response")
 
 
 class Sampling(Sampled):
@@ -60,6 +59,7 @@ class Evaluate(Measured):
     tasks: dict[FileName, Task] = Field(description="Where tasks are that are no file of tasks/ with rows of the world")
     valid: str = Field(description="The entry of data: whose held-out rows give the perplexity")
     limit: int | None = Field(ge=1, description=LIMIT)
+    max_new_tokens: int = Field(ge=1, description="Tokens of the longest answer, of tasks without max_gen_toks")
     sampling: Sampling
 
 
@@ -74,6 +74,7 @@ class Explore(Sampled, Measured):
     """How much a checkpoint can still answer, by many samples."""
 
     tasks: Tasks = Field(description="That are sampled")
+    max_new_tokens: int = Field(ge=1, description="Tokens of the longest response")
     direct: Direct | None = Field(description="Once more without chain of thought; null leaves it")
 
 

@@ -17,7 +17,7 @@ WORKLOAD = r"^[a-z0-9][a-z0-9_.-]{0,63}$"
 
 # Folders of results/<workload>/ and rules that are not studies, beside the stages: a study is a folder and a rule.
 RESERVED_STUDIES = (
-    "world", "data", "evaluation", "download", "pretrain",
+    "world", "data", "evaluation", "download", "prepare", "pretrain",
     "detect", "evidence", "attribute", "mixture", "treat", "score_causes", "geometry", "difficulty", "gate", "explore",
     "generate", "logprobs", "forecast", "preflight", "inspect", "deliver",
     "all", "report", "ingest", "filter", "dedup", "decontaminate", "split", "bucket", "score_dirt", "pretrain_model",

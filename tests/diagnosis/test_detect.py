@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from itertools import islice
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -172,6 +173,7 @@ class Known:
     """An engine that answers what it is told to, and believes in option 1 where there is one."""
 
     max_length, tokens = 64, 0
+    chat = SimpleNamespace(refusal=lambda turns: None)
 
     def __init__(self, answers: dict[str, list[str]]):
         self.answers, self.chunks = answers, []

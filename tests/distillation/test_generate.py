@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
@@ -58,6 +59,7 @@ class Scripted:
     """An engine that says what it is told: [rows][samples]."""
 
     stop_ids, max_length = [0, END], 1000
+    chat = SimpleNamespace(refusal=lambda turns: None)
 
     def __init__(self, script):
         self.script, self.tokens, self.asked = script, 0, []

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from steps.core.files import read_json, read_jsonl, write_jsonl
+from steps.engines.interface import Sample
 from steps.engines.transformers import Engine
 from steps.evaluation import evaluate
 from steps.evaluation import measure as evaluation_measure
@@ -37,13 +38,13 @@ SETTINGS = {
     "batch_size": 32,
     "resamples": 200,
     "seed": 0,
+    "max_new_tokens": 24,
     "sampling": {
         "tasks": ["fable_problems"],
         "limit": 6,
         "samples": 5,
         "temperature": 1.0,
         "top_p": 1.0,
-        "max_new_tokens": 24,
     },
 }
 
@@ -177,7 +178,7 @@ def test_answers_are_those_of_stock_hflm(engine, world, tmp_path):
 
     settings = gsm8k(world, num_fewshot=2, generation_kwargs={"until": ["Question:"], "max_gen_toks": 20})
     tasks = loaded(settings, world, tmp_path)
-    results, samples = evaluation_measure.greedy(engine, tasks, task_axes(settings), limit=None)
+    results, samples = evaluation_measure.greedy(engine, tasks, task_axes(settings), limit=None, max_new_tokens=24)
     stock = simple_evaluate(
         model=HFLM(pretrained=engine.model, tokenizer=engine.tokenizer, backend="causal", batch_size=1),
         tasks=list(loaded(settings, world, tmp_path).values()),
@@ -200,20 +201,28 @@ def test_answers_are_those_of_stock_hflm(engine, world, tmp_path):
 
 
 class Scripted:
-    """An engine that answers from a script: prompt → responses."""
+    """An engine that answers from a script: prompt → responses. One that ends in … came to no end."""
+
+    stop_ids = (1,)
 
     def __init__(self, script):
         self.script = script
 
-    def generate(self, prompts, *, n, **options):
+    def sample(self, prompts, *, n, **options):
         self.asked = options
-        return [self.script(prompt)[:n] for prompt in prompts]
+        limit = options["max_new_tokens"]
+        return [[self.said(text, limit) for text in self.script(prompt)[:n]] for prompt in prompts]
+
+    def said(self, text, limit):
+        cut = text.endswith("…")
+        ids = (5,) * (limit if cut else 1) + ((1,) if not cut else ())
+        return Sample(text.removesuffix("…"), -1.0, len(ids), ids)
 
 
 def test_sampling_counts_what_the_task_counts(engine, world, tmp_path):
     settings = gsm8k(world, num_fewshot=0)
     tasks = loaded(settings, world, tmp_path)
-    evaluation_measure.greedy(engine, tasks, task_axes(settings), limit=4)
+    evaluation_measure.greedy(engine, tasks, task_axes(settings), limit=4, max_new_tokens=24)
 
     def script(prompt):
         # Items 0 to 3 ask for 2, 3, 4, 5: item 0 is always right, item 1 three times, item 2 ties, item 3 never.
@@ -221,11 +230,12 @@ def test_sampling_counts_what_the_task_counts(engine, world, tmp_path):
             "0": ["#### 2", "so\n#### 2", "#### 2.", "#### 2", "#### 2"],
             "1": ["#### 3", "#### 3", "#### 3", "#### 9", "#### 8"],
             "2": ["#### 4", "#### 4", "#### 7", "#### 7", "4"],
-            "3": ["5", "no", "", "#### 6", "#### 6"],
+            "3": ["5", "no…", "…", "#### 6", "#### 6"],
         }[prompt.split("What is ")[1][0]]
 
     engine, sampled = Scripted(script), settings["sampling"] | {"temperature": 0.6, "top_p": 0.8}
-    found, samples = evaluation_measure.sample(engine, "gsm8k", tasks["gsm8k"], sampled, 200, 0)
+    found, samples = evaluation_measure.sample(engine, "gsm8k", tasks["gsm8k"], sampled, 24, 200, 0)
+    assert found["truncated"] == 2 / 20
     assert [engine.asked[key] for key in ("max_new_tokens", "temperature", "top_p")] == [24, 0.6, 0.8]
     assert [s["correct"] for s in samples] == [
         [True] * 5,
@@ -273,7 +283,7 @@ def test_right_answers_are_counted_right(engine, world, tmp_path, monkeypatch):
 
         monkeypatch.setattr(Engine, "generate", generate)
         tasks = loaded(SETTINGS, world, tmp_path)
-        results, _ = evaluation_measure.greedy(engine, tasks, task_axes(SETTINGS), limit=None)
+        results, _ = evaluation_measure.greedy(engine, tasks, task_axes(SETTINGS), limit=None, max_new_tokens=24)
         assert {results[task]["value"] for task in ("fable_problems", "fable_facts")} == {expected}
         assert (results["fable_instructions"]["value"] == 1.0) is (expected == 1.0)
 
@@ -300,12 +310,43 @@ def test_choices_go_through_lm_evals_likelihoods(engine, tmp_path):
         "sampling": SETTINGS["sampling"] | {"tasks": ["choice"]},
     }
     tasks = loaded(settings, tmp_path, tmp_path / "scratch")
-    results, samples = evaluation_measure.greedy(engine, tasks, task_axes(settings), limit=None)
+    results, samples = evaluation_measure.greedy(engine, tasks, task_axes(settings), limit=None, max_new_tokens=24)
     assert results["choice"]["metric"] == "acc"
     assert results["choice"]["n"] == 6
     assert results["choice"]["value"] == pytest.approx(sum(s["correct"][0] for s in samples) / 6)
     with pytest.raises(ValueError, match="choice is of type multiple_choice"):
-        evaluation_measure.sample(engine, "choice", tasks["choice"], settings["sampling"], 100, 0)
+        evaluation_measure.sample(engine, "choice", tasks["choice"], settings["sampling"], 24, 100, 0)
+
+
+# --- lengths ----------------------------------------------------------------------------------------
+
+
+def test_answers_have_the_length_that_the_settings_say_and_cut_ones_are_counted(engine, world, tmp_path, monkeypatch):
+    """lm-eval's gsm8k names no length: its own 256 cut what training was allowed to write."""
+    settings = gsm8k(world, num_fewshot=0)
+    tasks = loaded(settings, world, tmp_path)
+    asked = []
+
+    def sample(prompts, **options):
+        asked.append((options["max_new_tokens"], len(prompts)))
+        # Every second answer comes to its end.
+        end = engine.stop_ids[0]
+        whole = [Sample("#### 1", -1.0, 2, (5, end)), Sample("so", -1.0, 320, (5,) * 320)]
+        return [[whole[i % 2 if options["max_new_tokens"] == 320 else 0]] for i in range(len(prompts))]
+
+    monkeypatch.setattr(engine, "sample", sample)
+    results, _ = evaluation_measure.greedy(engine, tasks, task_axes(settings), None, 320)
+    # fable_facts has a length of its own.
+    assert sorted(asked) == [(16, ITEMS), (320, 6)]
+    assert (results["gsm8k"]["truncated"], results["fable_facts"]["truncated"]) == (0.5, 0.0)
+
+
+def test_a_stop_string_is_an_end(engine):
+    ids = tuple(engine.tokenizer("Mara has 12 pears.\n\nQuestion:", add_special_tokens=False)["input_ids"])
+    sample = Sample("Mara has 12 pears.\n\n", -1.0, len(ids), ids)
+    cut = [evaluation_measure.is_cut(engine, sample, len(ids), stop) for stop in ([], ["Question:"], ["Answer:"])]
+    assert cut == [True, False, True]
+    assert not evaluation_measure.is_cut(engine, sample, len(ids) + 1, [])
 
 
 # --- errors of the user ------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ def tasks(engine, folder, tmp_path_factory) -> dict:
     files = {task: task_files(task, {}, folder) for task in TASKS}
     configs = {task: task_config(task, {}, files[task]) for task in TASKS}
     tasks = load_tasks(configs, tmp_path_factory.mktemp("scratch"))
-    explore.build_requests(engine, tasks, limit=4)
+    explore.build_requests(engine, tasks, SETTINGS | {"limit": 4})
     return tasks
 
 
@@ -174,11 +174,12 @@ def test_requests_and_numbers_are_those_of_the_evaluation(engine, tasks):
     """The step asks what the evaluation asks and counts as it counts, on the same samples."""
     axes = dict.fromkeys(TASKS, "target")
     asked = {task: [item.args for item in documents(tasks[task])] for task in TASKS}
-    greedy(engine, tasks, axes, limit=4)
+    greedy(engine, tasks, axes, limit=4, max_new_tokens=12)
     assert {task: [item.args for item in documents(tasks[task])] for task in TASKS} == asked
-    sampling = {key: SETTINGS[key] for key in ("limit", "samples", "temperature", "top_p", "max_new_tokens")}
-    theirs, samples = measure.sample(engine, "fable_facts", tasks["fable_facts"], sampling, 100, 0)
-    ours, rows = explore.explore(engine, "fable_facts", tasks["fable_facts"], "cot", SETTINGS)
+    sampling = {key: SETTINGS[key] for key in ("limit", "samples", "temperature", "top_p")}
+    theirs, samples = measure.sample(engine, "fable_facts", tasks["fable_facts"], sampling, 12, 100, 0)
+    # The evaluation takes the length that the task has of its own.
+    ours, rows = explore.explore(engine, "fable_facts", tasks["fable_facts"], "cot", SETTINGS | {"max_new_tokens": 16})
     assert ours | theirs == ours
     assert [row["responses"] for row in rows] == [sample["responses"][:2] for sample in samples]
 

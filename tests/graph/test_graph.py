@@ -609,3 +609,57 @@ def test_many_rows_are_cleaned_by_several_processes(tmp_path, monkeypatch):
     made = dag.Graph(recipes.complete(PARAMS | {"data": PARAMS["data"] | data}))
     found = {name: made.cleaning_processes(name) for name in (*data, "problems")}
     assert found == {"small": 1, "large": dag.CLEANING_PROCESSES, "many": dag.CLEANING_PROCESSES, "problems": 1}
+
+
+# --- chat templates of models -----------------------------------------------------------------------
+
+
+def test_a_model_that_says_something_of_its_template_stands_in_a_folder_of_its_own(graph):
+    Path("mine.jinja").write_text("{{ messages }}{{ enable_thinking }}")
+    told = {"chat_template": "mine.jinja", "template_kwargs": {"enable_thinking": False}}
+    revision = {"path": "owner/name", "revision": "0" * 40}
+    made = graph({"models": {"base": {"path": "base"} | told, "hub": revision | {"system": "Be brief."}}})
+    assert made.folder("base") == "results/fable/prepare/base" and made.source("base") == "base"
+    assert made.edges("base") == ["results/fable/prepare/base/manifest.json"] and made.downloaded("base") == []
+    assert made.folder("hub") == "results/fable/prepare/hub"
+    assert made.downloaded("hub") == ["results/fable/download/models/hub/manifest.json"]
+    of = SimpleNamespace
+    assert of_rule(made, "prepare", of(name="base")) == {"name": "base"} | told
+    # What is made of a model once it is there is no reason to fetch it again.
+    assert of_rule(made, "download", of(kind="models", name="hub")) == revision
+    assert "mine.jinja" in dvc.given(made)
+    checks.check_models(made)
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({"chat_template": "no.jinja"}, r"models\.base\.chat_template: there is no file no\.jinja"),
+        ({"chat_template": "{% if %}"}, r"models\.base\.chat_template: is no Jinja"),
+        ({"system": "x"}, r"models\.base\.chat_template: base has none"),
+        ({"chat_template": "{{ messages }}", "template_kwargs": {"think": 1}}, r"reads no think; it reads none"),
+        ({"template_kwargs": {"a b": 1}}, r"models\.base\.template_kwargs"),
+        ({"template_kwarg": {}}, r"models\.base: unknown key `template_kwarg`; did you mean `template_kwargs`"),
+        ({"fold_system": "yes"}, r"models\.base\.fold_system"),
+    ],
+)
+def test_what_a_model_says_wrongly_of_its_template_is_one_line(graph, told, words):
+    with pytest.raises(ValueError, match=words) as error:
+        checks.check_files(
+            graph({"models": {"base": {"path": "base"} | told, "hub": {"path": "o/n", "revision": "0" * 40}}})
+        )
+    assert "\n" not in str(error.value)
+
+
+def test_student_and_teacher_are_compared_by_the_templates_that_they_get(tmp_path):
+    from steps.models.teachers import check_same_language
+
+    for name in ("student", "teacher"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tokenizer.json").write_text('{"model": {"vocab": {"a": 0}}}')
+        (tmp_path / name / "chat_template.jinja").write_text("{{ messages }}")
+    folders = tmp_path / "student", tmp_path / "teacher"
+    brief = {"system": "Be brief."}
+    check_same_language(*folders, brief, brief)
+    with pytest.raises(ValueError, match=r"chat templates .* differ"):
+        check_same_language(*folders, brief)

@@ -198,7 +198,7 @@ def test_an_answer_ends_with_the_mark_that_ends_its_turn(chats):
 
 def test_templates_that_cannot_be_trained_on_are_one_line():
     whole = "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
-    with pytest.raises(ValueError, match="ends an answer with none of the tokenizer's tokens; write {{ eos_token }}"):
+    with pytest.raises(ValueError, match="ends an answer with none of the tokenizer's tokens; set models"):
         chat_of(whole + "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}").check()
     with pytest.raises(ValueError, match="the question is another one when an answer follows"):
         chat_of("{{ messages | length }}{% for m in messages %}{{ m.content + eos_token }}{% endfor %}").check()

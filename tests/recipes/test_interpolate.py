@@ -34,6 +34,7 @@ SETTINGS = {
     "general": ["fable_facts_dev", "fable_instructions_dev"],
     "tasks": {},
     "limit": None,
+    "max_new_tokens": 24,
     "batch_size": 32,
 }
 CAYLEY = SETTINGS | {"path": "cayley", "generator": "sqrt"}
@@ -461,7 +462,7 @@ def test_points_score_what_their_models_score(spoiled, questions, tmp_path):
     tasks = load_tasks(configs, tmp_path / "scratch")
     values = []
     for point, folder in ((found["points"][0], BASE), (found["points"][2], spoiled)):
-        results, _ = measure.greedy(Engine.load(folder, 32), tasks, axes, limit=None)
+        results, _ = measure.greedy(Engine.load(folder, 32), tasks, axes, limit=None, max_new_tokens=24)
         for task, row in results.items():
             assert point["tasks"][task] == {key: row[key] for key in ("axis", "value", "stderr", "n")}
         values.append([row["value"] for row in results.values()])
@@ -485,7 +486,7 @@ def scripted(monkeypatch):
     seen: list[dict] = []
     scores = [(0.1, 0.9), (0.5, 0.9), (0.6, 0.5)]
 
-    def greedy(writer, tasks, axes, limit):
+    def greedy(writer, tasks, axes, limit, max_new_tokens):
         seen.append({name: tensor.clone() for name, tensor in writer.model.state_dict().items()})
         target, general = scores[(len(seen) - 1) % len(scores)]
         assert limit is None
@@ -526,7 +527,7 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(tiny_checkpoint, lora, 
     calls = []
     fail_at = 1
 
-    def greedy(writer, tasks, axes, limit):
+    def greedy(writer, tasks, axes, limit, max_new_tokens):
         if len(calls) == fail_at:
             raise KeyboardInterrupt
         weight = writer.model.state_dict()[Q_PROJ]

@@ -67,6 +67,7 @@ def tasks_table(candidates: list[Candidate], every: dict[str, Candidate]) -> Tab
         Column("forgetting", "forgetting, points", "points"),
         Column("n", "n", "integer"),
         Column("metric", "metric"),
+        Column("truncated", "cut off %", "percent"),
         Column("seed_sd", "seed SD, points", "percent"),
         *ORIGIN,
     ]
@@ -87,6 +88,7 @@ def tasks_table(candidates: list[Candidate], every: dict[str, Candidate]) -> Tab
                     else None,
                     "n": score.estimate.n,
                     "metric": score.metric,
+                    "truncated": score.truncated,
                     "seed_sd": score.estimate.seed_sd,
                 }
             )
@@ -94,7 +96,8 @@ def tasks_table(candidates: list[Candidate], every: dict[str, Candidate]) -> Tab
     rows.sort(key=lambda row: (AXES.index(row["axis"]), row["task"], order[row["checkpoint"]]))
     caption = (
         "95 % Wilson intervals; change against the base by paired bootstrap over items. Forgetting: base minus"
-        " checkpoint, of general tasks. Greedy decoding."
+        " checkpoint, of general tasks. Greedy decoding. Cut off: the share of answers that reached the task's length"
+        " without an end."
     )
     return Table("tasks", caption, columns, rows)
 
