@@ -146,7 +146,7 @@ def main(args: argparse.Namespace) -> None:
         trainer=trainer,
         tokenizer=tokenizer,
         parent=None,
-        dtype=torch.bfloat16,
+        save_dtype="bfloat16",
         step="pretrain",
         settings=settings,
         inputs=[],
