@@ -1,4 +1,4 @@
-"""Peak memory of a step of sft, rl and opd on a model of a wide vocabulary: all logits at once, and some places at a time.
+"""Peak memory of a step of sft, rl and opd on a model of a wide vocabulary: all logits at once, and some at a time.
 
 before  the logits of a pass are there as a whole, as below `steps.models.head.WIDE` entries
 after   some places at a time, as from there on
@@ -132,9 +132,7 @@ def main(args: argparse.Namespace) -> None:
     write_result(args.out, __doc__, figures, detail)
     for row in figures:
         if "most" in row and row["max"] > row["most"]:
-            raise ValueError(
-                f"{row['what']} is {row['max']:g}, above {row['most']:g}: the two ways compute another loss"
-            )
+            raise ValueError(f"{row['what']} is {row['max']:g}, above {row['most']:g}: the two ways differ")
 
 
 if __name__ == "__main__":

@@ -195,8 +195,8 @@ class OnPolicyTrainer(Resumable, DistillationTrainer):
             chosen: indices of the n rows.
 
         Returns:
-            Logits of the places that predict them, or the `head.Places` that stand for them, [n, T, V]; which of those places count, [n, T]; their tokens,
-            [n, T].
+            Logits of the places that predict them, or the `head.Places` that stand for them, [n, T, V]; which of those
+            places count, [n, T]; their tokens, [n, T].
         """
         prompt_ids, ids = inputs["prompt_ids"][chosen], inputs["completion_ids"][chosen]
         mask = torch.cat([inputs["prompt_mask"][chosen], inputs["completion_mask"][chosen]], dim=1)
@@ -253,8 +253,8 @@ class OnPolicyTrainer(Resumable, DistillationTrainer):
         return dict(zip(names, values, strict=True))
 
     def pair(self, source: int, student: torch.Tensor, *teachers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits [n, V] of the student and of the source's teacher or mixture of teachers, on the tokens of all: a padded
-        vocabulary may be wider in one of them, and no token is there."""
+        """Logits [n, V] of the student and of the source's teacher or mixture of teachers, on the tokens of all: a
+        padded vocabulary may be wider in one of them, and no token is there."""
         width = min(logits.shape[-1] for logits in teachers)
         teacher = teachers[0]
         if len(teachers) > 1:

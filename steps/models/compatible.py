@@ -9,11 +9,11 @@ from typing import Any
 from steps.models.checkpoints import CONFIG, full_checkpoint, load_config, vocabulary
 from steps.models.weights import DTYPES, Weights
 
-# What of a configuration leaves a forward pass as it is: names, versions, what a cache, an output or a training goes by,
-# tokens and labels, and shapes, which `check_compatible` compares.
+# What of a configuration leaves a forward pass as it is: names, versions, what a cache, an output or a training goes
+# by, tokens and labels, and shapes, which `check_compatible` compares.
 HARMLESS = re.compile(
-    r"_.*|name_or_path|architectures|(torch_)?dtype|use_cache|use_return_dict|return_dict|return_dict_in_generate|.*_version"
-    r"|output_\w+|chunk_size_feed_forward|problem_type|id2label|label2id|num_labels|task_specific_params"
+    r"_.*|name_or_path|architectures|(torch_)?dtype|use_cache|use_return_dict|return_dict|return_dict_in_generate"
+    r"|.*_version|output_\w+|chunk_size_feed_forward|problem_type|id2label|label2id|num_labels|task_specific_params"
     r"|\w+_token_id|vocab_size|vocab_size_per_layer_input|initializer_range|initializer_factor|.*dropout.*|\w*_pdrop"
     r"|router_aux_loss_coef|router_jitter_noise|router_z_loss_coef|pretraining_tp|gradient_checkpointing|unsloth_\w+"
 )
@@ -54,7 +54,7 @@ def check_compatible(parents: list[Weights], by_token: Collection[str] = ()) -> 
 
 
 def computed(config: Any) -> dict[str, Any]:
-    """What of a configuration, as transformers loads it, a forward pass follows from: "text_config.rope_parameters" → …"""
+    """What of a configuration as it is loaded a forward pass follows from, such as "text_config.rope_parameters"."""
     values: dict[str, Any] = {}
 
     def walk(section: dict, name: str) -> None:
@@ -113,8 +113,8 @@ def check_config(folders: list[Path], depth: bool = True) -> None:
             if here == there or (not depth and (last in DEPTH or isinstance(here, list))):
                 continue
             raise ValueError(
-                f"{key} is {json.dumps(here)} in {first} but {json.dumps(there)} in {path}: different architectures, whose"
-                " equal weights compute something else"
+                f"{key} is {json.dumps(here)} in {first} but {json.dumps(there)} in {path}: different architectures,"
+                " in which equal weights compute something else"
             )
 
 
@@ -130,6 +130,6 @@ def check_vocabulary(folders: list[Path]) -> None:
             here, there = (tokens.get(token, "missing") for tokens in (first, other))
             raise ValueError(
                 f"{folder / 'tokenizer.json'} has another vocabulary than that of {folders[0]}: the id of"
-                f" {json.dumps(token)} is {there} there and {here} here; a merge puts added tokens of both together with"
-                " tokenizer: union"
+                f" {json.dumps(token)} is {there} there and {here} here; a merge puts added tokens of both together"
+                " with tokenizer: union"
             )

@@ -3,11 +3,11 @@
 At 151,936 entries the logits of 8,192 places take 5 GB in float32, and a loss and its gradient several times that: more
 than a small model. So `read` gives, in place of the logits, `Places`, which knows what the output layer was given;
 `per_place` applies a function of the logits to as many places as `AT_ONCE` allows, and keeps what it returns. For the
-backward pass the logits of those places are computed again, and the gradients of the layer are summed in float32. That is
-exact: no number is left out or estimated, and what differs from the plain computation is the order of sums.
+backward pass the logits of those places are computed again, and the gradients of the layer are summed in float32. That
+is exact: no number is left out or estimated, and what differs from the plain computation is the order of sums.
 
-Below `WIDE` entries `read` gives the logits themselves, and `per_place` is a call of the function: recomputing would take
-longer than the memory is worth.
+Below `WIDE` entries `read` gives the logits themselves, and `per_place` is a call of the function: recomputing would
+take longer than the memory is worth.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class Layer:
 
 @dataclass(frozen=True)
 class Places:
-    """Stands for logits [..., V] that are not there: what the output layer was given, [..., H]. It is indexed, divided by
-    a temperature and made wider as they would be; `per_place` computes with it."""
+    """Stands for logits [..., V] that are not there: what the output layer was given, [..., H]. It is indexed, divided
+    by a temperature and made wider as they would be; `per_place` computes with it."""
 
     hidden: Tensor
     layer: Layer
@@ -146,8 +146,8 @@ def read(model: Any, wide: bool | None = None, **inputs: Any) -> Any:
     layer = output_layer(model)
     if layer is None:
         raise ValueError(
-            f"{own.config.model_type}: this model's output layer is no single matrix, so that its logits cannot"
-            " be computed in parts; compare it with models of another vocabulary"
+            f"{own.config.model_type}: this model's output layer is no single matrix, so that its logits"
+            " cannot be computed in parts; compare it with models of another vocabulary"
         )
     seen: list[tuple[Any, Any]] = []
 
@@ -185,8 +185,8 @@ def check_layer(places: Places, first: Tensor, model: Any) -> None:
         far = (ours - theirs).abs().max() > TOLERANCE * theirs.abs().max()
     if far:
         raise ValueError(
-            f"{model.config.model_type}: what this model makes of its output layer is unknown here; its logits cannot be"
-            " computed in parts: report it with the model's config.json"
+            f"{model.config.model_type}: what this model makes of its output layer is unknown here; its logits cannot"
+            " be computed in parts: report it with the model's config.json"
         )
 
 
@@ -202,9 +202,9 @@ def per_place(function: Callable[..., Any], of: Sequence[Any], *beside: Tensor) 
     """A function of logits, place by place.
 
     Args:
-        function: of the logits, one tensor [n, V] for each of `of`, and of the same places of `beside`; returns a tensor
-            with n rows, or a tuple of them, and draws no random numbers. Where `of` are logits it is called once, with
-            all as they are.
+        function: of the logits, one tensor [n, V] for each of `of`, and of the same places of `beside`; returns a
+            tensor with n rows, or a tuple of them, and draws no random numbers. Where `of` are logits it is called
+            once, with all as they are.
         of: logits, or `Places`, all with the same places [...]; gradients reach what they are made from.
         beside: tensors [..., more], without gradients.
 

@@ -53,6 +53,15 @@ def check_settings(settings: dict, parents: list[Path], base: Path | None) -> No
         raise ValueError(f"--base: {method} has no base; leave it out")
     if of.pairwise and len(parents) != 2:
         raise ValueError(f"method: {method} is between two parents, not {len(parents)}")
+    check_shares(settings)
+    if "weights" in given:
+        check_sums(settings, len(parents))
+
+
+def check_shares(settings: dict) -> None:
+    """Raises:
+    ValueError: t, density or epsilon lies outside of its bounds, in some layer.
+    """
     for t in listed(settings.get("t", 0)):
         if not 0 <= t <= 1:
             raise ValueError(f"t: {t:g} is not from 0 (the first parent) to 1 (the second)")
@@ -65,20 +74,26 @@ def check_settings(settings: dict, parents: list[Path], base: Path | None) -> No
                 f"epsilon: {epsilon:g} around density {density:g} is no share between 0 and 1; lower it to"
                 f" below {min(density, 1 - density):g}"
             )
-    weights = settings.get("weights") or []
-    if "weights" in given and len(weights) != len(parents):
-        raise ValueError(
-            f"weights: {len(weights)} numbers for {len(parents)} parents; give one for each entry of from:"
-        )
+
+
+def check_sums(settings: dict, parents: int) -> None:
+    """Raises:
+    ValueError: the weights are not one for each parent, or those of a linear merge do not sum to 1 in some layer.
+    """
+    weights = settings["weights"]
+    if len(weights) != parents:
+        raise ValueError(f"weights: {len(weights)} numbers for {parents} parents; give one for each entry of from:")
+    if settings["method"] != "linear":
+        return
     # Sums are straight between the numbers that are listed.
     for depth in sorted({i / (len(listed(w)) - 1) for w in weights for i in range(len(listed(w))) if i} | {0.0}):
         total = sum(at_depth(weight, depth) for weight in weights)
-        if method == "linear" and not settings.get("normalize") and not math.isclose(total, 1.0, abs_tol=1e-6):
+        if not settings.get("normalize") and not math.isclose(total, 1.0, abs_tol=1e-6):
             raise ValueError(
                 f"weights: they sum to {total:g}, not 1; the merge would scale the model: correct them, or write"
                 " normalize: true"
             )
-        if method == "linear" and abs(total) < 1e-8:
+        if abs(total) < 1e-8:
             raise ValueError("weights: they sum to 0, by which nothing can be divided; correct them")
 
 
@@ -239,8 +254,8 @@ def kept_at_random(seed: int, name: str, parent: int, density: float) -> Callabl
 
 
 def by_rank(columns: int, density: float, epsilon: float) -> Callable[[Any], Any]:
-    """DELLA's chances of magnitudes that are whole rows of a matrix: from density − epsilon for the smallest of a row to
-    density + epsilon for the largest. Of equals the later ones rank higher."""
+    """DELLA's chances of magnitudes that are whole rows of a matrix: from density − epsilon for the smallest of a row
+    to density + epsilon for the largest. Of equals the later ones rank higher."""
     import numpy as np
 
     def chances(values: Any) -> Any:

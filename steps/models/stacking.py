@@ -36,7 +36,7 @@ def check_slices(slices: list[dict], parents: list[Weights]) -> None:
         there = depth(parent)
         if not 0 <= begin < end <= there:
             raise ValueError(
-                f"{place}.layers: [{begin}, {end}] are no layers of {parent.label}, which has 0 to {there}"
+                f"{place}.layers: [{begin}, {end}] are no layers of {parent.label}, which has [0, {there}]"
             )
 
 
@@ -83,7 +83,7 @@ def as_model(made: dict[str, Origin], parents: list[Weights]) -> Any:
 
 
 def write_depth(slices: list[dict], folders: list[Path], out: Path) -> None:
-    """Give a copy of the first parent's config the depth of the result, and its lists over layers those of the slices."""
+    """Give a copy of the first parent's config the depth of the result, and its lists over layers the slices' own."""
     config = read_json(out / CONFIG)
     loaded = [load_config(full_checkpoint(folder)).to_dict() for folder in folders]
     count = sum(end - begin for begin, end in (one["layers"] for one in slices))

@@ -1,8 +1,8 @@
-"""Parents of a merge whose tokenizers differ in added tokens: one vocabulary for all, and each parent's rows in its order.
+"""Parents of a merge whose tokenizers differ in added tokens: one vocabulary, and each parent's rows in its order.
 
 The union keeps the numbers of the first parent's tokens; tokens that others added follow in the order of the parents. A
 parent that lacks a token takes its row from the base of the merge or, where that lacks it too or there is none, from
-the first parent that has it. So has a row that is no token's, as of vocabularies that are padded. A row of embeddings or
+the first parent that has it; so for rows that are no token's, of vocabularies that are padded. A row of embeddings or
 of the head belongs to its token, whatever its number is (mergekit's `tokenizer: union`, which takes the mean of the
 parents where the base lacks a token).
 """

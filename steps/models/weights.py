@@ -47,7 +47,7 @@ def stored_tensors(path: Path) -> dict[str, Stored]:
 
 
 class Run(NamedTuple):
-    """Rows of a tensor that follow each other in one file: from `begin` on they are those from `row` on of the owner."""
+    """Rows of a tensor that follow each other in a file: those from `begin` on are those from `row` on of the owner."""
 
     owner: "Weights"
     begin: int

@@ -2,10 +2,10 @@
 
 The methods are the entries of `steps.settings.merging.MERGES`, which say what each gives.
 Definitions are those of mergekit 0.1.5 at each method's defaults, computed in float32 and rounded once. Some are about
-changes of `--base`. Numbers of a setting may follow the depth of the layers. No more than a few MiB of each model are in memory, whatever the size of its tensors. An adapter is
-the exception: it is merged into its base in memory, one parent after the other, and streamed from a temporary file.
-Shards are laid out as those of the first parent; config and tokenizer are its own, with the dtype that is written and,
-with `tokenizer: union`, the tokens that others added.
+changes of `--base`. Numbers of a setting may follow the depth of the layers. No more than a few MiB of each model are
+in memory, whatever the size of its tensors. An adapter is the exception: it is merged into its base in memory, one
+parent after the other, and streamed from a temporary file. Shards are laid out as those of the first parent; config and
+tokenizer are its own, with the dtype that is written and, with `tokenizer: union`, the tokens that others added.
 
 Run as: python -m steps.recipes.merge --settings '{"method": "linear", "weights": [0.5, 0.5]}'
     --parents data/fable/base results/fable/foundation/sft --out results/fable/foundation/blend
@@ -38,7 +38,7 @@ from steps.models.weights import (
 
 
 def write_weights(out: Path, parents: list[Weights], base: Weights | None, settings: dict) -> set[str]:
-    """Merge tensor after tensor into files laid out as those of the first parent; returns the dtypes that were written."""
+    """Merge tensor after tensor into files laid out as those of the first parent; returns the dtypes written."""
     first, layers = parents[0], stacking.depth(parents[0])
     made: dict[str, stacking.Origin] = {}
     like: Any = first

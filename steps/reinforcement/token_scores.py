@@ -26,7 +26,8 @@ class TokenScores:
         part_rows: samples of a forward pass, in each process.
         distils: the loss needs the policy's logits, not only its log-probabilities.
         scored: a forward pass made ahead of TRL's own, which takes it.
-        student_logits: [b, T, V], or the `head.Places` that stand for them, of the last forward pass with gradients, where the loss needs them.
+        student_logits: [b, T, V], or the `head.Places` that stand for them, of the last forward pass with gradients,
+            where the loss needs them.
     """
 
     settings: dict
@@ -36,8 +37,8 @@ class TokenScores:
     student_logits: Any = None
 
     def logits(self, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, part: dict) -> Any:
-        """[b, T, V] of the places that predict the completion, over the temperature, or the `head.Places` that stand for
-        them."""
+        """[b, T, V] of the places that predict the completion, over the temperature, or the `head.Places` that stand
+        for them."""
         ids, mask = part["completion_ids"], part["completion_mask"]
         with self.accelerator.autocast():
             logits = head.read(

@@ -92,8 +92,8 @@ MERGES = {
         over_base=True,
     ),
     "passthrough": MergeMethod(
-        "layers of the parents stacked as `slices` lists them; embeddings are of the first slice's parent, the last norm"
-        " and the head of the last one's",
+        "layers of the parents stacked as `slices` lists them; embeddings are of the first slice's parent, the last"
+        " norm and the head of the last one's",
         ("slices",),
     ),
 }

@@ -108,8 +108,12 @@ def test_a_full_fine_tuning_of_qwen_by_hand(qwen):
     assert found["optimizer"] == 4_768_399_360
     # Of a token in a layer: 30,720 numbers; of the last norm 2 x 1024.
     assert found["activations"] == 8192 * 4 * (28 * 30_720 + 2048)
-    # 8 x 1024 places of 151,936 logits, three times: 15 GB, more than all else of the model.
-    assert found["logits"] == 3 * 4 * 8192 * 151_936
+    # Of 8 x 1024 places 110 at a time (2**24 logits), three times; in fp32 the gradients of states and head.
+    assert found["logits"] == 3 * 4 * 110 * 151_936 + 4 * (2 * 8192 * 1024 + 155_582_464)
+    assert found["logits"] < found["weights"]
+    # Where the model is spread over processes they are there as a whole: 15 GB, more than all else of the model.
+    spread = needs("sft", settings, qwen, kind="fsdp", processes=2)
+    assert spread["logits"] == 3 * 4 * 4096 * 151_936
     assert found["casts"] == found["copies"] == found["teachers"] == 0
     assert found["total"] == pytest.approx(sum(v for k, v in found.items() if k != "total"))
 

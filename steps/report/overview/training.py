@@ -94,9 +94,9 @@ def tables(comparison: Findings) -> list[Table]:
         if m.manifest and "rounding" in m.manifest["counts"]
     ]
     caption = (
-        "What rounding trained weights to store them cost: the share of all weights that is exactly the parent's, before"
-        " and after, and the cosine of the stored with the trained change. Curves are of the trained weights, scores of"
-        " the stored ones."
+        "What rounding trained weights to store them cost: the share of all weights that is exactly the parent's,"
+        " before and after, and the cosine of the stored with the trained change. Curves are of the trained weights,"
+        " scores of the stored ones."
     )
     return [Table("rounding", caption, COLUMNS, rows)] if rows else []
 
