@@ -142,8 +142,9 @@ def linear(tensors: list[Any], weights: list[float]) -> Any:
 
 
 def spans(size: int, columns: int = 1) -> Iterator[tuple[int, int]]:
-    """Begin and end of the chunks of a tensor of so many elements; whole rows of so many columns."""
+    """Begin and end of the chunks of a tensor of so many elements; whole rows of so many columns, and even as CHUNK."""
     step = max(1, CHUNK // columns) * columns
+    step *= 1 + step % 2
     for start in range(0, size, step):
         yield start, min(start + step, size)
 
