@@ -219,12 +219,13 @@ def per_place(function: Callable[..., Any], of: Sequence[Any], *beside: Tensor) 
     shape = of[0].hidden.shape[:-1]
     flat = [one.hidden.reshape(-1, one.hidden.shape[-1]) for one in of]
     rest = [one.reshape(-1, *one.shape[len(shape) :]) for one in beside]
-    size = max(1, AT_ONCE[flat[0].device.type] // max(one.layer.weight.shape[0] for one in of))
+    device = flat[0].device.type
+    size = max(1, AT_ONCE.get(device, AT_ONCE["cuda"]) // max(one.layer.weight.shape[0] for one in of))
     task = _Task(function, [one.layer for one in of], size)
     tensors = [
         tensor for one, states in zip(of, flat, strict=True) for tensor in (states, one.layer.weight, one.layer.bias)
     ]
-    with without_autocast(flat[0].device.type):
+    with without_autocast(device):
         if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
             found = _chunked().apply(task, *tensors, *rest)
         else:
