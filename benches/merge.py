@@ -72,7 +72,7 @@ def generate(folder: Path, shards: int, shard_bytes: int, change: int) -> None:
         write_safetensors(folder / file, layout, chunks)
     weight_map = {name: file for file in files for name in names[file]}
     write_json(folder / checkpoints.WEIGHTS_INDEX, {"metadata": {}, "weight_map": weight_map})
-    write_json(folder / "config.json", {"model_type": "none"})
+    write_json(folder / "config.json", {"model_type": "llama"})
     write_json(folder / "tokenizer.json", {"model": {"vocab": {}}, "added_tokens": []})
     write_manifest(folder, step="generate", settings={}, inputs=[], started=time.time())
 

@@ -72,6 +72,23 @@ def build_tokenizer(sentences: Sequence[str] = ()):
     )
 
 
+@pytest.fixture
+def some_places(monkeypatch) -> dict:
+    """Every vocabulary is wide, and seven places of one of 768 entries are computed at a time; counts the passes."""
+    from steps.models import head
+
+    seen, places = {"passes": 0}, head.per_place
+
+    def counted(function, of, *beside):
+        seen["passes"] += any(isinstance(one, head.Places) for one in of)
+        return places(function, of, *beside)
+
+    monkeypatch.setattr(head, "WIDE", 1)
+    monkeypatch.setitem(head.AT_ONCE, "cpu", 7 * 768)
+    monkeypatch.setattr(head, "per_place", counted)
+    return seen
+
+
 # fable's architecture.
 TINY = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "head_dim": 32}
 SMALL = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "head_dim": 16}

@@ -108,7 +108,6 @@ def main(args: argparse.Namespace) -> None:
         trainer=trainer,
         tokenizer=tokenizer,
         parent=args.parent,
-        dtype=checkpoints.stored_dtype(args.parent),
         step="distill",
         settings=args.settings,
         inputs=inputs,

@@ -8,6 +8,7 @@ from steps.core.hashes import sha256_file
 from steps.core.manifest import read_manifest
 from steps.core.promises import MANIFEST
 from steps.distillation.teacher_cache import Cached
+from steps.models import head
 from steps.models.chat import Unfit
 from steps.training import packing, supervised
 from steps.training.supervised import lay_out, plan_bins
@@ -124,13 +125,16 @@ def loss(model: Any, inputs: dict, tokens: Any) -> Any:
 
     teacher = [inputs.pop(name) for name in ("ids", "logps", "tail")]
     trained = inputs.pop("labels")[:, 1:] != packing.IGNORED
+    if head.is_wide(model):
+        logits = head.read(model, **inputs, use_cache=False)[:, :-1][trained]
+        return head.per_place(forward_kl, [logits], *teacher).sum() / tokens
 
     # The head is by far the widest layer: it sees only the places that predict a trained token.
-    def narrow(head: Any, arguments: tuple) -> tuple:
+    def narrow(layer: Any, arguments: tuple) -> tuple:
         return (arguments[0][:, :-1][trained][None], *arguments[1:])
 
-    head = extract_model_from_parallel(model).get_output_embeddings()
-    handle = head.register_forward_pre_hook(narrow)
+    layer = extract_model_from_parallel(model).get_output_embeddings()
+    handle = layer.register_forward_pre_hook(narrow)
     try:
         logits = model(**inputs, use_cache=False).logits[0]
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from steps.data.answers import solves
 from steps.distillation.forecast_verdict import measured
 from steps.engines.interface import Sample
 from steps.engines.transformers import Engine
+from steps.models import head
 from steps.reinforcement.pass_rates import math_pass_rates
 
 # Logits held at a time, of each model: half a gigabyte.
@@ -173,16 +175,25 @@ def diagnose(pair: Pair, rows: list[dict], responses: list[Sample]) -> tuple[dic
     inputs = [prompt + [*response.ids[:-1]] for prompt, response in zip(prompts, responses, strict=True)]
     order = sorted(range(len(rows)), key=lambda i: -lengths[i])
     progress = Progress("forecast: overlap", len(rows), "responses")
-    begin = 0
+    wide, begin = head.is_wide(pair.student.model), 0
+
+    def compared(student: Any, teacher: Any) -> tuple[Any, ...]:
+        # A padded vocabulary may be wider in one of the two; no token is there.
+        width = min(student.shape[-1], teacher.shape[-1])
+        found = overlap.measure(student[..., :width], teacher[..., :width].to(device), pair.settings["top_k"])
+        return tuple(found[measure] for measure in DIAGNOSTICS.values())
+
     while begin < len(order):
         longest = int(lengths[order[begin]])
-        size = max(1, min(pair.settings["batch_size"] // 4, AT_ONCE // (longest * max(sizes))))
+        size = max(1, pair.settings["batch_size"] // 4)
+        size = size if wide else max(1, min(size, AT_ONCE // (longest * max(sizes))))
         batch = order[begin : begin + size]
         logits = [
-            last_logits(engine, [inputs[i] for i in batch], longest)[..., : min(sizes)] / temperature
+            last_logits(engine, [inputs[i] for i in batch], longest, wide) / temperature
             for engine in (pair.student, pair.teacher)
         ]
-        measures = overlap.measure(logits[0], logits[1].to(device), pair.settings["top_k"])
+        with torch.inference_mode():
+            measures = dict(zip(DIAGNOSTICS.values(), head.per_place(compared, logits), strict=True))
         written = torch.tensor(lengths[batch], device=device)
         inside = torch.arange(longest, device=device) >= longest - written[:, None]
         for name, measure in DIAGNOSTICS.items():
@@ -193,8 +204,9 @@ def diagnose(pair: Pair, rows: list[dict], responses: list[Sample]) -> tuple[dic
     return means, lengths
 
 
-def last_logits(engine: Engine, ids: list[list[int]], places: int):
-    """Logits of the last places of token sequences, padded on the left: [rows, places, vocabulary] in float32.
+def last_logits(engine: Engine, ids: list[list[int]], places: int, wide: bool) -> Any:
+    """Logits of the last places of token sequences, padded on the left: [rows, places, vocabulary] in float32; of a
+    wide vocabulary the `head.Places` that stand for them.
 
     Where a sequence is shorter than `places`, its first ones mean nothing.
     """
@@ -204,11 +216,13 @@ def last_logits(engine: Engine, ids: list[list[int]], places: int):
     tokens = torch.tensor([[engine.pad_id] * (width - len(row)) + row for row in ids], device=device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=device)
     with torch.inference_mode():
-        out = engine.model(
+        logits = head.read(
+            engine.model,
+            wide,
             input_ids=tokens,
             attention_mask=mask,
             position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
             use_cache=False,
             logits_to_keep=places,
         )
-    return out.logits.float()
+    return logits.float()

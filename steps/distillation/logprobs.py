@@ -27,6 +27,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,7 @@ from steps.core.manifest import write_manifest
 from steps.core.progress import Progress
 from steps.core.step import run, step_parser
 from steps.engines.transformers import Engine
-from steps.models import checkpoints
+from steps.models import checkpoints, head
 from steps.training import supervised
 
 if TYPE_CHECKING:
@@ -111,10 +112,12 @@ def ask(
         # The place before a token predicts it. No logits of the prompts' places: they are as wide as the vocabulary.
         first = min(rows[i]["begin"] for i in batch) - 1
         with torch.inference_mode():
-            logits = model(input_ids=tokens, attention_mask=mask, use_cache=False, logits_to_keep=width - first).logits
+            logits = head.read(
+                model, input_ids=tokens, attention_mask=mask, use_cache=False, logits_to_keep=width - first
+            )
             for b, i in enumerate(batch):
                 places = slice(rows[i]["begin"] - 1 - first, rows[i]["end"] - 1 - first)
-                top = likeliest(logits[b, places].float(), k)
+                top = head.per_place(partial(likeliest, k=k), [logits[b, places].float()])
                 yield i, *(part.cpu().numpy() for part in top)
 
 

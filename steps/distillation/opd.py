@@ -161,7 +161,6 @@ def main(args: argparse.Namespace) -> None:
         trainer=trainer,
         tokenizer=tokenizer,
         parent=args.parent,
-        dtype=checkpoints.stored_dtype(args.parent),
         step="opd",
         settings=settings,
         inputs=inputs,

@@ -6,6 +6,7 @@ wrote is learned from and not measured.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from steps.core import processes
@@ -48,14 +49,13 @@ class Measures:
         self.parts = []
 
     def add(
-        self, student: Tensor, teacher: Tensor, tokens: Tensor, mask: Tensor, samples: list[int], written: list[bool]
+        self, measure: Callable[[Tensor], dict[str, Tensor]], mask: Tensor, samples: list[int], written: list[bool]
     ) -> None:
         """Measure some samples of this process.
 
         Args:
-            student, teacher: logits over the temperature, [tokens, V].
-            tokens: what stands there, [tokens].
-            mask: [samples, T], which places of the responses those tokens are.
+            measure: gives `overlap.measure` of some of their tokens, from [tokens] bool.
+            mask: [samples, T], which places of the responses the tokens are.
             samples: their numbers within the step.
             written: by the student itself.
         """
@@ -63,7 +63,7 @@ class Measures:
 
         own = torch.tensor(written, device=mask.device)
         kept = own[:, None].expand_as(mask)[mask]
-        values = overlap.measure(student[kept], teacher[kept], self.top_k, tokens[kept])
+        values = measure(kept)
         rows, places = mask[own].nonzero(as_tuple=True)
         numbers = torch.tensor(samples, device=mask.device)[own][rows]
         self.parts.append({"sample": numbers, "place": places, **values})

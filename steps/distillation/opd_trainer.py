@@ -10,6 +10,7 @@ Imports TRL: import it where a training begins.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,12 @@ from trl import DistillationConfig, DistillationTrainer
 
 from steps.core import processes
 from steps.core.turns import asked_turns, conversation, prompt_turns
-from steps.distillation import divergence
+from steps.distillation import divergence, overlap
 from steps.distillation.opd_measures import Measures
 from steps.distillation.opd_plan import Draw, DrawPlan, horizon_at
 from steps.engines import rollouts
 from steps.engines import vllm_rollouts as vllm_sampler
-from steps.models import teachers
+from steps.models import head, teachers
 from steps.models.adapters import hooks
 from steps.training import self_teacher
 from steps.training.arguments import trainer_arguments
@@ -70,6 +71,7 @@ class OnPolicyTrainer(Resumable, DistillationTrainer):
         planned_passes = self.samples // settings["batch_size"]
         self.passes = planned_passes * self.micro_batches.cuts
         self.rows = settings["batch_size"] // self.micro_batches.parts
+        self.wide = head.is_wide(model)
         self.measures = Measures(**settings["diagnostics"]) if settings["diagnostics"] else None
         self.draws: list[Draw] = []
         self.texts: dict[int, str] = {}
@@ -186,27 +188,29 @@ class OnPolicyTrainer(Resumable, DistillationTrainer):
 
     # -- the loss of a part of the step
 
-    def logits(self, model: Any, inputs: dict, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def logits(self, model: Any, inputs: dict, chosen: torch.Tensor) -> tuple[Any, torch.Tensor, torch.Tensor]:
         """What a model makes of the responses of some rows of a part.
 
         Args:
             chosen: indices of the n rows.
 
         Returns:
-            Logits of the places that predict them, [n, T, V]; which of those places count, [n, T]; their tokens,
-            [n, T].
+            Logits of the places that predict them, or the `head.Places` that stand for them, [n, T, V]; which of those
+            places count, [n, T]; their tokens, [n, T].
         """
         prompt_ids, ids = inputs["prompt_ids"][chosen], inputs["completion_ids"][chosen]
         mask = torch.cat([inputs["prompt_mask"][chosen], inputs["completion_mask"][chosen]], dim=1)
         # A place beyond the last token of all these rows predicts nothing.
         width = int(inputs["completion_mask"][chosen].sum(1).max())
         with self.accelerator.autocast():
-            logits = model(
+            logits = head.read(
+                model,
+                self.wide,
                 input_ids=torch.cat([prompt_ids, ids[:, :width]], dim=1),
                 attention_mask=mask[:, : prompt_ids.shape[1] + width],
                 logits_to_keep=width + 1,
                 use_cache=False,
-            ).logits[:, :-1]
+            )[:, :-1]
         return logits, inputs["completion_mask"][chosen][:, :width].bool(), ids[:, :width]
 
     def _compute_loss(self, unwrapped_student, inputs, num_items_in_batch):
@@ -218,33 +222,55 @@ class OnPolicyTrainer(Resumable, DistillationTrainer):
             chosen = torch.tensor([i for i, one in enumerate(of_source) if one == source], device=loss.device)
             student, mask, tokens = self.logits(unwrapped_student, inputs, chosen)
             student = student[mask].float() / settings["temperature"]
-            teacher = self.teacher_logits(source, inputs, chosen)
-            # A padded vocabulary may be wider in one of the two; no token is there.
-            width = min(student.shape[-1], teacher.shape[-1])
-            student, teacher, tokens = student[:, :width], teacher[:, :width], tokens[mask]
-            per_token = divergence.per_token(student, teacher, tokens, settings["divergence"], settings["support"])
-            loss = loss + per_token.sum()
+            both, tokens = [student, *self.teacher_logits(source, inputs, chosen)], tokens[mask]
+            loss = loss + head.per_place(partial(self.divergences, source), both, tokens).sum()
             if self.measures:
                 numbers = [samples[i] for i in chosen.tolist()]
                 written = [not self.draws[i].stored for i in numbers]
-                self.measures.add(student, teacher, tokens, mask, numbers, written)
+                self.measures.add(partial(self.diagnostics, source, both, tokens), mask, numbers, written)
         if self._step % self.passes == self.passes - 1:
             self.keep()
         loss = hooks.penalised(loss / num_items_in_batch, self.model, self.current_gradient_accumulation_steps)
         return loss, torch.zeros_like(loss), torch.ones_like(loss)
 
-    def teacher_logits(self, source: int, inputs: dict, chosen: torch.Tensor) -> torch.Tensor:
-        """[tokens, V] of a source's teacher, or of its mixture of teachers."""
-        asked, by_teacher = self.settings["sources"][source]["teachers"], []
-        for i in asked:
+    def divergences(self, source: int, student: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+        """[n] from the student's and the teachers' logits [n, V] and the tokens [n]."""
+        settings = self.settings
+        student, teacher = self.pair(source, student, *rest[:-1])
+        return divergence.per_token(student, teacher, rest[-1], settings["divergence"], settings["support"])
+
+    def diagnostics(self, source: int, both: list, tokens: torch.Tensor, kept: torch.Tensor) -> dict[str, torch.Tensor]:
+        """`overlap.measure` of the kept places of the student's and the teachers' logits."""
+        names: list[str] = []
+
+        def measured(student: torch.Tensor, *rest: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            found = overlap.measure(*self.pair(source, student, *rest[:-1]), self.measures.top_k, rest[-1])
+            names[:] = found
+            return tuple(found.values())
+
+        with torch.no_grad():
+            values = head.per_place(measured, [one[kept].detach() for one in both], tokens[kept])
+        return dict(zip(names, values, strict=True))
+
+    def pair(self, source: int, student: torch.Tensor, *teachers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits [n, V] of the student and of the source's teacher or mixture of teachers, on the tokens of all: a
+        padded vocabulary may be wider in one of them, and no token is there."""
+        width = min(logits.shape[-1] for logits in teachers)
+        teacher = teachers[0]
+        if len(teachers) > 1:
+            weights = [self.settings["weights"][i] for i in self.settings["sources"][source]["teachers"]]
+            teacher = divergence.mixed([logits[:, :width] for logits in teachers], weights)
+        width = min(student.shape[-1], teacher.shape[-1])
+        return student[:, :width], teacher[:, :width]
+
+    def teacher_logits(self, source: int, inputs: dict, chosen: torch.Tensor) -> list:
+        """[tokens, V] of each of a source's teachers."""
+        by_teacher = []
+        for i in self.settings["sources"][source]["teachers"]:
             with torch.no_grad():
                 logits, mask, _ = self.logits(self.panel.model(i), inputs, chosen)
             by_teacher.append(logits[mask].float() / self.settings["temperature"])
-        if len(asked) == 1:
-            return by_teacher[0]
-        width = min(logits.shape[-1] for logits in by_teacher)
-        weights = [self.settings["weights"][i] for i in asked]
-        return divergence.mixed([logits[:, :width] for logits in by_teacher], weights)
+        return by_teacher
 
     # -- what is kept of a step
 

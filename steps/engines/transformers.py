@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from steps.core.progress import Progress
-from steps.models import checkpoints
+from steps.models import checkpoints, head
 
 if TYPE_CHECKING:
     import torch
@@ -47,16 +47,15 @@ class Engine(Coder):
     def load(cls, folder: Path, batch_size: int) -> Engine:
         """The engine of a checkpoint that `checkpoints.check` has verified.
 
-        Weights are float32 on a CPU and as stored on a GPU. An adapter arrives merged into its base, and decodes
-        as fast as a full model.
+        Weights are in `checkpoints.computed_dtype`. An adapter arrives merged into its base, and decodes as fast as a
+        full model.
         """
         import torch
         from transformers.utils import logging
 
         logging.disable_progress_bar()
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = torch.float32 if device == "cpu" else checkpoints.stored_dtype(folder)
-        model = checkpoints.load_model(folder, dtype).to(device).eval()
+        model = checkpoints.load_model(folder, checkpoints.computed_dtype(folder)).to(device).eval()
         return cls(model, checkpoints.load_tokenizer(folder), batch_size)
 
     @cached_property
@@ -241,7 +240,6 @@ class Engine(Coder):
     def _nll(self, ids: list[list[int]], scored: list[list[bool]]) -> tuple[np.ndarray, np.ndarray]:
         """Sum over each row's scored tokens but the first token, in batches sorted by length, right-padded."""
         import torch
-        import torch.nn.functional as F
 
         device = self.model.device
         nll, count = np.zeros(len(ids)), np.zeros(len(ids), dtype=int)
@@ -255,8 +253,8 @@ class Engine(Coder):
             weight = torch.tensor([scored[i] + [False] * (width - len(ids[i])) for i in batch], device=device)[:, 1:]
             mask = torch.tensor([[1] * len(ids[i]) + [0] * (width - len(ids[i])) for i in batch], device=device)
             with torch.inference_mode():
-                logits = self.model(input_ids=tokens, attention_mask=mask).logits[:, :-1].float()
-                loss = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
+                logits = head.read(self.model, input_ids=tokens, attention_mask=mask)[:, :-1].float()
+                loss = head.per_place(_losses, [logits], tokens[:, 1:])
             loss = loss.view(weight.shape).double().masked_fill(~weight, 0.0)
             nll[batch], count[batch] = loss.sum(-1).cpu().numpy(), weight.sum(-1).cpu().numpy()
         return self._numbers(nll), count
@@ -307,14 +305,15 @@ class Engine(Coder):
             with torch.inference_mode():
                 self._forward(torch.tensor(starts, device=device), mask[:, :width], positions[:, :width], cache)
                 take_rows(cache, torch.arange(len(batch), device=device).repeat_interleave(repeats))
-                logits = self.model(
+                logits = head.read(
+                    self.model,
                     input_ids=tokens[:, :-1],
                     attention_mask=mask.repeat_interleave(repeats, dim=0),
                     position_ids=positions[:, width:].repeat_interleave(repeats, dim=0),
                     use_cache=True,
                     **{self.cache_keyword: cache},
-                ).logits.float()
-                logp = logits.gather(-1, tokens[:, 1:, None]).squeeze(-1) - logits.logsumexp(-1)
+                ).float()
+                logp = head.per_place(_logps, [logits], tokens[:, 1:])
                 total = logp.double().masked_fill(~weight, 0.0).sum(-1)
             for i, part in zip(batch, total.split(repeats.tolist()), strict=True):
                 beliefs[i] = self._numbers(part.softmax(-1).cpu().numpy())
@@ -357,6 +356,18 @@ class Engine(Coder):
 
 
 # --- parts ---------------------------------------------------------------------------------------
+
+
+def _losses(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """[...] negative log-probabilities of tokens [...] by logits [..., V], as one row."""
+    import torch.nn.functional as F
+
+    return F.cross_entropy(logits.flatten(0, -2), tokens.flatten(), reduction="none")
+
+
+def _logps(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """[...] log-probabilities of tokens [...] by logits [..., V]."""
+    return logits.gather(-1, tokens[..., None]).squeeze(-1) - logits.logsumexp(-1)
 
 
 def _choose(logits: torch.Tensor, temperature: float, top_p: float, chance: torch.Tensor | None) -> torch.Tensor:

@@ -51,7 +51,7 @@ class VLLMEngine(Coder):
 
     def __init__(self, folder: Path, batch_size: int):
         """The engine of a checkpoint that `checkpoints.check` has verified. `batch_size` responses at most are written
-        at a time. Weights are float32 on a CPU and as stored on a GPU."""
+        at a time. Weights are in `checkpoints.computed_dtype`."""
         import torch
 
         root = checkpoints.full_checkpoint(folder)
@@ -60,7 +60,7 @@ class VLLMEngine(Coder):
         super().__init__(tokenizer, self.config, ends, batch_size)
         self.folder = folder
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.dtype = torch.float32 if self.device == "cpu" else checkpoints.stored_dtype(folder)
+        self.dtype = checkpoints.computed_dtype(folder)
         self.embedded = False
         self._llm: Any = None
 

@@ -96,6 +96,14 @@ def check_merge(where: str, recipe: dict, settings: dict, points: Points, params
     parents, method = recipe["from"], settings["method"]
     if MERGES[method].pairwise and len(parents) != 2:
         raise ValueError(f"{where}.from: method {method} takes 2 parents, not {len(parents)}")
+    if method == "passthrough":
+        if not settings["slices"]:
+            raise ValueError(f"{where}.slices: method passthrough needs it; write [{{parent: 0, layers: [0, 2]}}, …]")
+        for one in settings["slices"]:
+            if one["parent"] >= len(parents):
+                raise ValueError(
+                    f"{where}.slices: parent {one['parent']} is none of the {len(parents)} of from:, counted from 0"
+                )
     if "weights" in settings:
         settings["weights"] = settings["weights"] or [1 / len(parents)] * len(parents)
         if len(settings["weights"]) != len(parents):

@@ -373,10 +373,24 @@ def load_config(folder: Path) -> Any:
 
 
 def stored_dtype(folder: Path) -> Any:
-    """The torch dtype that a checkpoint's config asks for: what its full fine-tunes are stored in."""
+    """The torch dtype that a checkpoint's config asks for."""
     import torch
 
     return load_config(full_checkpoint(folder)).dtype or torch.float32
+
+
+def computed_dtype(folder: Path) -> Any:
+    """The torch dtype that a checkpoint writes, scores and teaches in: float32 on a CPU, on a GPU half of the width.
+
+    There it is the one that its weights are stored in, and bfloat16 for those in float32: a child that is stored as it
+    was trained is sampled like its parent, and both as they will be served.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return torch.float32
+    stored = stored_dtype(folder)
+    return torch.bfloat16 if stored == torch.float32 and torch.cuda.is_bf16_supported() else stored
 
 
 def model_card(name: str, step: str, parents: list[Path], settings: dict, counts: dict, library: str) -> str:

@@ -1,30 +1,38 @@
 """Whether checkpoints may be merged: one architecture, one vocabulary."""
 
 import json
+import re
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
-from steps.models.checkpoints import CONFIG, full_checkpoint, vocabulary
-from steps.models.files import read_config
+from steps.models.checkpoints import CONFIG, full_checkpoint, load_config, vocabulary
 from steps.models.weights import DTYPES, Weights
 
-# What changes a model's function without changing a shape.
-SAME_CONFIG = (
-    "model_type",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "hidden_act",
-    "rms_norm_eps",
-    "rope_theta",
-    "rope_parameters",
-    "tie_word_embeddings",
+# What of a configuration leaves a forward pass as it is: names, versions, what a cache, an output or a training goes
+# by, tokens and labels, and shapes, which `check_compatible` compares.
+HARMLESS = re.compile(
+    r"_.*|name_or_path|architectures|(torch_)?dtype|use_cache|use_return_dict|return_dict|return_dict_in_generate"
+    r"|.*_version|output_\w+|chunk_size_feed_forward|problem_type|id2label|label2id|num_labels|task_specific_params"
+    r"|\w+_token_id|vocab_size|vocab_size_per_layer_input|initializer_range|initializer_factor|.*dropout.*|\w*_pdrop"
+    r"|router_aux_loss_coef|router_jitter_noise|router_z_loss_coef|pretraining_tp|gradient_checkpointing|unsloth_\w+"
 )
+# A sliding window is in `layer_types` as loaded, layer by layer.
+BY_LAYER = ("use_sliding_window", "max_window_layers", "sliding_window_pattern")
+# Positions that a model was made for change nothing where its angles do not follow from them.
+PLAIN_ROPE = ("default", "linear", "llama3")
+# What passthrough makes anew.
+DEPTH = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", *BY_LAYER)
 
 
-def check_compatible(parents: list[Weights]) -> None:
-    """Raises:
-    ValueError: naming the first tensor, in order of names, that is missing somewhere, differs in shape or is no
-        floating point number.
+def check_compatible(parents: list[Weights], by_token: Collection[str] = ()) -> None:
+    """
+    Args:
+        by_token: tensors that may have a row more or less, one for each token.
+
+    Raises:
+        ValueError: naming the first tensor, in order of names, that is missing somewhere, differs in shape or is no
+            floating point number.
     """
     first = parents[0]
     for other in parents:
@@ -32,7 +40,8 @@ def check_compatible(parents: list[Weights]) -> None:
             for here, there in ((first, other), (other, first)):
                 if name not in here.tensors:
                     raise ValueError(f"{name} is in {there.label} but not in {here.label}: different architectures")
-            if first.tensors[name].shape != other.tensors[name].shape:
+            sides = slice(1 if name in by_token else 0, None)
+            if first.tensors[name].shape[sides] != other.tensors[name].shape[sides]:
                 raise ValueError(
                     f"{name} is {first.tensors[name].shape} in {first.label} but {other.tensors[name].shape} in"
                     f" {other.label}: parents of a merge need the same architecture and vocabulary"
@@ -44,21 +53,69 @@ def check_compatible(parents: list[Weights]) -> None:
                 )
 
 
-def check_config(folders: list[Path]) -> None:
-    """Raises:
-    ValueError: naming the first setting of config.json that makes equal weights compute something else.
+def computed(config: Any) -> dict[str, Any]:
+    """What of a configuration as it is loaded a forward pass follows from, such as "text_config.rope_parameters"."""
+    values: dict[str, Any] = {}
+
+    def walk(section: dict, name: str) -> None:
+        for key, value in section.items():
+            if HARMLESS.fullmatch(key):
+                continue
+            if key == "text_config" or key.endswith("_config"):
+                walk(value or {}, f"{name}{key}.")
+            else:
+                values[name + key] = _rope(value) if key == "rope_parameters" else value
+        if section.get("layer_types"):
+            for key in BY_LAYER:
+                values.pop(name + key, None)
+            # No layer has one.
+            if not any("sliding" in str(kind) for kind in section["layer_types"]):
+                values.pop(f"{name}sliding_window", None)
+        if _kinds_of_rope(section.get("rope_parameters")) <= {*PLAIN_ROPE}:
+            values.pop(f"{name}max_position_embeddings", None)
+
+    walk(config.to_dict(), "")
+    return values
+
+
+def _rope(value: Any) -> Any:
+    """Rotary parameters without the older name of their type; of kinds of layers, each one's."""
+    if not isinstance(value, dict):
+        return value
+    return {key: _rope(own) for key, own in value.items() if key != "type" and own is not None}
+
+
+def _kinds_of_rope(value: Any) -> set[str]:
+    if not isinstance(value, dict):
+        return {"none"}
+    if any(isinstance(own, dict) for own in value.values()):
+        return {kind for own in value.values() for kind in _kinds_of_rope(own)}
+    return {value.get("rope_type", "default")}
+
+
+def check_config(folders: list[Path], depth: bool = True) -> None:
+    """Compare configurations as they are loaded: with the defaults of what they leave out, and older names read.
+
+    Args:
+        depth: whether layers are compared too; passthrough may stack models of several depths.
+
+    Raises:
+        ValueError: naming the first setting of config.json that makes equal weights compute something else.
     """
-    paths = [full_checkpoint(folder) / CONFIG for folder in folders]
-    first = read_config(paths[0])
-    for path in paths[1:]:
-        other = read_config(path)
-        for key in SAME_CONFIG:
-            # A key that one lacks is a default, or another version's name for it.
-            if key in first and key in other and first[key] != other[key]:
-                raise ValueError(
-                    f"{key} is {json.dumps(first[key])} in {paths[0]} but {json.dumps(other[key])} in {path}:"
-                    " different architectures"
-                )
+    configs = [(full_checkpoint(folder) / CONFIG, load_config(full_checkpoint(folder))) for folder in folders]
+    (first, config), *others = configs
+    own = computed(config)
+    for path, config in others:
+        theirs = computed(config)
+        for key in ["model_type", *(key for key in own if key != "model_type"), *(theirs.keys() - own.keys())]:
+            here, there = own.get(key), theirs.get(key)
+            last = key.rpartition(".")[2]
+            if here == there or (not depth and (last in DEPTH or isinstance(here, list))):
+                continue
+            raise ValueError(
+                f"{key} is {json.dumps(here)} in {first} but {json.dumps(there)} in {path}: different architectures,"
+                " in which equal weights compute something else"
+            )
 
 
 def check_vocabulary(folders: list[Path]) -> None:
@@ -73,5 +130,6 @@ def check_vocabulary(folders: list[Path]) -> None:
             here, there = (tokens.get(token, "missing") for tokens in (first, other))
             raise ValueError(
                 f"{folder / 'tokenizer.json'} has another vocabulary than that of {folders[0]}: the id of"
-                f" {json.dumps(token)} is {there} there and {here} here"
+                f" {json.dumps(token)} is {there} there and {here} here; a merge puts added tokens of both together"
+                " with tokenizer: union"
             )

@@ -17,12 +17,21 @@ from steps.models.weights import (
     CHUNK,
     Read,
 )
-from steps.settings.merging import MERGES
+from steps.settings.delivery import DTYPES
+from steps.settings.merging import MERGES, TOKENIZERS
 
 SLERP_COSINE = 0.9995
 # What the functions below compute; a test holds them against the registry.
 OF_WEIGHTS = ("linear", "slerp")
-OF_CHANGES = ("task_arithmetic", "ties", "dare_linear", "dare_ties", "model_stock")
+OF_CHANGES = (
+    "task_arithmetic", "ties", "dare_linear", "dare_ties", "della_linear", "della", "breadcrumbs", "breadcrumbs_ties",
+    "model_stock",
+)  # fmt: skip
+# Of layers; steps/models/stacking.py.
+OF_LAYERS = ("passthrough",)
+VOTING = ("ties", "dare_ties", "della", "breadcrumbs_ties")
+# Settings that act with every method or may be left out.
+OPTIONAL = {"method", "normalize", "dtype", "tokenizer"}
 
 
 def check_settings(settings: dict, parents: list[Path], base: Path | None) -> None:
@@ -33,25 +42,82 @@ def check_settings(settings: dict, parents: list[Path], base: Path | None) -> No
     if method not in MERGES:
         raise ValueError(f"method: {method} is none of {', '.join(MERGES)}")
     of = MERGES[method]
-    for key in sorted({*of.keys} ^ given):
+    for key in sorted(({*of.keys} ^ given) - OPTIONAL | ({"normalize"} & given - {*of.keys})):
         raise ValueError(f"{key}: {method} has no such setting" if key in given else f"{key}: {method} needs it")
+    for key, names in (("dtype", DTYPES), ("tokenizer", TOKENIZERS)):
+        if settings.get(key, names[0]) not in names:
+            raise ValueError(f"{key}: {settings[key]} is none of {', '.join(names)}")
     if of.over_base and base is None:
         raise ValueError(f"--base: {method} merges the changes of a base model; name its folder")
     if not of.over_base and base is not None:
         raise ValueError(f"--base: {method} has no base; leave it out")
     if of.pairwise and len(parents) != 2:
         raise ValueError(f"method: {method} is between two parents, not {len(parents)}")
-    if "t" in given and not 0 <= settings["t"] <= 1:
-        raise ValueError(f"t: {settings['t']:g} is not from 0 (the first parent) to 1 (the second)")
-    if "density" in given and not 0 < settings["density"] <= 1:
-        raise ValueError(f"density: {settings['density']:g} is no share above 0 and up to 1")
-    weights = settings.get("weights", [])
-    if "weights" in given and len(weights) != len(parents):
-        raise ValueError(
-            f"weights: {len(weights)} numbers for {len(parents)} parents; give one for each entry of from:"
-        )
-    if method == "linear" and not math.isclose(sum(weights), 1.0, abs_tol=1e-6):
-        raise ValueError(f"weights: they sum to {sum(weights):g}, not 1; the merge would scale the model")
+    check_shares(settings)
+    if "weights" in given:
+        check_sums(settings, len(parents))
+
+
+def check_shares(settings: dict) -> None:
+    """Raises:
+    ValueError: t, density or epsilon lies outside of its bounds, in some layer.
+    """
+    for t in listed(settings.get("t", 0)):
+        if not 0 <= t <= 1:
+            raise ValueError(f"t: {t:g} is not from 0 (the first parent) to 1 (the second)")
+    for density in listed(settings.get("density", 1)):
+        if not 0 < density <= 1:
+            raise ValueError(f"density: {density:g} is no share above 0 and up to 1")
+        epsilon = settings.get("epsilon", 0)
+        if epsilon and density < 1 and not epsilon < density < 1 - epsilon:
+            raise ValueError(
+                f"epsilon: {epsilon:g} around density {density:g} is no share between 0 and 1; lower it to"
+                f" below {min(density, 1 - density):g}"
+            )
+
+
+def check_sums(settings: dict, parents: int) -> None:
+    """Raises:
+    ValueError: the weights are not one for each parent, or those of a linear merge do not sum to 1 in some layer.
+    """
+    weights = settings["weights"]
+    if len(weights) != parents:
+        raise ValueError(f"weights: {len(weights)} numbers for {parents} parents; give one for each entry of from:")
+    if settings["method"] != "linear":
+        return
+    # Sums are straight between the numbers that are listed.
+    for depth in sorted({i / (len(listed(w)) - 1) for w in weights for i in range(len(listed(w))) if i} | {0.0}):
+        total = sum(at_depth(weight, depth) for weight in weights)
+        if not settings.get("normalize") and not math.isclose(total, 1.0, abs_tol=1e-6):
+            raise ValueError(
+                f"weights: they sum to {total:g}, not 1; the merge would scale the model: correct them, or write"
+                " normalize: true"
+            )
+        if abs(total) < 1e-8:
+            raise ValueError("weights: they sum to 0, by which nothing can be divided; correct them")
+
+
+def listed(value: float | list[float]) -> list[float]:
+    return value if isinstance(value, list) else [value]
+
+
+def at_depth(value: float | list[float], depth: float) -> float:
+    """A setting at a depth from 0, the first layer, to 1, the last: numbers that are listed lie at equal distances, and
+    what is between them is interpolated (mergekit's gradients)."""
+    values = listed(value)
+    place = depth * (len(values) - 1)
+    begin = min(int(place), len(values) - 1)
+    end = min(begin + 1, len(values) - 1)
+    return (1 - (place - begin)) * values[begin] + (place - begin) * values[end] if end > begin else values[begin]
+
+
+def in_layer(settings: dict, layer: int | None, layers: int) -> dict:
+    """The settings of one of so many layers; what is outside of layers has those of the first, as in mergekit."""
+    depth = 0.0 if layer is None else layer / (layers - 1) if layers > 1 else 1.0
+    own = {key: at_depth(settings[key], depth) for key in ("t", "density") if isinstance(settings.get(key), list)}
+    if any(isinstance(weight, list) for weight in settings.get("weights") or ()):
+        own["weights"] = [at_depth(weight, depth) for weight in settings["weights"]]
+    return settings | own
 
 
 def linear(tensors: list[Any], weights: list[float]) -> Any:
@@ -75,10 +141,12 @@ def linear(tensors: list[Any], weights: list[float]) -> Any:
     return total.to(dtype)
 
 
-def spans(size: int) -> Iterator[tuple[int, int]]:
-    """Begin and end of the chunks of a tensor of so many elements."""
-    for start in range(0, size, CHUNK):
-        yield start, min(start + CHUNK, size)
+def spans(size: int, columns: int = 1) -> Iterator[tuple[int, int]]:
+    """Begin and end of the chunks of a tensor of so many elements; whole rows of so many columns, and even as CHUNK."""
+    step = max(1, CHUNK // columns) * columns
+    step *= 1 + step % 2
+    for start in range(0, size, step):
+        yield start, min(start + step, size)
 
 
 def slerp_weights(size: int, first: Read, second: Read, t: float) -> list[float]:
@@ -103,8 +171,8 @@ Changes = Callable[[], Iterator[Any]]  # a pass over one tensor: float32 chunks 
 Keep = Callable[[Any], Any]  # what is kept of such a chunk; called with the chunks in order, may change them
 
 
-def kept_by_magnitude(changes: Changes, parents: int, size: int, density: float) -> Keep:
-    """Keeps exactly max(1, int(density * size)) elements of each row, those of the largest magnitude.
+def kept_by_magnitude(changes: Changes, parents: int, count: int) -> Keep:
+    """Keeps exactly `count` elements of each row, at least one, those of the largest magnitude.
 
     Of equal magnitudes the first are kept; mergekit leaves it to its sort. Without the sign, floats are in the order
     of their bits. So the smallest magnitude that stays is found in two passes, by counting the upper 13 bits of all
@@ -124,7 +192,7 @@ def kept_by_magnitude(changes: Changes, parents: int, size: int, density: float)
     for chunk in changes():
         for row, bits in enumerate(chunk.abs_().view(torch.int32)):
             counts[row] += torch.bincount(bits >> 18, minlength=2**13).numpy()
-    upper = [find(counts[row], max(1, int(density * size))) for row in rows]
+    upper = [find(counts[row], count) for row in rows]
     counts = np.zeros((parents, 2**18), np.int64)
     for chunk in changes():
         for row, bits in enumerate(chunk.abs_().view(torch.int32).numpy()):
@@ -148,8 +216,30 @@ def kept_by_magnitude(changes: Changes, parents: int, size: int, density: float)
     return keep
 
 
-def kept_at_random(seed: int, name: str, parent: int, density: float) -> Callable[[int], Any]:
-    """A stream of mask elements, True with the probability `density`, that the arguments alone decide.
+def kept_without_outliers(changes: Changes, parents: int, size: int, density: float, gamma: float) -> Keep:
+    """Keeps int(density * size) elements of each row, the largest but int(gamma * size) of even larger ones; fewer are
+    left out where too few would remain."""
+    import torch
+
+    count = int(density * size)
+    outliers = min(int(gamma * size), size - count)
+    if not count:
+        return torch.zeros_like
+    most = kept_by_magnitude(changes, parents, outliers + count)
+    if not outliers:
+        return most
+    largest = kept_by_magnitude(changes, parents, outliers)
+
+    def keep(chunk: Any) -> Any:
+        left_out = largest(chunk.clone())
+        return most(chunk).sub_(left_out)
+
+    return keep
+
+
+def kept_at_random(seed: int, name: str, parent: int, density: float) -> Callable[..., Any]:
+    """A stream of mask elements, True with the probability `density`, that the arguments alone decide. A draw may give
+    each of its elements a probability of its own.
 
     32 bits each, of NumPy's SFC64, whose streams do not change between versions.
     """
@@ -158,17 +248,40 @@ def kept_at_random(seed: int, name: str, parent: int, density: float) -> Callabl
     digest = hashlib.sha256(f"{seed}\0{parent}\0{name}".encode()).digest()
     stream = np.random.SFC64(int.from_bytes(digest, "big"))
 
-    def draw(count: int) -> Any:
-        return stream.random_raw((count + 1) // 2).view(np.uint32)[:count] < round(density * 2**32)
+    def draw(count: int, chances: Any = density) -> Any:
+        return stream.random_raw((count + 1) // 2).view(np.uint32)[:count] < np.round(chances * 2**32)
 
     return draw
 
 
-def kept_by_dare(changes: Changes, parents: int, name: str, density: float, seed: int) -> Keep:
-    """Keeps a random share of each row, scaled to the L1 norm that the whole row had."""
+def by_rank(columns: int, density: float, epsilon: float) -> Callable[[Any], Any]:
+    """DELLA's chances of magnitudes that are whole rows of a matrix: from density − epsilon for the smallest of a row
+    to density + epsilon for the largest. Of equals the later ones rank higher."""
     import numpy as np
 
-    def streams() -> list[Callable[[int], Any]]:
+    def chances(values: Any) -> Any:
+        rows = values.reshape(-1, columns)
+        ranks = np.empty(rows.shape)
+        np.put_along_axis(ranks, rows.argsort(1, kind="stable"), np.arange(columns, dtype=float)[None], 1)
+        share = ranks / (columns - 1) if columns > 1 else np.full(rows.shape, 0.5)
+        return (density - epsilon + 2 * epsilon * share).ravel()
+
+    return chances
+
+
+def kept_by_dare(
+    changes: Changes, parents: int, name: str, density: float, seed: int, chances: Callable[[Any], Any] | None = None
+) -> Keep:
+    """Keeps a random share of each row, scaled to the L1 norm that the whole row had.
+
+    chances: of some magnitudes, how likely each is kept, in place of `density` for all.
+    """
+    import numpy as np
+
+    def drawn(draw: Callable[..., Any], values: Any) -> Any:
+        return draw(len(values), chances(np.abs(values))) if chances else draw(len(values))
+
+    def streams() -> list[Callable[..., Any]]:
         return [kept_at_random(seed, name, parent, density) for parent in range(parents)]
 
     before, after = [0.0] * parents, [0.0] * parents
@@ -176,14 +289,14 @@ def kept_by_dare(changes: Changes, parents: int, name: str, density: float, seed
     for chunk in changes():
         for row, values in enumerate(chunk.abs_().numpy()):
             before[row] += float(values.sum())
-            after[row] += float(np.multiply(values, draws[row](len(values)), out=values).sum())
+            after[row] += float(np.multiply(values, drawn(draws[row], values), out=values).sum())
     # 1e-7 is mergekit's: a change as good as zero is not scaled.
     factors = [old / new if min(old, new) >= 1e-7 else 1.0 for old, new in zip(before, after, strict=True)]
     again = streams()
 
     def keep(chunk: Any) -> Any:
         for row, values in enumerate(chunk.numpy()):
-            np.multiply(values, again[row](len(values)), out=values)
+            np.multiply(values, drawn(again[row], values), out=values)
             values *= factors[row]
         return chunk
 
@@ -222,14 +335,15 @@ def sum_of_rows(rows: Any) -> Any:
 def sum_of_changes(deltas: Any, weights: Any, vote: bool, normalize: bool) -> Any:
     """Changes [parents, elements] times weights [parents, 1], summed over the parents; overwrites the changes.
 
-    vote: only those count that have the sign of the sum (of zero: plus). normalize: their weights are divided by
-    their sum.
+    vote: only those count that have the sign of the sum (of zero: plus). normalize: the weights of those that count are
+    divided by their sum.
     """
     import torch
 
     total = sum_of_rows(deltas.mul_(weights))
     if not vote:
-        return total
+        whole = weights.sum().item()
+        return total / whole if normalize and abs(whole) >= 1e-8 else total
     # Arithmetic on signs: torch's operations on booleans take five times as long.
     sign = torch.ones_like(total).copysign_(total)
     total = sum_of_rows(deltas.mul_(sign).relu_()).mul_(sign)
@@ -240,12 +354,30 @@ def sum_of_changes(deltas: Any, weights: Any, vote: bool, normalize: bool) -> An
     return total
 
 
-def merged_changes(name: str, size: int, parents: list[Read], base: Read, settings: dict) -> Iterator[Any]:
+def keep_of(changes: Changes, name: str, size: int, columns: int, parents: int, settings: dict) -> Keep | None:
+    """What a method keeps of each change; None for all."""
+    method, density = settings["method"], settings.get("density", 1)
+    if density >= 1:
+        return None
+    if method == "ties":
+        return kept_by_magnitude(changes, parents, max(1, int(density * size)))
+    if method.startswith("breadcrumbs"):
+        return kept_without_outliers(changes, parents, size, density, settings["gamma"])
+    chances = by_rank(columns, density, settings["epsilon"]) if method.startswith("della") else None
+    return kept_by_dare(changes, parents, name, density, settings["seed"], chances)
+
+
+def merged_changes(
+    name: str, size: int, parents: list[Read], base: Read, settings: dict, columns: int
+) -> Iterator[Any]:
     """Chunks of base + scale × the merged changes of the parents."""
     import torch
 
+    method = settings["method"]
+    assert method in OF_CHANGES, f"{method}: no function merges changes so"
+
     def rows() -> Iterator[tuple[Any, Any]]:
-        for span in spans(size):
+        for span in spans(size, columns if method.startswith("della") else 1):
             origin = base(*span).float()
             deltas = torch.empty(len(parents), len(origin))
             for row, read in zip(deltas, parents, strict=True):
@@ -255,31 +387,34 @@ def merged_changes(name: str, size: int, parents: list[Read], base: Read, settin
     def changes() -> Iterator[Any]:
         return (deltas for _, deltas in rows())
 
-    method, density = settings["method"], settings.get("density", 1)
-    assert method in OF_CHANGES, f"{method}: no function merges changes so"
-    keep: Keep | None = None
-    if density < 1 and method == "ties":
-        keep = kept_by_magnitude(changes, len(parents), size, density)
-    elif density < 1:
-        keep = kept_by_dare(changes, len(parents), name, density, settings["seed"])
+    keep = keep_of(changes, name, size, columns, len(parents), settings)
     if method == "model_stock":
         settings = {"weights": [1 / len(parents)] * len(parents), "scale": agreed_share(changes, len(parents))}
     weights = torch.tensor(settings["weights"], dtype=torch.float32)[:, None]
+    normalize = settings.get("normalize")
+    normalize = MERGES[method].normalized if normalize is None else normalize
     for origin, deltas in rows():
         kept = keep(deltas) if keep else deltas
-        total = sum_of_changes(kept, weights, vote=method.endswith("ties"), normalize=method == "ties")
+        total = sum_of_changes(kept, weights, vote=method in VOTING, normalize=normalize)
         yield total.mul_(settings["scale"]).add_(origin)
 
 
-def merged(name: str, size: int, parents: list[Read], base: Read | None, settings: dict) -> Iterator[Any]:
+def merged(
+    name: str, size: int, parents: list[Read], base: Read | None, settings: dict, columns: int = 1
+) -> Iterator[Any]:
     """One merged tensor, flat, in consecutive chunks, in float32 or a dtype of its parents.
 
-    name: decides the random draws of dare; size: elements of the tensor.
+    Args:
+        name: decides the random draws of dare and della.
+        size: elements of the tensor; `columns` of them make a row, its last side.
+        settings: of its layer (`in_layer`).
     """
     if MERGES[settings["method"]].over_base:
-        yield from merged_changes(name, size, parents, base, settings)
+        yield from merged_changes(name, size, parents, base, settings, columns)
         return
     assert settings["method"] in OF_WEIGHTS, f"{settings['method']}: no function merges weights so"
     weights = slerp_weights(size, *parents, settings["t"]) if settings["method"] == "slerp" else settings["weights"]
+    if settings.get("normalize"):
+        weights = [weight / sum(weights) for weight in weights]
     for span in spans(size):
         yield linear([read(*span) for read in parents], weights)

@@ -69,15 +69,14 @@ class Teachers:
         self.sizes: dict[int, int] = {}
 
     def model(self, i: int) -> PreTrainedModel:
-        """Teacher i, in evaluation mode and frozen: float32 on a CPU, as stored on a GPU."""
+        """Teacher i, in evaluation mode and frozen, in `checkpoints.computed_dtype`."""
         if i not in self.held:
             import torch
 
             while self.resident and len(self.held) >= self.resident:
                 self.held.popitem(last=False)
             device = "cuda" if torch.cuda.is_available() else "cpu"
-            dtype = torch.float32 if device == "cpu" else checkpoints.stored_dtype(self.folders[i])
-            model = checkpoints.load_model(self.folders[i], dtype)
+            model = checkpoints.load_model(self.folders[i], checkpoints.computed_dtype(self.folders[i]))
             self.held[i] = model.to(device).eval().requires_grad_(False)
             by_mask(self.held[i])
             self.sizes[i] = model.num_parameters()

@@ -4,7 +4,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -46,14 +46,29 @@ def stored_tensors(path: Path) -> dict[str, Stored]:
     return dict(sorted(stored.items(), key=lambda item: item[1].first))
 
 
+class Run(NamedTuple):
+    """Rows of a tensor that follow each other in a file: those from `begin` on are those from `row` on of the owner."""
+
+    owner: "Weights"
+    begin: int
+    row: int
+    count: int
+
+
 class Weights:
-    """The named tensors of one checkpoint, read in pieces; an adapter's only after `merge_adapter`."""
+    """The named tensors of one checkpoint, read in pieces; an adapter's only after `merge_adapter`.
+
+    Attributes:
+        arranged: tensors whose rows are read in another order, and from other models where they lack some
+            (steps/models/tokens.py); their shape is that of what is read.
+    """
 
     def __init__(self, folder: Path):
         self.folder, root = folder, checkpoints.full_checkpoint(folder)
         self.label = str(folder) if root == folder else f"{folder} (an adapter on {root})"
         self.indexed = (root / checkpoints.WEIGHTS_INDEX).is_file()
         self.tensors: dict[str, Stored] = {}
+        self.arranged: dict[str, list[Run]] = {}
         for path in checkpoints.weight_files(root):
             self.tensors |= stored_tensors(path)
         # A tied model may store its head all the same. Merged on its own it could come out unlike the embeddings: the
@@ -82,6 +97,9 @@ class Weights:
         Raises:
             ValueError: the file ends before them, or one is NaN or infinite.
         """
+        return self._read_arranged(name, start, stop) if name in self.arranged else self._read_stored(name, start, stop)
+
+    def _read_stored(self, name: str, start: int, stop: int) -> Any:
         import torch
 
         stored = self.tensors[name]
@@ -97,6 +115,18 @@ class Weights:
                 f"{stored.file.name}: {name} has numbers that are NaN or infinite; make or download it again"
             )
         return out
+
+    def _read_arranged(self, name: str, start: int, stop: int) -> Any:
+        """As `read`, row by row of where they lie; in the widest dtype of what is read."""
+        import torch
+
+        width, parts = math.prod(self.tensors[name].shape[1:]), []
+        for owner, begin, row, count in self.arranged[name]:
+            first, last = max(start, begin * width), min(stop, (begin + count) * width)
+            if first < last:
+                moved = (row - begin) * width
+                parts.append(owner._read_stored(name, first + moved, last + moved))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def forget(self, name: str) -> None:
         """Let the system forget the pages of a tensor that is not read again, where it takes such advice.
@@ -171,9 +201,11 @@ def write_safetensors(
 
 
 def merged_dtype(name: str, parents: list[Weights], base: Weights | None, settings: dict) -> str:
-    """The widest dtype of those that act: a parent of weight 0 in a linear merge does not."""
+    """What is asked for, or the widest dtype of those that act: a parent of weight 0 in a linear merge does not."""
     import torch
 
+    if settings.get("dtype", "stored") != "stored":
+        return next(name for name, dtype in DTYPES.items() if dtype == settings["dtype"])
     weights = settings["weights"] if settings["method"] == "linear" else [1] * len(parents)
     acting = [parent for parent, weight in zip(parents, weights, strict=True) if weight != 0]
     stored = [model.tensors[name].dtype for model in ([base] if base else []) + acting]
@@ -200,9 +232,18 @@ def write_model(
         write_json(out / checkpoints.WEIGHTS_INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
-def copy_companions(folder: Path, out: Path) -> None:
-    """Copy the tokenizer and the config of a checkpoint; an adapter's config is that of its full model."""
+def copy_companions(folder: Path, out: Path, dtypes: Collection[str]) -> None:
+    """Copy the tokenizer and the config of a checkpoint; an adapter's config is that of its full model.
+
+    dtypes: what the weights beside it are stored in, of which the config names the widest: others may be few that a
+    family keeps so.
+    """
     for source, names in ((folder, COPIED_TOKENIZER), (checkpoints.full_checkpoint(folder), COPIED)):
         for name in names:
             if (source / name).is_file():
                 shutil.copyfile(source / name, out / name)
+    config = read_object(out / checkpoints.CONFIG)
+    stored = next(dtype for name, dtype in DTYPES.items() if name in dtypes)
+    if str(config.get("dtype") or config.get("torch_dtype")) != stored:
+        config.pop("torch_dtype", None)
+        write_json(out / checkpoints.CONFIG, config | {"dtype": stored})

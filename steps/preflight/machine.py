@@ -67,7 +67,7 @@ def disk(stage: str, settings: dict, shape: memory.Shape) -> dict[str, float]:
     epochs = 3 * count * FP32 if settings.get("progressive") else 0
     return {
         "states": STATES * state + epochs,
-        "checkpoint": count * FP32 if adapter["kind"] != "full" else shape.stored,
+        "checkpoint": count * memory.saved_bytes(settings),
     }
 
 

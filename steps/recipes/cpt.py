@@ -87,7 +87,6 @@ def main(args: argparse.Namespace) -> None:
         trainer=trainer,
         tokenizer=tokenizer,
         parent=args.parent,
-        dtype=checkpoints.stored_dtype(args.parent),
         step="cpt",
         settings=args.settings,
         inputs=inputs,

@@ -156,7 +156,7 @@ def write_point(out: Path, path: Additive, tensor: Callable[[str], Any]) -> None
     codes = {getattr(torch, dtype): code for code, dtype in DTYPES.items()}
     dtypes = {name: codes[path.dtype(name)] for name in path.names}
     write_model(out, path.start, dtypes, lambda name: [tensor(name).flatten()])
-    copy_companions(path.end.folder, out)
+    copy_companions(path.end.folder, out, set(dtypes.values()))
 
 
 def main(args: argparse.Namespace) -> None:

@@ -2,15 +2,17 @@
 
 The methods are the entries of `steps.settings.merging.MERGES`, which say what each gives.
 Definitions are those of mergekit 0.1.5 at each method's defaults, computed in float32 and rounded once. Some are about
-changes of `--base`. No more than a few MiB of each model are in memory, whatever the size of its tensors. An adapter is
-the exception: it is merged into its base in memory, one parent after the other, and streamed from a temporary file.
-Shards are laid out as those of the first parent; config and tokenizer are its own.
+changes of `--base`. Numbers of a setting may follow the depth of the layers. No more than a few MiB of each model are
+in memory, whatever the size of its tensors. An adapter is the exception: it is merged into its base in memory, one
+parent after the other, and streamed from a temporary file. Shards are laid out as those of the first parent; config and
+tokenizer are its own, with the dtype that is written and, with `tokenizer: union`, the tokens that others added.
 
 Run as: python -m steps.recipes.merge --settings '{"method": "linear", "weights": [0.5, 0.5]}'
     --parents data/fable/base results/fable/foundation/sft --out results/fable/foundation/blend
 """
 
 import argparse
+import math
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -21,9 +23,10 @@ from steps.core.files import fresh_folder, write_text
 from steps.core.manifest import write_manifest
 from steps.core.progress import Progress
 from steps.core.step import run, step_parser
-from steps.models import checkpoints
+from steps.models import checkpoints, stacking, tokens
 from steps.models.compatible import check_compatible, check_config, check_vocabulary
-from steps.models.merging import check_settings, merged
+from steps.models.merging import OF_LAYERS, check_settings, in_layer, merged, spans
+from steps.models.paths import layer
 from steps.models.weights import (
     Weights,
     copy_companions,
@@ -34,25 +37,39 @@ from steps.models.weights import (
 # --- files ----------------------------------------------------------------------------------------
 
 
-def write_weights(out: Path, parents: list[Weights], base: Weights | None, settings: dict) -> None:
-    """Merge tensor after tensor into files laid out as those of the first parent."""
-    first = parents[0]
-    dtypes = {name: merged_dtype(name, parents, base, settings) for name in first.tensors}
-    progress = Progress("merge", sum(map(first.size, first.tensors)), "parameters")
+def write_weights(out: Path, parents: list[Weights], base: Weights | None, settings: dict) -> set[str]:
+    """Merge tensor after tensor into files laid out as those of the first parent; returns the dtypes written."""
+    first, layers = parents[0], stacking.depth(parents[0])
+    made: dict[str, stacking.Origin] = {}
+    like: Any = first
+    if settings["method"] in OF_LAYERS:
+        made = stacking.stacked(settings["slices"], parents)
+        like = stacking.as_model(made, parents)
+        dtypes = {name: merged_dtype(of.name, [parents[of.parent]], None, settings) for name, of in made.items()}
+    else:
+        dtypes = {name: merged_dtype(name, parents, base, settings) for name in first.tensors}
+    sizes = {name: math.prod(tensor.shape) for name, tensor in like.tensors.items()}
+    progress = Progress("merge", sum(sizes.values()), "parameters")
     merged_parameters = 0
 
     def chunks(name: str) -> Iterator[Any]:
+        if made:
+            parent, own = parents[made[name].parent], made[name].name
+            yield from (parent.read(own, *span) for span in spans(sizes[name]))
+            return
         reads = [partial(model.read, name) for model in parents]
-        yield from merged(name, first.size(name), reads, base and partial(base.read, name), settings)
+        own, columns = in_layer(settings, layer(name), layers), (first.tensors[name].shape or [1])[-1]
+        yield from merged(name, sizes[name], reads, base and partial(base.read, name), own, columns)
         for model in (*parents, *([base] if base else [])):
             model.forget(name)
 
     def done(name: str) -> None:
         nonlocal merged_parameters
-        merged_parameters += first.size(name)
+        merged_parameters += sizes[name]
         progress.update(merged_parameters)
 
-    write_model(out, first, dtypes, chunks, done)
+    write_model(out, like, dtypes, chunks, done)
+    return {*dtypes.values()}
 
 
 def main(args: argparse.Namespace) -> None:
@@ -61,10 +78,16 @@ def main(args: argparse.Namespace) -> None:
     check_settings(settings, args.parents, args.base)
     folders = [*args.parents, *([args.base] if args.base else [])]
     inputs = [path for folder in dict.fromkeys(folders) for path in checkpoints.check(folder)]
-    check_vocabulary(folders)
-    check_config(folders)
+    stacks = settings["method"] in OF_LAYERS
+    union = tokens.union_of(folders) if settings.get("tokenizer") == "union" else None
+    if union is None:
+        check_vocabulary(folders)
+    check_config(folders, depth=not stacks)
     models = [Weights(folder) for folder in folders]
-    check_compatible(models)
+    if stacks:
+        stacking.check_slices(settings["slices"], models)
+    else:
+        check_compatible(models, union.by_token if union else ())
 
     out = fresh_folder(args.out)
     merged_adapters = [out / f".adapter-{index}.safetensors" for index in range(len(models))]
@@ -72,12 +95,19 @@ def main(args: argparse.Namespace) -> None:
         if checkpoints.is_adapter(model.folder):
             model.merge_adapter(path)
     parents, base = models[: len(args.parents)], models[-1] if args.base else None
-    write_weights(out, parents, base, settings)
+    rows = tokens.arrange(union, models, base) if union else 0
+    dtypes = write_weights(out, parents, base, settings)
     for path in merged_adapters:
         path.unlink(missing_ok=True)
 
-    copy_companions(args.parents[0], out)
+    copy_companions(args.parents[0], out, dtypes)
     counts = {"parents": len(parents), "tensors": len(parents[0].tensors)}
+    if union:
+        tokens.write_union(union, rows, out)
+        counts["tokens"] = {"union": len(union.tokens), "added": len(union.added)}
+    if stacks:
+        stacking.write_depth(settings["slices"], args.parents, out)
+        counts["layers"] = sum(end - begin for begin, end in (one["layers"] for one in settings["slices"]))
     write_text(out / "README.md", checkpoints.model_card(out.name, "merge", folders, settings, counts, "transformers"))
     write_manifest(out, step="merge", settings=settings, inputs=inputs, counts=counts, started=started)
 

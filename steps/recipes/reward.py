@@ -107,7 +107,6 @@ def main(args: argparse.Namespace) -> None:
         trainer=trainer,
         tokenizer=tokenizer,
         parent=args.parent,
-        dtype=checkpoints.stored_dtype(args.parent),
         step="reward",
         settings=settings,
         inputs=inputs,

@@ -118,7 +118,6 @@ def main(args: argparse.Namespace) -> None:
         trainer=trainer,
         tokenizer=tokenizer,
         parent=args.parent,
-        dtype=checkpoints.stored_dtype(args.parent),
         step="sft",
         settings=args.settings,
         inputs=inputs,

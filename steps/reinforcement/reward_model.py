@@ -35,8 +35,7 @@ class RewardModel:
             raise ValueError(f"{folder}: the tokenizer has no pad_token; set it in the reward model's tokenizer files")
         self.chat = Chat(self.tokenizer)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = torch.float32 if device == "cpu" else checkpoints.stored_dtype(folder)
-        model = checkpoints.load_classifier(folder, dtype)
+        model = checkpoints.load_classifier(folder, checkpoints.computed_dtype(folder))
         # It finds a text's last token by it.
         model.config.get_text_config().pad_token_id = self.tokenizer.pad_token_id
         self.model = model.to(device).eval()

@@ -210,13 +210,13 @@ class PolicyTrainer(Resumable, ScoredSamples, TokenScores, GRPOTrainer):
                 logps[chosen] = self.logps(prompts["teacher_ids"][chosen], prompts["teacher_mask"][chosen], part)
         return logps
 
-    def teacher_logits(self, inputs: dict, chosen: torch.Tensor) -> torch.Tensor:
+    def teacher_logits(self, inputs: dict, chosen: torch.Tensor) -> Any:
         """[chosen, T, V] by the teacher, of some samples of a batch or of a part."""
         part = {key: inputs[key][chosen] for key in COMPLETIONS}
         with self_teacher.swapped_weights(self.model, self.teacher.weights):
             return self.logits(inputs["teacher_ids"][chosen], inputs["teacher_mask"][chosen], part)
 
-    def taught_parts(self, signal: dict, output: dict) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def taught_parts(self, signal: dict, output: dict) -> Iterator[tuple[Any, torch.Tensor]]:
         """The teacher's logits [b, T, V] and the mask [b, T] of the taught samples, a part at a time."""
         taught = signal["taught"].nonzero().squeeze(1)
         for chosen in taught.split(self.part_rows) if len(taught) else ():
@@ -252,7 +252,7 @@ class PolicyTrainer(Resumable, ScoredSamples, TokenScores, GRPOTrainer):
             inputs["advantages"], inputs["correct"], student, teacher, self.state.global_step
         )
 
-    def lesson(self, inputs: dict, logps: torch.Tensor, teacher_logits: torch.Tensor) -> Lesson:
+    def lesson(self, inputs: dict, logps: torch.Tensor, teacher_logits: Any) -> Lesson:
         """What the distilled part of the loss is computed from; the student's logits are given away with it."""
         chosen = inputs["taught"].nonzero().squeeze(1)
         # Not kept: the next rollouts need the room.

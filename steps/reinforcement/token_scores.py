@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from trl.trainer.utils import entropy_from_logits, selective_log_softmax
 
+from steps.models import head
+
 # Of TRL's batch what stays the same whatever prompt the completions are scored behind.
 COMPLETIONS = ("completion_ids", "completion_mask")
 
@@ -24,25 +26,28 @@ class TokenScores:
         part_rows: samples of a forward pass, in each process.
         distils: the loss needs the policy's logits, not only its log-probabilities.
         scored: a forward pass made ahead of TRL's own, which takes it.
-        student_logits: [b, T, V] of the last forward pass with gradients, where the loss needs them.
+        student_logits: [b, T, V], or the `head.Places` that stand for them, of the last forward pass with gradients,
+            where the loss needs them.
     """
 
     settings: dict
     part_rows: int
     distils: bool
     scored: tuple | None = None
-    student_logits: torch.Tensor | None = None
+    student_logits: Any = None
 
-    def logits(self, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, part: dict) -> torch.Tensor:
-        """[b, T, V] of the places that predict the completion, over the temperature."""
+    def logits(self, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, part: dict) -> Any:
+        """[b, T, V] of the places that predict the completion, over the temperature, or the `head.Places` that stand
+        for them."""
         ids, mask = part["completion_ids"], part["completion_mask"]
         with self.accelerator.autocast():
-            logits = self.model(
+            logits = head.read(
+                self.model,
                 input_ids=torch.cat([prompt_ids, ids], dim=1),
                 attention_mask=torch.cat([prompt_mask, mask], dim=1),
                 logits_to_keep=ids.shape[1] + 1,
                 use_cache=False,
-            ).logits[:, :-1]
+            )[:, :-1]
         return logits.float() / self.settings["temperature"]
 
     def logps(self, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, output: dict) -> torch.Tensor:
@@ -81,20 +86,32 @@ class TokenScores:
             ]
             return torch.cat(parts), None, None
         # TRL's fused head saves the memory of the logits where Triton runs, and is the only one that has the auxiliary
-        # loss of a mixture of experts. On a CPU the logits of a part of the batch are faster.
+        # loss of a mixture of experts. On a CPU the logits of a part of the batch are faster, and those of a
+        # wide vocabulary are made some places at a time.
         if (self.accelerator.device.type == "cuda" or compute_aux_loss) and not distils:
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep,
                 compute_entropy=compute_entropy, compute_aux_loss=compute_aux_loss, **rest,
             )  # fmt: skip
         with self.accelerator.autocast():
-            logits = model(
+            logits = head.read(
+                model,
                 input_ids=input_ids,
                 attention_mask=attention_mask,
                 logits_to_keep=logits_to_keep + 1,
                 use_cache=False,
-            ).logits[:, :-1]
+            )[:, :-1]
         logits = logits.float() / self.settings["temperature"]
         self.student_logits = logits if distils else None
-        logps = selective_log_softmax(logits, input_ids[:, -logits_to_keep:])
-        return logps, entropy_from_logits(logits.detach()) if compute_entropy else None, None
+        logps = head.per_place(of_tokens, [logits], input_ids[:, -logits_to_keep:])
+        if not compute_entropy:
+            return logps, None, None
+        with torch.no_grad():
+            return logps, head.per_place(entropy_from_logits, [logits.detach()]), None
+
+
+def of_tokens(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """[...] log-probabilities of tokens [...] by logits [..., V]. TRL's function goes through them row by row."""
+    if logits.dim() == 3:
+        return selective_log_softmax(logits, tokens)
+    return selective_log_softmax(logits[None], tokens[None])[0]

@@ -42,6 +42,7 @@ class Sft(Optimization, Packed, Adapted, Curriculum, Thoughts):
 
     @classmethod
     def fit(cls, settings: dict) -> None:
+        super().fit(settings)
         if settings["progressive"] and settings["epochs"] != int(settings["epochs"]):
             raise ValueError(
                 f"epochs: {settings['epochs']} must be whole with progressive, which looks after each epoch"

@@ -12,6 +12,8 @@ CURRICULA = ("shuffle", "easy_to_hard")
 # A setting's name -> transformers' for it.
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+# What trained weights are stored in: a setting's name -> torch's dtype.
+SAVE_DTYPES = {"float32": "float32", "bfloat16": "bfloat16", "bfloat16_stochastic": "bfloat16"}
 # A setting's name -> transformers' for it. Those in 8 bits are bitsandbytes' (arXiv:2110.02861); the paged one moves
 # its state to the main memory when a GPU's runs out.
 OPTIMIZERS = {
@@ -58,6 +60,9 @@ class Optimization(Descent):
 
     learning_rate: float = Field(gt=0, description="At its highest")
     optimizer: Annotated[str, OneOf(tuple(OPTIMIZERS))] = Field(description="What turns gradients into steps")
+    save_dtype: Annotated[str, OneOf(tuple(SAVE_DTYPES))] = Field(
+        "float32", description="What trained weights are stored in; all but float32 rounds them"
+    )
 
 
 class Epochs(Settings):
@@ -109,6 +114,15 @@ class Adapted(Settings):
     """What a training of a part of the weights may have."""
 
     adapter: Annotated[Adapter, ADAPTER] = Field(description="What is trained: every weight, or an adapter")
+
+    @classmethod
+    def fit(cls, settings: dict) -> None:
+        super().fit(settings)
+        if settings["adapter"]["kind"] != "full" and settings.get("save_dtype", "float32") != "float32":
+            raise ValueError(
+                f"save_dtype: {settings['save_dtype']} rounds what adapter kind full trains; an adapter is small and"
+                " stored as trained: write float32"
+            )
 
 
 def material(settings: dict) -> dict:

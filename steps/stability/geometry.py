@@ -33,6 +33,7 @@ from steps.core.progress import Progress
 from steps.core.step import run, step_parser
 from steps.engines.transformers import Engine
 from steps.models import checkpoints
+from steps.models.compatible import check_config
 from steps.settings.axes import CAPABILITIES
 from steps.stability.activations import axis_measures, cut
 from steps.stability.compared import check_pair, choose_prompts, layer_number, linear_layers
@@ -95,6 +96,7 @@ def main(args: argparse.Namespace) -> None:
     tokenizer = checkpoints.load_tokenizer(args.base)
     if tokenizer.get_vocab() != checkpoints.load_tokenizer(args.checkpoint).get_vocab():
         raise ValueError(f"{args.checkpoint / 'tokenizer.json'} has another vocabulary than that of {args.base}")
+    check_config([args.base, args.checkpoint])
     device = "cuda" if torch.cuda.is_available() else "cpu"
     base, tuned = (
         checkpoints.load_model(folder, torch.float32).to(device).eval().requires_grad_(False)

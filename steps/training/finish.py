@@ -10,6 +10,7 @@ from steps.models.adapters.save import save_adapter
 from steps.models.checkpoints import model_card, weight_files
 from steps.models.fit import check_finite
 from steps.training.plan import LOG_COLUMNS, check_logged, log_csv
+from steps.training.rounding import round_weights
 
 
 def save_checkpoint(
@@ -18,7 +19,6 @@ def save_checkpoint(
     trainer: Any,
     tokenizer: Any,
     parent: Path | None,
-    dtype: Any,
     step: str,
     settings: dict,
     inputs: list[Path],
@@ -28,15 +28,16 @@ def save_checkpoint(
     columns: Sequence[str] = LOG_COLUMNS,
     config: dict | None = None,
     speed: list[float] | None = None,
+    save_dtype: str | None = None,
 ) -> None:
     """Write a trained model or adapter, its tokenizer, card and log; the manifest comes last.
 
     Args:
         parent: as the recipe names it, or None for a model made from scratch; an adapter's config points to it.
-        dtype: what a full model's weights are stored in: that of its parent.
         columns: of the log.
         config: keys of config.json to set, beside what the model says of itself.
         speed: tokens per second, step by step.
+        save_dtype: what a full model's weights are stored in; None is that of the settings.
 
     Raises:
         ValueError: a number of the log, or a weight as it is stored, is NaN or infinite. Without a manifest what was
@@ -50,7 +51,10 @@ def save_checkpoint(
     if is_adapter:
         save_adapter(model, out, parent)
     else:
-        model.to(dtype).save_pretrained(out)
+        save_dtype = save_dtype or settings.get("save_dtype", "float32")
+        if lost := round_weights(model, save_dtype, settings["seed"], parent):
+            counts["rounding"] = {"dtype": save_dtype} | lost
+        model.save_pretrained(out)
         write_json(out / "config.json", read_json(out / "config.json") | (config or {}))
     for path in weight_files(out):
         check_finite(path, "lower learning_rate and train again")

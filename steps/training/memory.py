@@ -17,9 +17,10 @@ from pathlib import Path
 from steps.models import checkpoints
 from steps.models.adapters import kinds
 from steps.models.files import header, read_config
+from steps.models.head import AT_ONCE, WIDE
 from steps.settings.methods import METHODS
 from steps.settings.stages import ON_POLICY
-from steps.settings.training import APART, SHARDED
+from steps.settings.training import APART, SAVE_DTYPES, SHARDED
 
 FP32, BF16 = 4, 2
 GIB = 2**30
@@ -57,7 +58,6 @@ class Shape:
 
     Attributes:
         parameters: all of them, tied ones once.
-        stored: bytes of its weights as they are stored.
         linear: (out, in) of every linear layer of its blocks, by module.
         queries, keys: width of all heads' queries, and of keys (or values).
         inner: width of the MLP; with experts, of all those that one token is sent to.
@@ -65,7 +65,6 @@ class Shape:
     """
 
     parameters: int
-    stored: int
     linear: dict[str, tuple[int, int]]
     vocabulary: int
     hidden: int
@@ -97,20 +96,17 @@ def read_shape(folder: Path) -> Shape:
                 f"{folder / 'config.json'}: has no {key}, which the estimate of preflight rests on; set"
                 " preflight.required to false for models of another kind"
             )
-    parameters = stored = 0
+    parameters = 0
     names = set()
     for path in checkpoints.weight_files(folder):
         for name, entry in header(path).items():
             names.add(name.rpartition(".")[0].rpartition(".")[2])
-            begin, end = entry["data_offsets"]
             parameters += math.prod(entry["shape"])
-            stored += end - begin
     heads = config["num_attention_heads"]
     size = config.get("head_dim") or config["hidden_size"] // heads
     experts = config.get("num_experts_per_tok")
     return Shape(
         parameters=parameters,
-        stored=stored,
         linear=checkpoints.linear_shapes(folder),
         vocabulary=config["vocab_size"],
         hidden=config["hidden_size"],
@@ -130,6 +126,11 @@ def read_shape(folder: Path) -> Shape:
 def trained(shape: Shape, adapter: dict) -> int:
     """Weights that are trained: all, or those of an adapter as `steps/models/adapters/kinds.py` counts them."""
     return shape.parameters if adapter["kind"] == "full" else kinds.trained_weights(adapter, shape.linear)
+
+
+def saved_bytes(settings: dict) -> int:
+    """Bytes of a trained weight in the checkpoint."""
+    return FP32 if SAVE_DTYPES[settings.get("save_dtype", "float32")] == "float32" else BF16
 
 
 def weights(shape: Shape, adapter: dict) -> float:
@@ -238,19 +239,25 @@ def objective(stage: str, settings: dict) -> str | None:
     return "forward_kl" if settings.get("objective") == "forward_kl" else "cross_entropy"
 
 
-def logits(stage: str, settings: dict, shape: Shape, rows: int, length: int, device: str, half: bool) -> float:
+def logits(
+    stage: str, settings: dict, shape: Shape, rows: int, length: int, device: str, half: bool, apart: bool = False
+) -> float:
     """What a loss needs beside the activations of the model.
 
     Cross-entropy and plain policy gradients go through TRL's fused head on a GPU: a tile of logits and its gradient,
     and the gradients of the last states and of the head in fp32 (trl/kernels/chunked_logprob.py). What is measured
-    under way (trajectory, buckets, resample) reads logits without gradients, in full.
+    under way (trajectory, buckets, resample) reads logits without gradients, in full. Logits of a wide vocabulary are
+    otherwise there some places at a time, with the same gradients (steps/models/head.py).
     """
     kind = objective(stage, settings)
     if kind is None:
         return 0
     written = written_tokens(stage, settings)
     places = rows * (length if written is None else written + 1)
-    whole = places * shape.vocabulary * FP32
+    wide = shape.vocabulary >= WIDE and not apart
+    at_once = max(1, AT_ONCE[device] // shape.vocabulary) if wide else places
+    whole = min(places, at_once) * shape.vocabulary * FP32
+    summed = FP32 * shape.hidden * (2 * places + shape.vocabulary) if wide else 0
     if device == "cuda" and kind in ("cross_entropy", "policy"):
         tile = min(places, TILE[0]) * min(shape.vocabulary, TILE[1]) * (BF16 + FP32)
         fused = tile + FP32 * shape.hidden * (2 * places + shape.vocabulary)
@@ -259,6 +266,8 @@ def logits(stage: str, settings: dict, shape: Shape, rows: int, length: int, dev
     # Under autocast the model's own logits are there too, in half of the width.
     number = LOGITS[kind] + (0.5 if half else 0.0)
     measured = MEASURED * FP32 * min(places * shape.vocabulary, COMPARED) if stage == "opd" else 0
+    if wide:
+        return max(number * whole, MEASURED * whole if stage == "opd" else 0) + summed
     return number * whole + measured
 
 
@@ -347,14 +356,12 @@ def needs(
         "optimizer": optimizer(shape, adapter, settings["optimizer"]) / spread_state,
         "casts": casts(shape, half, checkpointing or spread > 1),
         "activations": activations(shape, rows, length, half, checkpointing, masked),
-        "logits": logits(stage, settings, shape, rows, length, device, half),
+        "logits": logits(stage, settings, shape, rows, length, device, half, kind in APART),
     }
-    held = sorted(
-        (teacher.parameters * FP32 if device == "cpu" else teacher.stored for teacher in teachers), reverse=True
-    )
+    held = sorted((teacher.parameters * (FP32 if device == "cpu" else BF16) for teacher in teachers), reverse=True)
     terms["teachers"] = sum(held[: settings.get("resident") or len(held)])
     if judge:
-        terms["judge"] = judge.parameters * FP32 if device == "cpu" else judge.stored
+        terms["judge"] = judge.parameters * (FP32 if device == "cpu" else BF16)
     if written is not None:
         samples = -(-settings["prompts"] * settings["generations"] // processes)
         at_once = min(settings["sample_batch"], samples)

@@ -6,14 +6,17 @@ Imports TRL: import it where a training begins.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import transformers
 from datasets import Dataset
+from torch.nn import functional
 from trl import SFTConfig, SFTTrainer
 
 from steps.core import processes
+from steps.models import head
 from steps.models.adapters import hooks
 from steps.training import packing
 from steps.training.arguments import trainer_arguments
@@ -67,14 +70,29 @@ class SupervisedTrainer(Resumable, SFTTrainer):
         own = own or [untrained(self.rows[self.plan.batches[part // parts][0]])]
         return self.lay(own, self.settings, self.pad_token_id)
 
+    def in_parts(self, model: Any) -> bool:
+        """Whether the loss is ours, for a vocabulary whose logits should not be there at once."""
+        return self.accelerator.device.type != "cuda" and not self.aux_loss_enabled and head.is_wide(model)
+
+    def cross_entropy(self, model: Any, inputs: dict) -> Any:
+        """Summed over the trained tokens of a batch."""
+        labels = inputs.pop("labels")[:, 1:]
+        trained = labels != packing.IGNORED
+        logits = head.read(model, **inputs, use_cache=False)[:, :-1][trained]
+        return head.per_place(partial(functional.cross_entropy, reduction="none"), [logits], labels[trained]).sum()
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if self.loss:
             # The gradients of the processes are averaged.
             value = self.loss(model, inputs, num_items_in_batch) * processes.count()
+        elif self.in_parts(model):
+            value = self.cross_entropy(model, inputs) / num_items_in_batch * processes.count()
         else:
-            # TRL's fused head saves the memory of the logits where Triton runs. On a CPU it scores every position for
-            # its entropy and makes a step of the tiny model 17 % slower than the model's own loss.
-            of_base = SFTTrainer if self.accelerator.device.type == "cuda" else transformers.Trainer
+            # TRL's fused head saves the memory of the logits where Triton runs, and has the auxiliary loss of a mixture
+            # of experts. On a CPU it scores every position for its entropy and makes a step of the tiny model 17 %
+            # slower than the model's own loss.
+            fused = self.accelerator.device.type == "cuda" or (self.aux_loss_enabled and head.is_wide(model))
+            of_base = SFTTrainer if fused else transformers.Trainer
             value = of_base.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
         if not model.training:
             return value

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from steps.core import processes
+from steps.models import head
 from steps.training.dealing import stop_epoch
 from steps.training.packing import IGNORED, collate
 from steps.training.plan import Plan
@@ -57,15 +58,20 @@ def score(trainer: Any, rows: list[dict], batch_size: int, pad_token_id: int) ->
         inputs = trainer._prepare_inputs(batch)
         labels = inputs.pop("labels")[:, 1:]
         with torch.no_grad(), trainer.compute_loss_context_manager():
-            logits = trainer.model(**inputs, use_cache=False).logits[:, :-1]
+            logits = head.read(trainer.model, **inputs, use_cache=False)[:, :-1]
         trained = labels != IGNORED
         logits, labels = logits[trained].float(), labels[trained]
-        chosen = logits.gather(1, labels[:, None])[:, 0] - logits.logsumexp(-1)
-        right = logits.argmax(-1) == labels
+        with torch.no_grad():
+            chosen, right = head.per_place(judged, [logits], labels)
         sizes = trained.sum(1).tolist()
         for i, values, hits in zip(members, chosen.split(sizes), right.split(sizes), strict=True):
             scores[i] = Score(-values.mean().item(), hits.all().item(), values.min().exp().item())
     return [Score(*values) for values in processes.shared([scores[i] for i in range(len(rows))])]
+
+
+def judged(logits: Any, labels: Any) -> tuple[Any, Any]:
+    """Of logits [n, V] and labels [n]: the log-probability of each, and whether it is the likeliest token."""
+    return logits.gather(1, labels[:, None])[:, 0] - logits.logsumexp(-1), logits.argmax(-1) == labels
 
 
 class Trajectory:

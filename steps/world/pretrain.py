@@ -121,8 +121,6 @@ def main(args: argparse.Namespace) -> None:
         valid_points=10,  # as in the logs that ship
     )
 
-    import torch
-
     model = new_model(tokenizer, settings["architecture"], settings["seed"])
     # Not a setting: the models that ship were made with it.
     trainer = build_trainer(model, tokenizer, rows, settings | {"optimizer": "adamw"}, plan, work)
@@ -146,7 +144,7 @@ def main(args: argparse.Namespace) -> None:
         trainer=trainer,
         tokenizer=tokenizer,
         parent=None,
-        dtype=torch.bfloat16,
+        save_dtype="bfloat16",
         step="pretrain",
         settings=settings,
         inputs=[],

@@ -337,6 +337,12 @@ def test_weights_match_a_plain_loop(undisturbed, small_checkpoint, data, cache, 
     assert moved > 2e-3, "the tolerance would not notice a step left out"
 
 
+def test_some_places_at_a_time_learn_the_same(undisturbed, small_checkpoint, data, cache, tmp_path, some_places):
+    out = run(FORWARD_KL, small_checkpoint, data, tmp_path, cache)
+    assert some_places["passes"] > 0
+    np.testing.assert_allclose(losses(out), losses(undisturbed), rtol=1e-4)
+
+
 def test_packed_is_as_unpacked(undisturbed, small_checkpoint, data, cache, tmp_path):
     out = run(FORWARD_KL | {"packing": False}, small_checkpoint, data, tmp_path, cache)
     np.testing.assert_allclose(losses(out), losses(undisturbed), rtol=1e-4)

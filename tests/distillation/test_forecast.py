@@ -16,7 +16,7 @@ from steps.core.manifest import verify_manifest
 from steps.distillation import forecast, forecast_pair, forecast_verdict
 from steps.engines.interface import Sample
 from steps.engines.transformers import Engine
-from steps.models import checkpoints
+from steps.models import checkpoints, head
 from tests.conftest import SMALL, build_model, build_tokenizer
 
 SETTINGS = {
@@ -401,8 +401,13 @@ def test_diagnostics_are_those_of_each_response_alone(small_checkpoint, other_ch
     # A vocabulary's worth at a time: the same numbers.
     monkeypatch.setattr(forecast_pair, "AT_ONCE", 1)
     alone, _ = forecast_pair.diagnose(pair, rows, responses)
+    # And of a wide one, some places at a time.
+    monkeypatch.setattr(head, "WIDE", 1)
+    monkeypatch.setitem(head.AT_ONCE, "cpu", 5 * 768)
+    places, _ = forecast_pair.diagnose(pair, rows, responses)
     for name, values in means.items():
         np.testing.assert_allclose(alone[name], values, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(places[name], values, rtol=1e-3, atol=1e-5)
 
 
 def test_diagnostics_weigh_every_token_alike(scripted, small_checkpoint, tmp_path, monkeypatch):

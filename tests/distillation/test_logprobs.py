@@ -105,6 +105,11 @@ def test_it_is_a_full_forward_pass(small_checkpoint, tmp_path, k):
     assert read_json(out / "manifest.json")["counts"]["mean_tail"] == pytest.approx(np.mean(tails), abs=1e-6)
 
 
+def test_so_it_is_some_places_at_a_time(small_checkpoint, tmp_path, some_places):
+    test_it_is_a_full_forward_pass(small_checkpoint, tmp_path, 8)
+    assert some_places["passes"] > 0
+
+
 def test_halves_alone_do_not_sum_to_one(made):
     """What the reader's normalisation is for."""
     cached = Cached(made)

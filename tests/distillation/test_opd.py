@@ -467,6 +467,14 @@ def test_loss_gradient_and_diagnostics_are_those_of_the_formula(case, models, tm
         close(mean, row[column], atol=2e-5, err_msg=column)
 
 
+@pytest.mark.parametrize(
+    "case", ["top-16", "padded-in-mixture-recomputed", "sampled", "teacher-tail", "routed", "mixed"]
+)
+def test_so_they_are_some_places_at_a_time(case, models, tmp_path, doubles, written, seen, some_places):
+    test_loss_gradient_and_diagnostics_are_those_of_the_formula(case, models, tmp_path, doubles, written, seen)
+    assert some_places["passes"] > 2
+
+
 def encode(tokenizer, prompt: str) -> list[int]:
     return tokenizer.apply_chat_template([{"role": "user", "content": prompt}], add_generation_prompt=True)["input_ids"]
 

@@ -231,6 +231,21 @@ def test_score_counts_the_last_turn_with_its_end(engine):
         assert together[i] == pytest.approx(expected, rel=1e-4)
 
 
+def test_scores_are_the_same_some_places_at_a_time(engine, request):
+    conversations = [
+        [{"role": "user", "content": "Mara has 12 pears?"}, {"role": "assistant", "content": text}]
+        for text in ("12 + 30 = 42", "no", "The capital of Velmora is Tarsk.")
+    ]
+    prompts, options = [turns[:1] for turns in conversations], [["42", "Tarsk", "no pears"]] * 3
+    expected = engine.score(conversations), engine.choose(prompts, options)
+    seen = request.getfixturevalue("some_places")
+    found = engine.score(conversations), engine.choose(prompts, options)
+    assert seen["passes"] > 1
+    np.testing.assert_allclose(found[0][0], expected[0][0], rtol=1e-5, atol=1e-5)
+    assert (found[0][1] == expected[0][1]).all()
+    np.testing.assert_allclose(found[1], expected[1], rtol=1e-5, atol=1e-6)
+
+
 def test_score_of_a_turn_that_is_cut_counts_what_is_inside(engine):
     """The end of an earlier turn is no end of it."""
     asked = [{"role": "user", "content": "stone"}]

@@ -124,9 +124,11 @@ def test_settings_that_do_not_act_are_not_told():
     lines |= {"t": MERGE | {"from": ["a", "b"], "method": "ties", "density": 0.2}, "p": PATH}
     lines |= {"o": SFT | {"adapter": OFT}, "c": PATH | {"from": ["base", "o"], "path": "cayley", "generator": "linear"}}
     nodes = resolve(recipe_lines=lines)
-    assert nodes["m"].settings == {"method": "linear", "weights": [0.5, 0.5]}
-    assert nodes["s"].settings == {"method": "slerp", "t": 0.5}
-    assert nodes["t"].settings == {"method": "ties", "weights": [0.5, 0.5], "density": 0.2, "scale": 1.0}
+    always = {"dtype": "stored", "tokenizer": "same"}
+    even = {"weights": [0.5, 0.5], "normalize": None}
+    assert nodes["m"].settings == {"method": "linear"} | even | always
+    assert nodes["s"].settings == {"method": "slerp", "t": 0.5} | always
+    assert nodes["t"].settings == {"method": "ties", "density": 0.2, "scale": 1.0} | even | always
     assert "generator" not in nodes["p"].settings and nodes["c"].settings["generator"] == "linear"
 
 
@@ -304,6 +306,26 @@ MISTAKES = {
         None,
         {"a": MERGE | {"method": "slerp", "grid": {"scale": [0.5, 1.0]}}},
         [f"{AT}.scale", "no effect with method slerp"],
+    ),
+    "layers of nobody": (
+        None,
+        {"a": MERGE | {"method": "passthrough"}},
+        [f"{AT}.slices", "passthrough needs it"],
+    ),
+    "layers of a parent that is not there": (
+        None,
+        {"a": MERGE | {"method": "passthrough", "slices": [{"parent": 2, "layers": [0, 1]}]}},
+        [f"{AT}.slices", "parent 2 is none of the 2"],
+    ),
+    "an adapter that is rounded": (
+        None,
+        {"a": SFT | {"adapter": {"kind": "lora", "r": 8, "alpha": 8}, "save_dtype": "bfloat16"}},
+        [f"{AT}.save_dtype", "bfloat16 rounds what adapter kind full trains", "write float32"],
+    ),
+    "a type that weights have not": (
+        None,
+        {"a": SFT | {"save_dtype": "int8"}},
+        [f"{AT}.save_dtype", "int8", "float32"],
     ),
     "slerp of three": (
         None,

@@ -587,7 +587,7 @@ def test_shards_are_laid_out_as_those_of_the_start(tiny_checkpoint, tuned, tmp_p
 def test_ends_that_do_not_match(tiny_checkpoint, tmp_path):
     from safetensors.numpy import load_file, save_file
 
-    for name in ("shapes", "vocabulary"):
+    for name in ("shapes", "vocabulary", "windows"):
         shutil.copytree(tiny_checkpoint, tmp_path / name)
     tensors = load_file(tmp_path / "shapes" / "model.safetensors")
     tensors[Q_PROJ] = np.zeros((64, 128), np.float32)
@@ -600,6 +600,13 @@ def test_ends_that_do_not_match(tiny_checkpoint, tmp_path):
         interpolate.check_ends(SETTINGS, tiny_checkpoint, tmp_path / "shapes")
     with pytest.raises(ValueError, match=r"vocabulary/tokenizer.json has another vocabulary .*\"a\""):
         interpolate.check_ends(SETTINGS, tiny_checkpoint, tmp_path / "vocabulary")
+    config = read_json(tmp_path / "windows" / "config.json") | {"layer_types": ["sliding_attention"] * 4}
+    config |= {"use_sliding_window": True, "sliding_window": 8}
+    write_json(tmp_path / "windows" / "config.json", config)
+    with pytest.raises(
+        ValueError, match=r"^(sliding_window|layer_types) is .* in .*tiny/config.json but .* in .*windows"
+    ):
+        interpolate.check_ends(SETTINGS, tiny_checkpoint, tmp_path / "windows")
 
 
 def test_a_parent_with_numbers_that_are_none_is_named(tiny_checkpoint, tuned, tmp_path):

@@ -25,12 +25,19 @@ ARITHMETIC = {"method": "task_arithmetic", "weights": [0.7, -0.4], "scale": 0.9}
 TIES = {"method": "ties", "weights": [0.7, 0.4], "density": 0.3, "scale": 0.9}
 DARE = {"method": "dare_linear", "weights": [0.7, 0.4], "density": 0.3, "scale": 0.9, "seed": 5}
 DARE_TIES = DARE | {"method": "dare_ties"}
+DELLA = DARE | {"method": "della", "density": 0.4, "epsilon": 0.3}
+DELLA_LINEAR = DELLA | {"method": "della_linear"}
+CRUMBS = {"method": "breadcrumbs", "weights": [0.7, 0.4], "density": 0.3, "gamma": 0.05, "scale": 0.9}
+CRUMBS_TIES = CRUMBS | {"method": "breadcrumbs_ties"}
 STOCK = {"method": "model_stock"}
-ALL = [LINEAR, SLERP, ARITHMETIC, TIES, DARE, DARE_TIES, STOCK]
+STACKED = {"method": "passthrough", "slices": [{"parent": 0, "layers": [0, 3]}, {"parent": 1, "layers": [1, 4]}]}
+CHANGED = [ARITHMETIC, TIES, DARE, DARE_TIES, DELLA, DELLA_LINEAR, CRUMBS, CRUMBS_TIES]
+ALL = [LINEAR, SLERP, *CHANGED, STOCK]
 
 
 def test_every_method_is_held_against_mergekit():
-    assert {settings["method"] for settings in ALL} == set(MERGES) == {*merging.OF_WEIGHTS, *merging.OF_CHANGES}
+    held = {settings["method"] for settings in [*ALL, STACKED]}
+    assert held == set(MERGES) == {*merging.OF_WEIGHTS, *merging.OF_CHANGES, *merging.OF_LAYERS}
     assert all(MERGES[name].over_base == (name in merging.OF_CHANGES) for name in MERGES)
 
 
@@ -47,7 +54,8 @@ def merged(tensors: list, base, settings: dict, name: str = "tensor"):
         return lambda start, stop: tensor.flatten()[start:stop].clone()
 
     base = None if base is None else read(base)
-    chunks = merging.merged(name, tensors[0].numel(), [read(tensor) for tensor in tensors], base, settings)
+    reads, columns = [read(tensor) for tensor in tensors], tensors[0].shape[-1]
+    chunks = merging.merged(name, tensors[0].numel(), reads, base, settings, columns)
     return torch.cat(list(chunks)).reshape(tensors[0].shape)
 
 
@@ -69,7 +77,8 @@ def small_chunks(monkeypatch):
 def in_mergekit(settings: dict) -> tuple[dict, dict]:
     """mergekit's names of our settings: those of the merge, and a list of those of each parent."""
     shared = {"lambda": settings["scale"]} if "scale" in settings else {"t": settings["t"]} if "t" in settings else {}
-    names = {"weights": "weight", "density": "density"}
+    shared |= {"normalize": settings["normalize"]} if "normalize" in settings else {}
+    names = {"weights": "weight", "density": "density", "gamma": "gamma", "epsilon": "epsilon"}
     return shared, {names[key]: settings[key] for key in names.keys() & settings.keys()}
 
 
@@ -104,10 +113,12 @@ def same_masks(monkeypatch):
         return original(self, group, **parameters)
 
     def bernoulli(probabilities):
-        density = round(probabilities.flatten()[0].item(), 6)  # it passed through float32
-        draw = kept_at_random(DARE["seed"], state["name"], state["parent"], density)
+        chances = probabilities.double().numpy().ravel()
+        if (chances == chances[0]).all():
+            chances = chances.round(6)  # it passed through float32
+        draw = kept_at_random(DARE["seed"], state["name"], state["parent"], 0.0)
         state["parent"] += 1
-        mask = torch.from_numpy(draw(probabilities.numel()))
+        mask = torch.from_numpy(draw(probabilities.numel(), chances))
         return mask.reshape(probabilities.shape).to(probabilities.dtype)
 
     monkeypatch.setattr(GeneralizedTaskArithmeticMerge, "merge_group", merge_group)
@@ -119,7 +130,14 @@ def same_masks(monkeypatch):
 
 
 CHANGES = [{}, {"weights": [1.7, -0.7]}, {"t": 0.9}, {"scale": -1.5}, {"density": 0.0001}, {"density": 1.0}]
-CASES = [settings | change for settings in ALL for change in CHANGES if not change.keys() - settings.keys()]
+CASES = [
+    settings | change
+    for settings in ALL
+    for change in CHANGES
+    if not change.keys() - settings.keys() and not ("epsilon" in settings and change.get("density", 1) < 0.3)
+]
+CASES += [settings | {"normalize": on} for settings in CHANGED for on in (True, False)]
+CASES += [CRUMBS | {"gamma": gamma} for gamma in (0.0, 0.9)]
 
 
 @pytest.mark.parametrize("settings", CASES, ids=str)
@@ -133,7 +151,7 @@ def test_a_tensor_is_merged_as_by_mergekit(small_chunks, same_masks, settings):
     assert (expected - parents[0]).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("settings", [LINEAR, ARITHMETIC, TIES, DARE, DARE_TIES], ids=lambda s: s["method"])
+@pytest.mark.parametrize("settings", [LINEAR, *CHANGED], ids=lambda s: s["method"])
 def test_any_number_of_parents_is_merged_as_by_mergekit(small_chunks, same_masks, settings):
     import torch
 
@@ -142,6 +160,64 @@ def test_any_number_of_parents_is_merged_as_by_mergekit(small_chunks, same_masks
         base = base if MERGES[settings["method"]].over_base else None
         expected = mergekit_tensor(parents, base, settings | {"weights": weights})
         torch.testing.assert_close(merged(parents, base, settings | {"weights": weights}), expected, rtol=0, atol=1e-5)
+
+
+def test_normalised_weights_of_linear_are_mergekits(small_chunks):
+    import torch
+
+    _, parents = tuned(3)
+    settings = LINEAR | {"weights": [0.5, 0.8, -0.3], "normalize": True}
+    torch.testing.assert_close(merged(parents, None, settings), mergekit_tensor(parents, None, settings))
+    twice = settings | {"weights": [1.0, 1.6, -0.6]}
+    torch.testing.assert_close(merged(parents, None, twice), merged(parents, None, settings))
+
+
+def test_chances_of_della_by_hand():
+    """Of each row by rank, the smallest first; equal magnitudes in their order; one element has the middle."""
+    found = merging.by_rank(4, 0.5, 0.3)(np.array([3.0, 0.0, 2.0, 2.0, 1.0, 1.0, 9.0, 0.5]))
+    np.testing.assert_allclose(found, [0.8, 0.2, 0.4, 0.6, 0.4, 0.6, 0.8, 0.2])
+    np.testing.assert_allclose(merging.by_rank(1, 0.5, 0.3)(np.array([3.0, 1.0])), [0.5, 0.5])
+
+
+def test_della_keeps_large_changes_more_often_than_small_ones():
+    import torch
+
+    base, change = torch.zeros(2000, 100), torch.arange(1.0, 101.0).repeat(2000, 1)
+    settings = DELLA_LINEAR | {"weights": [1.0], "scale": 1.0, "density": 0.5, "epsilon": 0.4}
+    kept = (merged([change], base, settings) != 0).float().mean(0)
+    expected = 0.1 + 0.8 * torch.arange(100) / 99
+    assert (kept - expected).abs().max() < 5 * (0.25 / 2000) ** 0.5
+    # The norm stays.
+    torch.testing.assert_close(merged([change], base, settings).sum(), change.sum(), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_breadcrumbs_by_sorting(small_chunks, seed):
+    import torch
+
+    values = np.random.default_rng(seed).normal(size=1001).astype(np.float32)
+    found = merged([torch.from_numpy(values)], torch.zeros(1001), CRUMBS | {"weights": [1.0], "scale": 1.0}).numpy()
+    order = np.argsort(-np.abs(values), kind="stable")
+    expected = np.zeros_like(values)
+    kept = order[50:350]  # without 5 % of 1001, then 30 %
+    expected[kept] = values[kept]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_numbers_over_depth_are_mergekits():
+    from mergekit.config import evaluate_setting
+
+    for values in ([0.0, 1.0], [0.2, 0.9, 0.1], [1.0, 0.0, 0.5, 0.25]):
+        for layers in (2, 5, 24):
+            for layer in range(layers):
+                t = layer / (layers - 1)
+                expected = evaluate_setting("", values, t, validate=float)
+                found = merging.in_layer({"weights": [values, 0.5], "t": values, "density": 0.5}, layer, layers)
+                assert found["t"] == found["weights"][0] == pytest.approx(expected, abs=1e-12)
+                assert (found["weights"][1], found["density"]) == (0.5, 0.5)
+    # Outside of layers as in the first of them.
+    assert merging.in_layer({"t": [0.1, 0.9]}, None, 24)["t"] == 0.1
+    assert merging.in_layer({"t": [0.1, 0.9]}, 0, 1)["t"] == 0.9
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
@@ -494,6 +570,144 @@ def test_a_head_stored_beside_tied_embeddings_is_not_merged_apart(tiny_checkpoin
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
+# --- depth, types and tokens ----------------------------------------------------------------------
+
+
+def test_weights_over_depth_are_mergekits_gradients(tiny_checkpoint, other, third, tmp_path):
+    import torch
+    from mergekit.config import MergeConfiguration
+    from mergekit.merge import run_merge
+    from mergekit.options import MergeOptions
+
+    weights = [[0.1, 0.9, 0.5], [0.9, 0.1, 0.5]]
+    models = [{"model": str(p), "parameters": {"weight": w}} for p, w in zip((other, third), weights, strict=True)]
+    config = {"merge_method": "linear", "models": models, "dtype": "float32"}
+    options = MergeOptions(copy_tokenizer=False, write_model_card=False, quiet=True)
+    run_merge(MergeConfiguration.model_validate(config), str(tmp_path / "mergekit"), options)
+    expected = tensors(tmp_path / "mergekit")
+    found = tensors(run([other, third], LINEAR | {"weights": weights}, tmp_path / "ours"))
+    assert found.keys() == expected.keys()
+    for name, value in found.items():
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "code"), [("bfloat16", "BF16"), ("float16", "F16"), ("float32", "F32")])
+def test_weights_are_written_in_the_dtype_that_is_asked_for(sharded, other, tmp_path, dtype, code):
+    out = run([other, sharded], LINEAR | {"dtype": dtype}, tmp_path / "out")
+    assert {entry.dtype for path in checkpoints.weight_files(out) for entry in stored_tensors(path).values()} == {code}
+    assert read_json(out / "config.json")["dtype"] == dtype
+
+
+def test_a_config_says_what_its_weights_are_stored_in(sharded, other, tmp_path):
+    """A bfloat16 parent first, and a wider one: float32 is written, and the config says so."""
+    out = run([sharded, other], LINEAR, tmp_path / "out")
+    assert read_json(sharded / "config.json")["dtype"] == "bfloat16"
+    assert read_json(out / "config.json")["dtype"] == "float32"
+
+
+def test_layers_are_stacked(tiny_checkpoint, other, third, tmp_path):
+    import torch
+
+    out = run([other, third], STACKED, tmp_path / "out")
+    found, first, second = tensors(out), tensors(other), tensors(third)
+    for place, (of, layer) in enumerate([(first, 0), (first, 1), (first, 2), (second, 1), (second, 2), (second, 3)]):
+        for name in (name for name in of if f"layers.{layer}." in name):
+            assert found.pop(name.replace(f"layers.{layer}.", f"layers.{place}.")).equal(of[name])
+    assert found.pop("model.embed_tokens.weight").equal(first["model.embed_tokens.weight"])
+    assert found.pop("model.norm.weight").equal(second["model.norm.weight"])
+    assert not found
+    config = read_json(out / "config.json")
+    assert config["num_hidden_layers"] == len(config["layer_types"]) == 6
+    assert torch.isfinite(checkpoints.load_model(out, torch.float32)(torch.arange(9)[None]).logits).all()
+    for slices, message in (
+        ([{"parent": 2, "layers": [0, 1]}], r"slices\[0\].parent: 2 is none of the 2 parents"),
+        (
+            [{"parent": 1, "layers": [0, 1]}, {"parent": 0, "layers": [2, 9]}],
+            r"slices\[1\].layers: \[2, 9\] are no layers",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run([other, third], STACKED | {"slices": slices}, tmp_path / "none")
+
+
+def grown(folder: Path, parent: Path, tokens: list[str], seed: int) -> Path:
+    """A parent with tokens of its own and rows for them."""
+    import torch
+
+    tokenizer, model = checkpoints.load_tokenizer(parent), checkpoints.load_model(parent, torch.float32)
+    tokenizer.add_tokens(tokens)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_union_of_tokens_by_hand(tiny_checkpoint, tmp_path):
+    """Two parents added tokens, one of them the same, under other numbers."""
+    first = grown(tmp_path / "first", tiny_checkpoint, ["<tool>", "<think>"], 1)
+    second = grown(tmp_path / "second", tiny_checkpoint, ["<think>", "<end>"], 2)
+    with pytest.raises(ValueError, match="another vocabulary .* tokenizer: union$"):
+        run([first, second], LINEAR, tmp_path / "refused")
+    size = len(checkpoints.vocabulary(tiny_checkpoint))
+    rows = tensors(tiny_checkpoint)["model.embed_tokens.weight"].shape[0]
+    e0, e1, e2 = (tensors(folder)["model.embed_tokens.weight"].numpy() for folder in (tiny_checkpoint, first, second))
+    for settings, base in ((LINEAR, None), (ARITHMETIC, tiny_checkpoint)):
+        out = run([first, second], settings | {"tokenizer": "union"}, tmp_path / settings["method"], base)
+        own = checkpoints.vocabulary(out)
+        assert [own[token] for token in ("<tool>", "<think>", "<end>")] == [size, size + 1, size + 2]
+        tokenizer = checkpoints.load_tokenizer(out)
+        assert tokenizer.encode("<tool><end>", add_special_tokens=False) == [size, size + 2]
+        found = tensors(out)["model.embed_tokens.weight"].numpy()
+        # The base's matrix is padded to 768 rows.
+        assert len(found) == read_json(out / "config.json")["vocab_size"] == (rows if base else size + 3)
+        a, b = settings["weights"]
+        if base is None:
+            expected = {0: a * e1[:size] + b * e2[:size], size: e1[size], size + 1: a * e1[size + 1] + b * e2[size]}
+            expected[size + 2] = e2[size + 1]
+        else:
+            scale = settings["scale"]
+            common = e0[:size] + scale * (a * (e1[:size] - e0[:size]) + b * (e2[:size] - e0[:size]))
+            # The base lacks the new ones and takes the first parent's rows: who has the same adds nothing.
+            expected = {0: common, size: e1[size], size + 2: e2[size + 1]}
+            expected[size + 1] = e1[size + 1] + scale * b * (e2[size] - e1[size + 1])
+        for begin, values in expected.items():
+            np.testing.assert_allclose(
+                found[begin : begin + len(np.atleast_2d(values))], np.atleast_2d(values), atol=1e-5
+            )
+        assert read_json(out / "manifest.json")["counts"]["tokens"] == {"union": size + 3, "added": 1}
+
+
+def test_equal_tokens_in_another_number_of_rows_are_put_together(tiny_checkpoint, other, tmp_path):
+    """A matrix that is padded: what is no token's is read where it is there."""
+    import torch
+
+    padded = tmp_path / "padded"
+    model = checkpoints.load_model(other, torch.float32)
+    model.resize_token_embeddings(800, mean_resizing=False)
+    model.save_pretrained(padded)
+    checkpoints.load_tokenizer(other).save_pretrained(padded)
+    out = run([tiny_checkpoint, padded], LINEAR | {"tokenizer": "union"}, tmp_path / "out")
+    found = tensors(out)["model.embed_tokens.weight"]
+    a, b = (tensors(folder)["model.embed_tokens.weight"] for folder in (tiny_checkpoint, padded))
+    torch.testing.assert_close(found[:768], (a + b[:768]) / 2, rtol=0, atol=1e-6)
+    torch.testing.assert_close(found[768:], b[768:], rtol=0, atol=0)
+    assert checkpoints.load_model(out, torch.float32)
+
+
+def test_a_union_of_two_ways_to_cut_a_text_is_refused(tiny_checkpoint, tmp_path):
+    swapped = shutil.copytree(tiny_checkpoint, tmp_path / "swapped")
+    tokenizer = read_json(swapped / "tokenizer.json")
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    write_json(swapped / "tokenizer.json", tokenizer)
+    with pytest.raises(ValueError, match='another tokenizer than .*first "a".*not two ways to cut a text'):
+        run([tiny_checkpoint, swapped], LINEAR | {"tokenizer": "union"}, tmp_path / "out")
+
+
 # --- memory ---------------------------------------------------------------------------------------
 
 MEASURE = """
@@ -621,6 +835,65 @@ def test_another_configuration_of_equal_shapes_is_named(tiny_checkpoint, tmp_pat
         ValueError, match="^num_attention_heads is 4 in .*tiny/config.json but 2 in .*heads/config.json"
     ):
         run([tiny_checkpoint, heads], LINEAR, tmp_path / "out")
+
+
+# A change of a config and the key that is named; some families' defaults are written out by one parent alone.
+COMPUTED = [
+    ({"rope_theta": 5e5, "rope_parameters": None}, "rope_parameters"),
+    ({"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2}, "layer_types|sliding_window"),
+    ({"attention_bias": True}, "attention_bias"),
+    ({"rms_norm_eps": 1e-3}, "rms_norm_eps"),
+    ({"hidden_act": "gelu"}, "hidden_act"),
+    ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4}}, "rope_parameters|max_position"),
+]
+
+
+@pytest.mark.parametrize(("change", "key"), COMPUTED, ids=lambda case: case if isinstance(case, str) else "")
+def test_what_changes_a_forward_pass_must_agree(tiny_checkpoint, tmp_path, change, key):
+    changed = shutil.copytree(tiny_checkpoint, tmp_path / "changed")
+    config = read_json(changed / "config.json") | change
+    if not change.keys() - {"use_sliding_window", "sliding_window", "max_window_layers"}:
+        config.pop("layer_types", None)
+    write_json(changed / "config.json", {name: value for name, value in config.items() if value is not None})
+    message = rf"^({key}) is .* in .*tiny/config.json but .* in .*changed/config.json: different architectures"
+    with pytest.raises(ValueError, match=message) as refused:
+        run([tiny_checkpoint, changed], LINEAR, tmp_path / "out")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("family", "change"),
+    [("gemma2", {"final_logit_softcapping": 20.0}), ("gemma2", {"attn_logit_softcapping": None}),
+     ("gemma2", {"sliding_window": 16}), ("qwen3_moe", {"num_experts_per_tok": 1}),
+     ("qwen3_moe", {"norm_topk_prob": True})],
+    ids=str,
+)  # fmt: skip
+def test_what_a_family_adds_must_agree_too(tmp_path, family, change):
+    """Read as loaded: the first parent leaves the key to its default, the second writes it."""
+    from transformers import AutoConfig
+
+    from steps.models.compatible import check_config
+
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder, over in zip(folders, ({}, change), strict=True):
+        AutoConfig.for_model(family, **over).save_pretrained(folder)
+    (key,) = change
+    config = read_json(folders[0] / "config.json")
+    write_json(folders[0] / "config.json", {name: value for name, value in config.items() if name != key})
+    with pytest.raises(ValueError, match=rf"^{key} is .* in .*/a/config.json but .* in .*/b/config.json"):
+        check_config(folders)
+
+
+def test_older_names_and_what_changes_nothing_agree(tiny_checkpoint, other, tmp_path):
+    old = shutil.copytree(other, tmp_path / "old")
+    config = read_json(old / "config.json")
+    theta = config.pop("rope_parameters")["rope_theta"]
+    config |= {"rope_theta": theta, "torch_dtype": "bfloat16", "use_cache": False, "_name_or_path": "elsewhere"}
+    config |= {"transformers_version": "4.40.0", "max_position_embeddings": 4096, "attention_dropout": 0.1}
+    config.pop("dtype", None)
+    config.pop("layer_types", None)
+    write_json(old / "config.json", config | {"max_window_layers": 3, "unsloth_version": "1"})
+    run([tiny_checkpoint, old], LINEAR, tmp_path / "out")
 
 
 def test_another_vocabulary_of_the_same_size_is_refused(tiny_checkpoint, other, tmp_path):

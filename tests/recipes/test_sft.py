@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
 import trl
 
@@ -24,7 +25,7 @@ from steps.settings.sft import Sft
 from steps.training import dealing, finish, supervised
 from steps.training.arguments import check_settings
 from steps.training.plan import LOG_COLUMNS
-from steps.training.state import saved_states
+from steps.training.state import Resumable, saved_states
 from steps.training.supervised import build_trainer, encode, encode_rows
 from tests.manifests import seal
 
@@ -245,6 +246,100 @@ def test_valid_loss_is_the_mean_over_tokens(undisturbed, data, tokenizer):
         losses += [-value.item() for value, label in zip(chosen, labels, strict=True) if label != -100]
     logged = float((undisturbed / "training_log.csv").read_text().splitlines()[-1].split(",")[-1])
     assert logged == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+
+
+# --- what is stored, and wide vocabularies --------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def half(small_checkpoint, tmp_path_factory) -> Path:
+    """A parent in bfloat16, as most models come."""
+    import torch
+
+    folder = tmp_path_factory.mktemp("half") / "parent"
+    checkpoints.load_model(small_checkpoint, torch.float32).to(torch.bfloat16).save_pretrained(folder)
+    checkpoints.load_tokenizer(small_checkpoint).save_pretrained(folder)
+    return folder
+
+
+SMALL_STEPS = SETTINGS | {"learning_rate": 1e-6, "schedule": "constant", "warmup_ratio": 0.0, "weight_decay": 0.0}
+
+
+@pytest.mark.parametrize("save_dtype", ["float32", "bfloat16", "bfloat16_stochastic"])
+def test_a_full_fine_tune_is_stored_as_it_was_trained(half, data, tmp_path, monkeypatch, save_dtype):
+    import torch
+    from safetensors.torch import load_file
+
+    trained = {}
+
+    def noting(model, *args):
+        trained.update((name, value.detach().double()) for name, value in model.named_parameters())
+        return of_step(model, *args)
+
+    of_step = finish.round_weights
+    monkeypatch.setattr(finish, "round_weights", noting)
+    out = run(SMALL_STEPS | {"save_dtype": save_dtype}, half, data, tmp_path)
+    saved, start = load_file(out / "model.safetensors"), load_file(half / "model.safetensors")
+    dtype = torch.float32 if save_dtype == "float32" else torch.bfloat16
+    assert {value.dtype for value in saved.values()} == {dtype}
+    assert read_json(out / "config.json")["dtype"] == str(dtype).removeprefix("torch.")
+    change, kept = (
+        torch.cat([(of[name].double() - start[name].double()).flatten() for name in start]) for of in (trained, saved)
+    )
+    cosine = (change @ kept / change.norm() / kept.norm()).item()
+    found = read_json(out / "manifest.json")["counts"].get("rounding")
+    if save_dtype == "float32":
+        assert cosine >= 0.9999 and found is None
+        # A child starts from what was trained.
+        loaded = dict(checkpoints.load_model(out, torch.float32).named_parameters())
+        assert all(torch.equal(loaded[name].double(), value) for name, value in trained.items())
+    else:
+        assert cosine < 0.8
+        assert found["dtype"] == save_dtype and found["cosine"] == pytest.approx(cosine, abs=1e-5)
+        assert found["equal"] == pytest.approx((kept == 0).double().mean().item(), abs=1e-6) and found["equal"] > 0.5
+
+
+def test_an_adapter_is_stored_as_trained_or_refused(half, data, tmp_path):
+    with pytest.raises(ValueError, match="^save_dtype: bfloat16 rounds what adapter kind full trains"):
+        run(SETTINGS | {"adapter": LORA, "save_dtype": "bfloat16"}, half, data, tmp_path)
+
+
+def logged(out: Path) -> list[list[float]]:
+    lines = (out / "training_log.csv").read_text().splitlines()[1:]
+    return [[float(cell or 0) for cell in line.split(",")] for line in lines]
+
+
+def test_some_places_at_a_time_train_the_same(undisturbed, small_checkpoint, data, tmp_path, some_places):
+    """Losses of training and validation, gradient norms, weights; and the scores of rows that trajectory measures."""
+    import torch
+    from safetensors.torch import load_file
+
+    out = run(SETTINGS | {"trajectory": 1}, small_checkpoint, data, tmp_path / "wide")
+    assert some_places["passes"] > 12
+    np.testing.assert_allclose(logged(out), logged(undisturbed), rtol=1e-4, atol=1e-5)
+    found, expected = (load_file(folder / "model.safetensors") for folder in (out, undisturbed))
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=2e-4)
+
+
+def test_some_places_at_a_time_resume_to_the_same_bytes(small_checkpoint, data, tmp_path, monkeypatch, some_places):
+    """With weights that are rounded at random, too."""
+    settings = SETTINGS | {"save_dtype": "bfloat16_stochastic"}
+    expected = hashes(run(settings, small_checkpoint, data, tmp_path / "whole"))
+    save, saves = Resumable._save_checkpoint, []
+
+    def dying(self, *args):
+        save(self, *args)
+        saves.append(self.state.global_step)
+        if len(saves) == 1:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Resumable, "_save_checkpoint", dying)
+        with pytest.raises(KeyboardInterrupt):
+            run(settings, small_checkpoint, data, tmp_path / "killed")
+    found = run(settings, small_checkpoint, data, tmp_path / "killed")
+    assert hashes(found) == expected
 
 
 # --- killed and resumed --------------------------------------------------------------------------

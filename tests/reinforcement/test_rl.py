@@ -383,6 +383,12 @@ def test_loss_gradient_and_log_are_those_of_the_formula(case, start, tmp_path, d
     check_log(log, prepared, reference, first)
 
 
+@pytest.mark.parametrize("case", ["grpo", "sdpo-parts", "srpo", "rlsd"])
+def test_so_they_are_some_places_at_a_time(case, start, tmp_path, doubles, some_places):
+    test_loss_gradient_and_log_are_those_of_the_formula(case, start, tmp_path, doubles)
+    assert some_places["passes"] > 2
+
+
 def check_log(log: list[dict], prepared: Prepared, reference: Reference, first: dict) -> None:
     row, mask = log[0], reference.mask
     logits = reference.logits(first, prepared.prompts)

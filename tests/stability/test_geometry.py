@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import json
 import math
 import shutil
 from pathlib import Path
@@ -568,6 +569,14 @@ def test_another_vocabulary(tiny_checkpoint, tuned, tmp_path):
     tokenizer = (other / "tokenizer.json").read_text(encoding="utf-8")
     (other / "tokenizer.json").write_text(tokenizer.replace("<|im_end|>", "<|end|>"), encoding="utf-8")
     with pytest.raises(ValueError, match=r"other/tokenizer\.json has another vocabulary than that of .*tiny"):
+        measure(tiny_checkpoint, other, tmp_path / "out")
+
+
+def test_another_configuration_of_equal_shapes(tiny_checkpoint, tuned, tmp_path):
+    other = shutil.copytree(tuned, tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-3}))
+    with pytest.raises(ValueError, match="^rms_norm_eps is .* in .*tiny/config.json but 0.001 in .*other/config.json"):
         measure(tiny_checkpoint, other, tmp_path / "out")
 
 

@@ -108,6 +108,6 @@ def test_a_log_is_looked_at_again_before_it_is_written(tmp_path):
     log = [{"step": 1, "loss": 1.0, "tokens": 4}, {"step": 2, "loss": math.inf, "tokens": 8}]
     with pytest.raises(ValueError, match="^loss is inf at step 2"):
         save_checkpoint(
-            tmp_path, trainer=trainer, tokenizer=None, parent=None, dtype=torch.float32, step="sft", settings={},
+            tmp_path, trainer=trainer, tokenizer=None, parent=None, step="sft", settings={},
             inputs=[], counts={}, log=log, started=0.0,
         )  # fmt: skip

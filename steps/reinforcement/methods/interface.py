@@ -80,7 +80,7 @@ class Lesson:
     """What the policy and its teacher say of the b taught samples in one part of a batch.
 
     Attributes:
-        student, teacher: logits over the temperature, [b, T, V].
+        student, teacher: logits over the temperature, [b, T, V], or the `steps.models.head.Places` that stand for them.
         mask: [b, T], 1 on completion tokens.
         logps, old_logps: [b, T], log-probabilities of the sampled tokens by the policy, now and when it drew them; None
             where that is now.
@@ -89,8 +89,8 @@ class Lesson:
         mean_weight: of `Distilled.mean_weight`; None where this part is the whole batch.
     """
 
-    student: Tensor
-    teacher: Tensor
+    student: Any
+    teacher: Any
     mask: Tensor
     logps: Tensor
     old_logps: Tensor | None
@@ -106,7 +106,7 @@ class Distilled(SelfTaught):
         """[B], those that GRPO's part of the loss is left, from its own [B] and [B] bool."""
         raise NotImplementedError
 
-    def mean_weight(self, parts: Iterable[tuple[Tensor, Tensor]], device: Any) -> Tensor | None:
+    def mean_weight(self, parts: Iterable[tuple[Any, Tensor]], device: Any) -> Tensor | None:
         """What the weights of tokens need to know of a batch that the loss sees part by part; None: nothing.
 
         Args:

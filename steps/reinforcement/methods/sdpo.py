@@ -13,8 +13,10 @@ code, and `loss` here, the mean over all distilled tokens.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
+from steps.models import head
 from steps.reinforcement.methods.groups import siblings
 from steps.reinforcement.methods.interface import Distilled, Lesson
 
@@ -38,7 +40,8 @@ class Method(Distilled):
 
     def per_token(self, lesson: Lesson) -> Tensor:
         """[b, T] divergences, corrected for what an older policy drew."""
-        per_token = divergence(lesson.student, lesson.teacher, self.own["divergence"], self.own["top_k"])
+        compared = partial(divergence, alpha=self.own["divergence"], top_k=self.own["top_k"])
+        per_token = head.per_place(compared, [lesson.student, lesson.teacher])
         if lesson.old_logps is None:
             return per_token
         return ratio_clipped(per_token, lesson.logps, lesson.old_logps, self.own["ratio_clip"])
@@ -56,12 +59,12 @@ def divergence(student_logits: Tensor, teacher_logits: Tensor, alpha: float, top
     The ends are defined apart: alpha 0 is KL(P_T || P_S) (forward), alpha 1 is KL(P_S || P_T) (reverse).
 
     Args:
-        student_logits, teacher_logits: [B, T, V], already divided by the sampling temperature.
+        student_logits, teacher_logits: [..., V], already divided by the sampling temperature.
         alpha: 0 to 1.
         top_k: the student's most probable tokens that are compared; the rest is one bucket more. None: all.
 
     Returns:
-        [B, T], nats.
+        [...], nats.
     """
     from trl.experimental.sdpo import loss_utils
 

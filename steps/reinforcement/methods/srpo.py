@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from steps.core import processes
+from steps.models import head
 from steps.reinforcement.methods import sdpo
 from steps.reinforcement.methods.interface import Lesson
 
@@ -40,14 +41,14 @@ class Method(sdpo.Method):
     def advantages(self, plain: Tensor, taught: Tensor) -> Tensor:
         return advantages(plain, taught)
 
-    def mean_weight(self, parts: Iterable[tuple[Tensor, Tensor]], device: Any) -> Tensor:
+    def mean_weight(self, parts: Iterable[tuple[Any, Tensor]], device: Any) -> Tensor:
         """Scalar: exp(-beta H), over the taught tokens of the whole batch of rollouts."""
         import torch
         from trl.trainer.utils import entropy_from_logits
 
         total = count = torch.zeros((), device=device)
         for logits, mask in parts:
-            weights = torch.exp(-self.own["entropy_weight"] * entropy_from_logits(logits))
+            weights = torch.exp(-self.own["entropy_weight"] * head.per_place(entropy_from_logits, [logits]))
             total = total + (weights * mask).sum()
             count = count + mask.sum()
         total, count = processes.gathered(torch.stack([total, count])[None]).sum(0)
@@ -57,7 +58,7 @@ class Method(sdpo.Method):
         from trl.trainer.utils import entropy_from_logits
 
         per_token = self.per_token(lesson)
-        entropy = entropy_from_logits(lesson.teacher)
+        entropy = head.per_place(entropy_from_logits, [lesson.teacher])
         weights = token_weights(entropy, lesson.mask, self.own["entropy_weight"], lesson.mean_weight)
         return loss(per_token, weights, lesson.tokens)
 

@@ -1,4 +1,4 @@
-"""How each training went: its loss and its validation loss against the step."""
+"""How each training went: its loss and its validation loss against the step, and what storing its weights cost."""
 
 from pathlib import Path
 from statistics import fmean
@@ -7,7 +7,18 @@ from steps.report.candidates import Candidate
 from steps.report.figures import LIGHT, new_axes, stage_color, to_svg
 from steps.report.findings import Findings
 from steps.report.section import Section
+from steps.report.tables import Column, Table
 from steps.settings.stages import ON_POLICY
+
+# Of `counts: rounding`, which a training leaves whose weights were rounded.
+COLUMNS = [
+    Column("checkpoint", "checkpoint", "code"),
+    Column("dtype", "stored in", "code"),
+    Column("equal_trained", "the parent's, as trained", "percent"),
+    Column("equal", "as stored", "percent"),
+    Column("cosine", "cosine", "decimal"),
+    Column("manifest", "manifest", "links"),
+]
 
 
 def curves(recipe: str, logs: dict[str, list[dict[str, float]]], stage: str, ceiling: float) -> str:
@@ -74,12 +85,29 @@ def figures(comparison: Findings) -> dict[str, str]:
     }
 
 
+def tables(comparison: Findings) -> list[Table]:
+    members = [m for candidate in comparison.candidates.values() for m in candidate.members]
+    rows = [
+        {"checkpoint": m.node, "manifest": [m.manifest_link] if m.manifest_link else []}
+        | m.manifest["counts"]["rounding"]
+        for m in members
+        if m.manifest and "rounding" in m.manifest["counts"]
+    ]
+    caption = (
+        "What rounding trained weights to store them cost: the share of all weights that is exactly the parent's,"
+        " before and after, and the cosine of the stored with the trained change. Curves are of the trained weights,"
+        " scores of the stored ones."
+    )
+    return [Table("rounding", caption, COLUMNS, rows)] if rows else []
+
+
 SECTION = Section(
     name="curves",
     title="Training",
     folder=Path(__file__).parent,
     template="training.html.j2",
     read=lambda gathered: gathered.findings,
+    tables=tables,
     figures=figures,
-    page=lambda comparison, tables, figures: {} if figures else None,
+    page=lambda comparison, tables, figures: {} if figures or tables else None,
 )
