@@ -28,11 +28,12 @@ rule sft:
         valid=lambda wildcards: f"{GRAPH.results}/data/{GRAPH.nodes[wildcards.node].data}/split/valid.jsonl",
         parent=parent_folders,
         work="work/{workload}/{node}",
+        logs="logs/{workload}/{study}/{node}",
         out=subpath(output.manifest, parent=True),
     shell:
         "python -m steps.training.launch --kind {resources.launch:q} --processes {resources.processes:q} steps.recipes.sft"
         " --settings {params.settings:q} --parent {params.parent:q} --data {params.train:q}"
-        " --valid {params.valid:q} --work {params.work:q} --out {params.out:q} &> {log:q}"
+        " --valid {params.valid:q} --work {params.work:q} --logs {params.logs:q} --out {params.out:q} &> {log:q}"
 
 
 rule cpt:
@@ -59,11 +60,12 @@ rule cpt:
         documents=lambda wildcards: GRAPH.documents(wildcards.node),
         parent=parent_folders,
         work="work/{workload}/{node}",
+        logs="logs/{workload}/{study}/{node}",
         out=subpath(output.manifest, parent=True),
     shell:
         "python -m steps.training.launch --kind {resources.launch:q} --processes {resources.processes:q} steps.recipes.cpt"
         " --settings {params.settings:q} --parent {params.parent:q} --data {params.documents:q}"
-        " --work {params.work:q} --out {params.out:q} &> {log:q}"
+        " --work {params.work:q} --logs {params.logs:q} --out {params.out:q} &> {log:q}"
 
 
 rule rl:
@@ -126,11 +128,12 @@ rule reward:
         valid=lambda wildcards: f"{GRAPH.results}/data/{GRAPH.nodes[wildcards.node].data}/split/valid.jsonl",
         parent=parent_folders,
         work="work/{workload}/{node}",
+        logs="logs/{workload}/{study}/{node}",
         out=subpath(output.manifest, parent=True),
     shell:
         "python -m steps.training.launch --kind {resources.launch:q} --processes {resources.processes:q} steps.recipes.reward"
         " --settings {params.settings:q} --parent {params.parent:q} --data {params.train:q}"
-        " --valid {params.valid:q} --work {params.work:q} --out {params.out:q} &> {log:q}"
+        " --valid {params.valid:q} --work {params.work:q} --logs {params.logs:q} --out {params.out:q} &> {log:q}"
 
 
 rule distill:
@@ -159,11 +162,12 @@ rule distill:
         parent=parent_folders,
         logprobs=logprobs,
         work="work/{workload}/{node}",
+        logs="logs/{workload}/{study}/{node}",
         out=subpath(output.manifest, parent=True),
     shell:
         "python -m steps.training.launch --kind {resources.launch:q} --processes {resources.processes:q} steps.distillation.distill"
         " --settings {params.settings:q} --parent {params.parent:q} --data {params.train:q}"
-        " {params.logprobs:q} --work {params.work:q} --out {params.out:q} &> {log:q}"
+        " {params.logprobs:q} --work {params.work:q} --logs {params.logs:q} --out {params.out:q} &> {log:q}"
 
 
 rule opd:

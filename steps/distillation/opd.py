@@ -24,7 +24,6 @@ import time
 from functools import partial
 from pathlib import Path
 
-from steps.core import processes
 from steps.core.code import code_paths
 from steps.core.files import fresh_folder, read_jsonl, write_jsonl, write_text
 from steps.core.step import run, step_parser
@@ -37,7 +36,7 @@ from steps.models import checkpoints, teachers
 from steps.models.adapters.attach import attach, weight_counts
 from steps.settings.opd import Opd
 from steps.settings.training import material
-from steps.training import arguments
+from steps.training import arguments, boards, kernels
 from steps.training import run as training
 from steps.training.finish import save_checkpoint
 from steps.training.plan import log_csv
@@ -117,7 +116,7 @@ def main(args: argparse.Namespace) -> None:
     from steps.distillation.opd_trainer import OnPolicyTrainer
 
     tokenizer = checkpoints.load_tokenizer(args.parent)
-    model = checkpoints.load_model(args.parent, dtype=torch.float32)
+    model = kernels.use(checkpoints.load_model(args.parent, dtype=torch.float32), settings)
     model = attach(model, settings["adapter"], settings["seed"], plan.steps)
     parameters = weight_counts(model)
     panel = teachers.Teachers(args.teachers, settings["resident"])
@@ -125,8 +124,7 @@ def main(args: argparse.Namespace) -> None:
     trainer = OnPolicyTrainer(model, tokenizer, panel, prompts, responses, settings, plan, work, does)
     for rows in [*prompts, *responses]:
         rollouts.check_lengths(rows, trainer.engine, settings["max_new_tokens"])
-    if args.logs and processes.first():
-        trainer.add_callback(rollouts.board(args.logs))
+    boards.add(trainer, args, settings)
     log = training.train(trainer, plan, "opd")
     if not gather(trainer):
         return

@@ -15,6 +15,8 @@ from steps.core.manifest import is_manifest, note_inputs, verify_manifest, visib
 from steps.core.promises import MANIFEST, PROVENANCE
 from steps.models.adapters.butterfly import enable_butterfly
 from steps.models.adapters.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, NAME
+from steps.models.adapters.targets import is_embedding
+from steps.models.adapters.tokens import resize, token_rows
 from steps.models.files import TOKENIZER_BYTES, header, one_line, own_file, read_config, read_object
 from steps.models.fit import LOCAL, check_counts, check_finite, check_fit, fitted, refuse
 from steps.models.templates import check_template
@@ -130,9 +132,10 @@ def check_files(folder: Path) -> None:
     line, tensors = lineage(folder), {}
     for member in line:
         if not member.is_dir():
-            raise ValueError(
-                f"{member} is missing: no checkpoint there; correct the path, or make the checkpoint first"
-            )
+            fix = "correct the path, or make the checkpoint first"
+            if member != line[0]:
+                fix = "its adapter names it as base_model_name_or_path; name its base there, or by `base` in models"
+            raise ValueError(f"{member} is missing: no checkpoint there; {fix}")
         if (member / OTHER_TEMPLATES).exists():
             raise ValueError(f"{member / OTHER_TEMPLATES}: a model has one template here; move the folder away")
         tensors = _tensors(member)
@@ -141,11 +144,12 @@ def check_files(folder: Path) -> None:
             read_config(member / name)
     # The last member is the full model.
     check_counts(line[-1] / CONFIG, read_object(line[-1] / CONFIG), tensors)
-    modules = {name.rpartition(".")[0] for name in tensors}
+    # By the last part of their names: what stands before it may be called otherwise in files than in the model.
+    modules = {name.rpartition(".")[0].rpartition(".")[2] for name in tensors}
     for member in line[:-1]:
         targets = read_object(member / ADAPTER_CONFIG).get("target_modules")
         for entry in targets if isinstance(targets, list) else ():
-            if not any(f".{module}".endswith(f".{entry}") or str(entry).endswith(f".{module}") for module in modules):
+            if str(entry).rpartition(".")[2] not in modules and not is_embedding(str(entry)):
                 raise ValueError(
                     f"{member / ADAPTER_CONFIG}: target_modules has {entry!r:.100}, which is no module of {line[-1]};"
                     " correct base_model_name_or_path"
@@ -173,6 +177,11 @@ def check(folder: Path) -> list[Path]:
     return stand
 
 
+def tensor_names(folder: Path) -> list[str]:
+    """Of a folder's own weights: of an adapter those of the adapter."""
+    return [name for path in weight_files(folder) for name in header(path)]
+
+
 def linear_shapes(folder: Path) -> dict[str, tuple[int, int]]:
     """(out, in) of every linear layer of a checkpoint's blocks, by module, in order of names; an adapter's base's.
 
@@ -182,8 +191,7 @@ def linear_shapes(folder: Path) -> dict[str, tuple[int, int]]:
     for path in weight_files(full_checkpoint(folder)):
         for name, entry in header(path).items():
             module, _, last = name.rpartition(".")
-            kind = module.rpartition(".")[2]
-            if last == "weight" and len(entry["shape"]) == 2 and not re.search(r"emb|lm_head|^wte$|^wpe$", kind):
+            if last == "weight" and len(entry["shape"]) == 2 and not is_embedding(module):
                 shapes[module] = tuple(entry["shape"])
     return dict(sorted(shapes.items()))
 
@@ -313,6 +321,7 @@ def _merged(folder: Path, model: Any) -> Any:
         if config.is_prompt_learning:
             # Before it is made, which may load another tokenizer than the base's.
             raise ValueError(f"{config.peft_type.value} cannot be merged")
+        resize(model, token_rows(path, config))
         wrapped = PeftModel(model, config, NAME)
         # PeftModel.from_pretrained does the same and keeps to itself what was missing.
         loaded = wrapped.load_adapter(

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -64,14 +65,33 @@ class Weights:
         for name, stored in self.tensors.items():
             self.layout.setdefault(Path(stored.file.name).name, []).append(name)
 
-    def merge_adapter(self, path: Path) -> None:
-        """Write the model that an adapter makes to a file, in float32, and read from there."""
+    def merge_adapter(self, folder: Path) -> None:
+        """Write the model that an adapter makes to a folder, in float32, and read from there.
+
+        As transformers writes it: what a model calls its weights is not always what its files do.
+
+        Raises:
+            ValueError: it has other tensors than its base, such as rows of new tokens.
+        """
         import torch
 
-        merged = checkpoints.load_model(self.folder, torch.float32).state_dict()
-        layout = {name: ("F32", stored.shape) for name, stored in self.tensors.items()}
-        write_safetensors(path, layout, lambda name: [merged[name].flatten()])
-        self.tensors = stored_tensors(path)
+        checkpoints.load_model(self.folder, torch.float32).save_pretrained(folder)
+        merged: dict[str, Stored] = {}
+        for path in checkpoints.weight_files(folder):
+            merged |= stored_tensors(path)
+        # Files of before may leave out the prefix of the model, as those of GPT-2 do.
+        names = {
+            own: own if own in merged else next((n for n in merged if n.endswith(f".{own}")), own)
+            for own in self.tensors
+        }
+        for own, stored in self.tensors.items():
+            now = merged[names[own]].shape if names[own] in merged else "missing"
+            if now != stored.shape:
+                raise ValueError(
+                    f"{self.folder}: {own} is {stored.shape} in its base and {now} with the adapter merged; merge what"
+                    " has the same shape"
+                )
+        self.tensors = {own: merged[name] for own, name in names.items()}
 
     def size(self, name: str) -> int:
         return math.prod(self.tensors[name].shape)
@@ -201,8 +221,21 @@ def write_model(
 
 
 def copy_companions(folder: Path, out: Path) -> None:
-    """Copy the tokenizer and the config of a checkpoint; an adapter's config is that of its full model."""
+    """Copy the tokenizer and the config of a checkpoint to weights; an adapter's config is that of its full model.
+
+    The type that the config states is then the one that the weights have.
+    """
     for source, names in ((folder, COPIED_TOKENIZER), (checkpoints.full_checkpoint(folder), COPIED)):
         for name in names:
             if (source / name).is_file():
                 shutil.copyfile(source / name, out / name)
+    config = read_object(out / checkpoints.CONFIG)
+    held = [stored.dtype for path in checkpoints.weight_files(out) for stored in stored_tensors(path).values()]
+    (dtype, _), *_ = Counter(held).most_common(1)
+    sections = [section for section in (config, *config.values()) if isinstance(section, dict)]
+    for section in sections:
+        for key in ("dtype", "torch_dtype"):
+            if key in section:
+                section[key] = DTYPES[dtype]
+    if config != read_object(out / checkpoints.CONFIG):
+        write_json(out / checkpoints.CONFIG, config)

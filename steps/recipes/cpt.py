@@ -21,10 +21,11 @@ from steps.core.files import fresh_folder
 from steps.core.step import run, step_parser
 from steps.core.work import work_folder
 from steps.models import checkpoints
+from steps.models.adapters import tokens
 from steps.models.adapters.attach import attach, weight_counts
 from steps.settings.cpt import Cpt
 from steps.settings.training import material
-from steps.training import packing
+from steps.training import boards, curriculum, kernels
 from steps.training import run as training
 from steps.training.arguments import check_settings
 from steps.training.documents import encode_corpus, pieces, read_documents
@@ -43,10 +44,11 @@ def main(args: argparse.Namespace) -> None:
     work = work_folder(args.work, args.out, material(settings), [*inputs, *code_paths(__spec__.name)])
 
     tokenizer = checkpoints.load_tokenizer(args.parent)
+    new_ids = tokens.add(tokenizer, settings["adapter"])
     documents = encode_corpus(tokenizer, read_documents(args.data))
     rows = [piece for document in documents for piece in pieces(document, settings["max_length"])]
     plan = Plan(
-        batches=packing.plan_batches(len(rows), settings["batch_size"], settings["epochs"], settings["seed"]),
+        batches=curriculum.plan_batches(rows, settings),
         accumulation=settings["gradient_accumulation"],
         lengths=[len(row["input_ids"]) for row in rows],
         saves=settings["saves"],
@@ -54,11 +56,12 @@ def main(args: argparse.Namespace) -> None:
 
     import torch
 
-    model = checkpoints.load_model(args.parent, dtype=torch.float32)
-    model = attach(model, settings["adapter"], settings["seed"], plan.steps)
+    model = kernels.use(checkpoints.load_model(args.parent, dtype=torch.float32), settings)
+    model = attach(model, settings["adapter"], settings["seed"], plan.steps, new_ids)
     parameters = weight_counts(model)
     if rows:
         trainer = build_trainer(model, tokenizer, rows, settings, plan, work)
+        boards.add(trainer, args, settings)
         log = training.train(trainer, plan, "cpt", valid_batches=[])
     else:
         trainer, log = SimpleNamespace(model=model, micro_batches=MicroBatches(work, settings["batch_size"])), []
@@ -92,4 +95,5 @@ if __name__ == "__main__":
     parser.add_argument("--parent", type=Path, required=True, help="checkpoint folder to start from")
     parser.add_argument("--data", type=Path, required=True, help="rows of documents, or documents.jsonl of a mixture")
     parser.add_argument("--work", type=Path, required=True, help="folder of resumable state")
+    parser.add_argument("--logs", type=Path, help="folder of TensorBoard's logs")
     run(main, parser)

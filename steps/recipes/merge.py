@@ -11,6 +11,7 @@ Run as: python -m steps.recipes.merge --settings '{"method": "linear", "weights"
 """
 
 import argparse
+import shutil
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -67,14 +68,14 @@ def main(args: argparse.Namespace) -> None:
     check_compatible(models)
 
     out = fresh_folder(args.out)
-    merged_adapters = [out / f".adapter-{index}.safetensors" for index in range(len(models))]
+    merged_adapters = [out / f".adapter-{index}" for index in range(len(models))]
     for model, path in zip(models, merged_adapters, strict=True):
         if checkpoints.is_adapter(model.folder):
             model.merge_adapter(path)
     parents, base = models[: len(args.parents)], models[-1] if args.base else None
     write_weights(out, parents, base, settings)
     for path in merged_adapters:
-        path.unlink(missing_ok=True)
+        shutil.rmtree(path, ignore_errors=True)
 
     copy_companions(args.parents[0], out)
     counts = {"parents": len(parents), "tensors": len(parents[0].tensors)}

@@ -75,6 +75,7 @@ class Opd(OnPolicy):
 
     @classmethod
     def fit(cls, settings: dict) -> None:
+        super().fit(settings)
         fit_divergence(settings["divergence"], settings["support"], settings["off_policy"])
         cls.check_batch(settings)
         if settings["horizon"]:

@@ -70,6 +70,7 @@ class _Rl(OnPolicy):
 
     @classmethod
     def fit(cls, settings: dict) -> None:
+        super().fit(settings)
         cls.check_batch(settings)
         if settings["steps"] % settings["iterations"]:
             raise ValueError(f"steps: {settings['steps']} is no multiple of iterations {settings['iterations']}")

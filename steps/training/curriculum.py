@@ -24,11 +24,13 @@ def plan_batches(rows: Sequence[dict], settings: dict) -> list[list[int]]:
     Raises:
         ValueError: rows have no difficulty, or none is in a bucket that has a share.
     """
-    size, epochs, seed = settings["batch_size"], settings["epochs"], settings["seed"]
+    size, epochs, seed = settings["batch_size"], epochs_of(rows, settings), settings["seed"]
+    # Of sources one after the other, each is rounded: together they may be a row more.
+    most = settings["max_steps"] * settings["gradient_accumulation"] if settings.get("max_steps") else None
     order, shares = settings.get("order", "shuffle"), settings.get("bucket_shares")
     if order != "easy_to_hard" and shares is None:
         domains = [row["file"] for row in rows] if order == "sources" else None
-        return packing.plan_batches(len(rows), size, epochs, seed, domains)
+        return packing.plan_batches(len(rows), size, epochs, seed, domains)[:most]
     if all(row.get("pass_rate") is None for row in rows):
         key = "order: easy_to_hard" if order == "easy_to_hard" else "bucket_shares"
         raise ValueError(f"{key}: no row has a pass rate, so that none is easier than another; add rows with an answer")
@@ -39,6 +41,14 @@ def plan_batches(rows: Sequence[dict], settings: dict) -> list[list[int]]:
     else:
         dealt = _mixed(rows, shares, wanted, seed)
     return [dealt[start : start + size] for start in range(0, wanted, size)]
+
+
+def epochs_of(rows: Sequence[dict], settings: dict) -> float:
+    """Passes over the rows: `epochs`, or what `max_steps` leave of them."""
+    most = settings.get("max_steps")
+    if not most or not rows:
+        return settings["epochs"]
+    return min(settings["epochs"], most * settings["gradient_accumulation"] * settings["batch_size"] / len(rows))
 
 
 def _weights(rows: Sequence[dict], shares: dict[str, float] | None) -> list[float]:

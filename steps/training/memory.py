@@ -11,11 +11,12 @@ MLP, RMSNorm. Experts of a mixture count with their weights; of their activation
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from steps.models import checkpoints
 from steps.models.adapters import kinds
+from steps.models.adapters.targets import inside
 from steps.models.files import header, read_config
 from steps.settings.methods import METHODS
 from steps.settings.stages import ON_POLICY
@@ -62,6 +63,7 @@ class Shape:
         queries, keys: width of all heads' queries, and of keys (or values).
         inner: width of the MLP; with experts, of all those that one token is sent to.
         normed: queries and keys are normalised.
+        sizes: weights of every module.
     """
 
     parameters: int
@@ -74,6 +76,7 @@ class Shape:
     keys: int
     inner: int
     normed: bool
+    sizes: dict[str, int] = field(default_factory=dict)
 
     @property
     def in_layers(self) -> int:
@@ -98,10 +101,11 @@ def read_shape(folder: Path) -> Shape:
                 " preflight.required to false for models of another kind"
             )
     parameters = stored = 0
-    names = set()
+    sizes: dict[str, int] = {}
     for path in checkpoints.weight_files(folder):
         for name, entry in header(path).items():
-            names.add(name.rpartition(".")[0].rpartition(".")[2])
+            module = name.rpartition(".")[0]
+            sizes[module] = sizes.get(module, 0) + math.prod(entry["shape"])
             begin, end = entry["data_offsets"]
             parameters += math.prod(entry["shape"])
             stored += end - begin
@@ -120,7 +124,8 @@ def read_shape(folder: Path) -> Shape:
         inner=config.get("moe_intermediate_size", config["intermediate_size"]) * experts
         if experts
         else config["intermediate_size"],
-        normed="k_norm" in names,
+        normed=any(module.endswith("k_norm") for module in sizes),
+        sizes=sizes,
     )
 
 
@@ -128,8 +133,13 @@ def read_shape(folder: Path) -> Shape:
 
 
 def trained(shape: Shape, adapter: dict) -> int:
-    """Weights that are trained: all, or those of an adapter as `steps/models/adapters/kinds.py` counts them."""
-    return shape.parameters if adapter["kind"] == "full" else kinds.trained_weights(adapter, shape.linear)
+    """Weights that are trained: all that are not frozen, or those of an adapter as `steps/models/adapters/kinds.py`
+    counts them, and the modules that it trains whole."""
+    of = adapter.get("freeze" if adapter["kind"] == "full" else "modules_to_save", ())
+    named = sum(size for module, size in shape.sizes.items() if any(inside(module, entry) for entry in of))
+    if adapter["kind"] == "full":
+        return shape.parameters - named
+    return kinds.trained_weights(adapter, shape.linear) + named + len(adapter.get("new_tokens", ())) * shape.hidden
 
 
 def weights(shape: Shape, adapter: dict) -> float:

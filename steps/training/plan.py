@@ -21,6 +21,7 @@ class Plan:
         saves: how often, at equal distances, the state is put aside; the end is not counted.
         valid_points: how often, in the same way, the valid loss is measured. It does not follow `saves`, which changes
             no result.
+        valid_every: the steps between two such measurements, where they are told instead.
     """
 
     batches: list[list[int]]
@@ -28,6 +29,7 @@ class Plan:
     lengths: list[int]
     saves: int
     valid_points: int = 4
+    valid_every: int | None = None
     shown = "loss"  # what the progress line shows
 
     @property
@@ -40,7 +42,8 @@ class Plan:
 
     @property
     def valid_steps(self) -> set[int]:
-        return self.spaced(self.valid_points) | {self.steps}
+        every = self.valid_every
+        return ({*range(every, self.steps, every)} if every else self.spaced(self.valid_points)) | {self.steps}
 
     def spaced(self, count: int) -> set[int]:
         """So many steps at equal distances, without the last."""

@@ -36,6 +36,17 @@ class Resumable:
     dealer: Any = None  # a `dealing.Dealer` that changes the plan under way: its state is part of the run's
     teacher: Any = None  # a `self_teacher.Teacher`, whose weights are
 
+    def create_optimizer(self, model: Any = None) -> Any:
+        """As the trainer's; with `loraplus_ratio`, PEFT's, whose B learn faster than their A."""
+        ratio = getattr(self, "settings", {}).get("adapter", {}).get("loraplus_ratio", 1)
+        if ratio > 1 and self.optimizer is None:
+            from peft.optimizers import create_loraplus_optimizer
+
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            decay = {"loraplus_weight_decay": self.args.weight_decay, "loraplus_lr_embedding": options["lr"]}
+            self.optimizer = create_loraplus_optimizer(self.model, kind, loraplus_lr_ratio=ratio, **decay, **options)
+        return super().create_optimizer(model)
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Put the state aside; the one before it stays until this one has been read back.
 
