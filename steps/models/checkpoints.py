@@ -29,6 +29,7 @@ WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 # The day that chat templates write for today: the one that Llama 3.2's falls back to where there is no clock.
 TODAY = date(2024, 7, 26)
+WRAPPED = re.compile(r"\.(modules_to_save|original_module)(?=\.)")
 NOW = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 # Tokens that families keep for padding without naming them in their tokenizer's settings: Llama 3's.
 PADS = ("<|finetune_right_pad_id|>",)
@@ -336,12 +337,14 @@ def _merged(folder: Path, model: Any) -> Any:
         raise ValueError(
             f"{path} does not fit its base or its {ADAPTER_CONFIG} ({one_line(error)}); train or download it again"
         ) from error
-    refuse(
-        folder,
-        [path],
-        [(name.replace(f".{NAME}", ""), "is missing") for name in loaded.missing_keys]
-        + [(name.replace(f".{NAME}", ""), "has no place in its base") for name in loaded.unexpected_keys],
+    missing, extra = (
+        [name.replace(f".{NAME}", "") for name in names] for names in (loaded.missing_keys, loaded.unexpected_keys)
     )
+    # Where embeddings were resized, PEFT writes what is trained whole under the names of its wrapper too.
+    stored = header(path)
+    extra = [name for name in extra if name == (once := WRAPPED.sub("", name)) or once not in stored]
+    wrong = [(name, "is missing") for name in missing] + [(name, "has no place in its base") for name in extra]
+    refuse(folder, [path], wrong)
     # PEFT freezes the base when it loads an adapter: a full fine-tune of the result would train nothing.
     return wrapped.merge_and_unload().requires_grad_(True)
 

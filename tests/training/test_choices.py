@@ -25,22 +25,23 @@ data, tokenizer = test_sft.data, test_sft.tokenizer
 LORA = {"kind": "lora", "r": 4, "alpha": 8}
 CONSTANT = {"schedule": "constant", "warmup_ratio": 0.0}
 CHOICES = {
-    "max_steps": {"max_steps": 4, "epochs": 3},
-    "wsd": {"schedule": "wsd", "warmup_steps": 1, "decay_ratio": 0.5, "min_lr_ratio": 0.1},
-    "cosine_with_min_lr": {"min_lr_ratio": 0.1, "betas": [0.8, 0.95]},
-    "neftune": {"neftune_alpha": 5.0, "packing": False},
-    "label_smoothing": {"label_smoothing": 0.1},
-    "freeze": {"adapter": {"kind": "full", "freeze": ["embed_tokens", "layers.0"]}},
-    "keep_best": {**CONSTANT, "eval_steps": 1, "keep_best": {"patience": 2, "min_delta": 0.0}, "learning_rate": 3e-2},
-    "loraplus": {"adapter": LORA | {"loraplus_ratio": 16.0, "dropout": 0.1}},
-    "modules_to_save": {"adapter": LORA | {"modules_to_save": ["embed_tokens", "norm"]}},
-    "new_tokens": {"adapter": LORA | {"new_tokens": ["<sum>", "<end>"]}},
-    "new_tokens_of_all": {"adapter": {"kind": "full", "new_tokens": ["<sum>"]}},
-    "layers": {
-        "adapter": LORA | {"layers_to_transform": [1], "exclude_modules": ["*.mlp.*"], "rank_pattern": {"q_proj": 2}}
+    "wsd": {
+        "max_steps": 4, "epochs": 3, "schedule": "wsd", "warmup_steps": 1, "decay_ratio": 0.5, "min_lr_ratio": 0.1,
+        "betas": [0.8, 0.95],
     },
-    "eager": {"attention": "eager"},
-}
+    "smoothed": {"min_lr_ratio": 0.1, "label_smoothing": 0.1, "attention": "eager"},
+    "noisy": {
+        "neftune_alpha": 5.0, "packing": False, "adapter": {"kind": "full", "freeze": ["embed_tokens", "layers.0"]},
+    },
+    "keep_best": {**CONSTANT, "eval_steps": 1, "keep_best": {"patience": 2, "min_delta": 0.0}, "learning_rate": 3e-2},
+    "loraplus": {"adapter": LORA | {"loraplus_ratio": 16.0, "dropout": 0.1, "modules_to_save": ["embed_tokens", "norm"]}},
+    "layers": {
+        "adapter": LORA
+        | {"layers_to_transform": [1], "exclude_modules": ["*.mlp.*"], "rank_pattern": {"q_proj": 2}}
+        | {"new_tokens": ["<sum>", "<end>"]},
+    },
+    "new_tokens": {"adapter": {"kind": "full", "new_tokens": ["<sum>"]}},
+}  # fmt: skip
 
 
 def log(out) -> list[dict]:
@@ -65,7 +66,6 @@ def trainer_of(settings, checkpoint, tokenizer, work, data):
 def test_a_killed_run_ends_the_same(choice, small_checkpoint, data, tmp_path, monkeypatch):
     settings = SETTINGS | CHOICES[choice]
     expected = hashes(run(settings, small_checkpoint, data, tmp_path / "undisturbed"))
-    assert expected != hashes(run(SETTINGS, small_checkpoint, data, tmp_path / "without")), "it changes something"
     saved = []
     save = Resumable._save_checkpoint
 
@@ -165,6 +165,7 @@ def test_label_smoothing_is_torchs_and_not_in_what_is_measured(small_checkpoint,
 
     settings = SETTINGS | {"label_smoothing": 0.1}
     trainer, rows = trainer_of(settings, small_checkpoint, tokenizer, tmp_path, data)
+    trainer.current_gradient_accumulation_steps = 1
     inputs = trainer.lay(rows[:4], settings, tokenizer.pad_token_id)
     trained = (inputs["labels"][:, 1:] != -100).sum()
     with torch.no_grad():
@@ -182,7 +183,7 @@ def test_neftune_adds_noise_of_its_size_in_training_alone(small_checkpoint, data
     import torch
     from transformers.integrations.neftune import activate_neftune
 
-    settings = SETTINGS | CHOICES["neftune"]
+    settings = SETTINGS | CHOICES["noisy"]
     trainer, _ = trainer_of(settings, small_checkpoint, tokenizer, tmp_path, data)
     assert trainer.neftune_noise_alpha == 5.0
     activate_neftune(trainer.model, trainer.neftune_noise_alpha)
@@ -214,7 +215,7 @@ def test_frozen_modules_keep_their_bytes(small_checkpoint, data, tmp_path):
     import torch
     from safetensors.torch import load_file
 
-    out = run(SETTINGS | CHOICES["freeze"], small_checkpoint, data, tmp_path)
+    out = run(SETTINGS | CHOICES["noisy"], small_checkpoint, data, tmp_path)
     before, after = (load_file(folder / "model.safetensors") for folder in (small_checkpoint, out))
     same = {name for name in before if torch.equal(before[name], after[name])}
     assert same == {name for name in before if "embed_tokens" in name or ".layers.0." in name}
