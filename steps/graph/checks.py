@@ -38,7 +38,7 @@ def check_adapters(graph: Graph) -> None:
 def _is_here(graph: Graph, model: str) -> bool:
     """Whether a model's folder is there; of one that is downloaded, all of it."""
     folder = Path(graph.folder(model))
-    return (folder / MANIFEST).is_file() if "revision" in graph.params["models"][model] else folder.is_dir()
+    return (folder / MANIFEST).is_file() if graph.is_made(model) else folder.is_dir()
 
 
 def check_teachers(graph: Graph) -> None:
@@ -70,7 +70,11 @@ def check_templates(folder: Path) -> None:
 
 def used_models(graph: Graph) -> list[str]:
     """The entries of `models` that some rule reads."""
-    return sorted({graph.params["bucket"]["model"], *graph.measured()} - set(graph.nodes))
+    models = graph.params["models"]
+    used = [*{graph.params["bucket"]["model"], *graph.measured()} - set(graph.nodes)]
+    for name in used:
+        used += [models[name]["base"]] if models[name].get("base", name) not in used else []
+    return sorted(used)
 
 
 def documents_of(graph: Graph) -> tuple[str, ...]:
@@ -126,9 +130,14 @@ def check_sources(graph: Graph) -> None:
 def check_models(graph: Graph) -> None:
     """Raise a ValueError for a model that no rule makes and that is not there, not whole, or damaged."""
     for name in used_models(graph):
-        folder, where = Path(graph.folder(name)), f"models.{name}.path"
-        if "revision" in graph.params["models"][name]:
-            wanted(graph.params["models"][name], f"models.{name}")
+        model, where = graph.params["models"][name], f"models.{name}.path"
+        folder = Path(model["path"])
+        if "revision" in model:
+            wanted(model, f"models.{name}")
+            continue
+        if "base" in model:
+            if not checkpoints.is_adapter(folder):
+                raise ValueError(f"models.{name}.base: has no effect, for {folder} is no adapter; remove it")
             continue
         if not folder.is_dir():
             raise ValueError(f"{where}: there is no folder {folder}; a hub id needs `revision:` beside it, a commit")

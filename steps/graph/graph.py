@@ -34,13 +34,20 @@ class Graph:
         """The checkpoint folder of a node or of an entry of `models`."""
         if name in self.nodes:
             return f"{self.results}/{self.nodes[name].study}/{name}"
-        model = self.params["models"][name]
-        return f"{self.results}/download/models/{name}" if "revision" in model else model["path"]
+        return f"{self.results}/download/models/{name}" if self.is_made(name) else self.params["models"][name]["path"]
+
+    def is_made(self, name: str) -> bool:
+        """Whether a rule makes a checkpoint: a node, and a model that is fetched or whose base is named."""
+        return name in self.nodes or bool({"revision", "base"} & self.params["models"][name].keys())
+
+    def adapted(self, kind: str, name: str) -> list[str]:
+        """The files that stand for the base of what the rule download makes, where it is an adapter of one."""
+        base = self.params["models"][name].get("base") if kind == "models" else None
+        return self.edges(base) if base else []
 
     def edges(self, name: str) -> list[str]:
         """The files that stand for a checkpoint in the DAG: its manifest, where a rule makes it."""
-        by_rule = name in self.nodes or "revision" in self.params["models"][name]
-        return [f"{self.folder(name)}/manifest.json"] if by_rule else []
+        return [f"{self.folder(name)}/manifest.json"] if self.is_made(name) else []
 
     def ancestors(self, name: str) -> list[str]:
         """A node or model and everything it descends from, itself first."""

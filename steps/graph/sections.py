@@ -89,7 +89,7 @@ class _Wanted(SimpleNamespace):
     """What a job is about: the graph, and the wildcards of its rule."""
 
     def __init__(self, graph: "Graph", wildcards: Any):
-        super().__init__(nodes=graph.nodes, sources=graph.sources, wildcards=wildcards)
+        super().__init__(nodes=graph.nodes, sources=graph.sources, folder=graph.folder, wildcards=wildcards)
 
     @property
     def node(self) -> Any:
@@ -115,7 +115,8 @@ def _with_sources(seen: dict, rule: str, wanted: _Wanted) -> dict:
 
 
 def _download(seen: dict, rule: str, wanted: _Wanted) -> dict:
-    return seen[wanted.wildcards.kind][wanted.wildcards.name]
+    entry = seen[wanted.wildcards.kind][wanted.wildcards.name]
+    return entry | ({"base": wanted.folder(entry["base"])} if "base" in entry else {})
 
 
 def _decontaminate(seen: dict, rule: str, wanted: _Wanted) -> dict:

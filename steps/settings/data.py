@@ -45,6 +45,7 @@ class Model(OfHub):
     """A checkpoint that recipes start from."""
 
     sha256: dict[str, Sha256] = Field({}, description="What files must have: the file's name to its hash")
+    base: str = Field("", min_length=1, description="Of an adapter: the entry of models that it adapts")
 
 
 class Filter(Settings):

@@ -6,10 +6,11 @@ import importlib.util
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from steps.graph import checks, delivery, dvc, recipes
+from steps.graph import checks, delivery, dvc, recipes, sections
 from steps.graph import graph as dag
 from steps.graph.runs import join_runs
 from tests.workloads import PARAMS
@@ -530,3 +531,38 @@ def test_rows_have_their_difficulty_where_a_recipe_goes_by_it(graph):
         assert one.taught_rows(dataset) == f"{data}/{dataset}/bucket/train.jsonl"
         assert one.pair_rows("scores") == f"{data}/problems/bucket/train.jsonl"
         assert {dataset, "problems"} <= {*one.bucketed()}
+
+
+# --- an adapter whose base is named --------------------------------------------------------------
+
+
+def test_an_adapter_with_a_named_base_is_made_by_the_rule_that_waits_for_it(graph):
+    Path("theirs").mkdir()
+    models = {
+        "base": {"path": "base"},
+        "hub": {"path": "owner/name", "revision": "0" * 40},
+        "theirs": {"path": "theirs", "base": "hub"},
+    }
+    recipes = {"a": {"stage": "sft", "from": "theirs", "data": "problems"}}
+    made = graph({"models": models, "studies": {"one": {"recipes": recipes}}})
+    assert made.folder("theirs") == "results/fable/download/models/theirs"
+    assert made.edges("theirs") == ["results/fable/download/models/theirs/manifest.json"]
+    assert made.adapted("models", "theirs") == ["results/fable/download/models/hub/manifest.json"]
+    assert made.adapted("models", "hub") == made.adapted("data", "problems") == []
+    assert checks.used_models(made) == ["base", "hub", "theirs"]
+    told = sections.of_rule(made, "download", SimpleNamespace(kind="models", name="theirs"))
+    assert told == {"path": "theirs", "base": "results/fable/download/models/hub"}
+    with pytest.raises(ValueError, match=r"models\.theirs\.base: has no effect, for theirs is no adapter"):
+        checks.check_models(made)
+    Path("theirs/adapter_config.json").write_text("{}")
+    checks.check_models(made)
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [("nowhere", r"models\.theirs\.base: no entry `nowhere`"), ("theirs", r"models\.theirs\.base: leads back to")],
+)
+def test_a_base_that_is_no_other_model_is_refused(graph, base, message):
+    models = {"base": {"path": "base"}, "hub": {"path": "o/n", "revision": "0" * 40}}
+    with pytest.raises(ValueError, match=message):
+        graph({"models": models | {"theirs": {"path": "theirs", "base": base}}})

@@ -34,7 +34,9 @@ CHOICES = {
         "neftune_alpha": 5.0, "packing": False, "adapter": {"kind": "full", "freeze": ["embed_tokens", "layers.0"]},
     },
     "keep_best": {**CONSTANT, "eval_steps": 1, "keep_best": {"patience": 2, "min_delta": 0.0}, "learning_rate": 3e-2},
-    "loraplus": {"adapter": LORA | {"loraplus_ratio": 16.0, "dropout": 0.1, "modules_to_save": ["embed_tokens", "norm"]}},
+    "loraplus": {
+        "adapter": LORA | {"loraplus_ratio": 16.0, "dropout": 0.1, "modules_to_save": ["embed_tokens", "norm"]},
+    },
     "layers": {
         "adapter": LORA
         | {"layers_to_transform": [1], "exclude_modules": ["*.mlp.*"], "rank_pattern": {"q_proj": 2}}
