@@ -27,6 +27,8 @@ MODELS = {
     "qwen2_moe": ("Qwen2Moe", EXPERTS | {"shared_expert_intermediate_size": 24, "tie_word_embeddings": False}),
     # The first block is dense.
     "qwen3_moe_dense": ("Qwen3Moe", EXPERTS | {"tie_word_embeddings": False, "mlp_only_layers": [0]}),
+    # Its router is a linear layer.
+    "phimoe": ("Phimoe", GROUPED | {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 16}),
     "mixtral": ("Mixtral", GROUPED | {"num_local_experts": 4, "num_experts_per_tok": 2}),
     "gpt2": ("GPT2", {"vocab_size": 768, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}),
     "gpt_neox": ("GPTNeoX", SIZE | {"intermediate_size": 48, "max_position_embeddings": 128}),
@@ -141,6 +143,7 @@ def test_routers_experts_and_towers_are_told_by_their_names():
     assert of_blocks(names) == ["model.layers.0.self_attn.q_proj", "model.layers.0.mlp.shared_expert.up_proj"]
     # Without experts a gate is a layer as any other.
     assert of_blocks(["h.0.gate", "h.0.up"]) == ["h.0.gate", "h.0.up"]
+    assert of_blocks(["h.0.gate", "h.0.up"], routed=True) == ["h.0.up"]
     assert matches("a.b.c", "b.c") and matches("a.b.c", "*.b.*") and not matches("a.xb.c", "b.c")
 
 
@@ -184,6 +187,12 @@ def torch_close(one, other) -> bool:
     import torch
 
     return torch.allclose(one, other, rtol=0, atol=1e-3)
+
+
+def test_a_router_that_is_a_linear_layer_stays_as_it_is(folders):
+    for adapter in (LORA, LORA | {"experts": "frozen"}, {"kind": "oft", "block_size": 8, "experts": "frozen"}):
+        found = find_targets(load(folders("phimoe")), adapter)["target_modules"]
+        assert {name.rpartition(".")[2] for name in found} == {"q_proj", "k_proj", "v_proj", "o_proj"}
 
 
 def test_frozen_experts_on_a_dense_model_have_no_effect(folders):

@@ -78,10 +78,11 @@ def find_targets(model: Any, adapter: dict, where: str = "adapter") -> dict[str,
         ValueError: the settings do not fit the model, or leave its experts out without saying so.
     """
     shapes, experts = layers.shapes_of(model), chosen_experts(model, adapter, where)
-    check(adapter, shapes, where, experts)
-    names = [*targeted(adapter, shapes, where, experts)]
+    routed = bool(layers.expert_parameters(model))
+    check(adapter, shapes, where, experts, routed)
+    names = [*targeted(adapter, shapes, where, experts, routed)]
     notes = {
-        "routers": [name for name in shapes if ROUTERS.search(name) and name not in names and experts],
+        "routers": [name for name in shapes if ROUTERS.search(name) and name not in names and routed],
         "towers of other senses": [name for name in shapes if TOWERS.search(name) and name not in names],
     }
     if ADAPTERS[adapter["kind"]].tied:  # a LoRA to PEFT

@@ -80,14 +80,16 @@ class Kind:
     transposed: bool = False
 
 
-def check(adapter: dict, shapes: Shapes, where: str = "adapter", experts: Iterable[str] = ()) -> None:
+def check(
+    adapter: dict, shapes: Shapes, where: str = "adapter", experts: Iterable[str] = (), routed: bool = False
+) -> None:
     """Refuse what PEFT would ignore, change, or take and then fail at.
 
     Args:
         adapter: settings that the schema has accepted.
         shapes: of every linear layer of the base (`checkpoints.linear_shapes`).
         where: what the message calls the settings.
-        experts: names of a mixture's experts that are parameters.
+        experts, routed: see `targets.targeted`.
 
     Raises:
         ValueError: naming the setting, the layer that it does not fit, and the fix.
@@ -100,7 +102,7 @@ def check(adapter: dict, shapes: Shapes, where: str = "adapter", experts: Iterab
             f"{where}.target_modules: {named[0]} is no layer that kind {adapter['kind']} changes; name it in"
             " modules_to_save, or write kind: lora"
         )
-    modules = targeted(adapter, shapes, where, experts)
+    modules = targeted(adapter, shapes, where, experts, routed)
     if modules and (own := KINDS[adapter["kind"]].check):
         own(adapter, modules, where)
 

@@ -73,20 +73,21 @@ def left_out(adapter: dict, name: str) -> bool:
     return bool(blocks) and (number is None or int(number[1]) not in blocks)
 
 
-def targeted(adapter: dict, shapes: Shapes, where: str, experts: Iterable[str] = ()) -> Shapes:
+def targeted(adapter: dict, shapes: Shapes, where: str, experts: Iterable[str] = (), routed: bool = False) -> Shapes:
     """The shapes of the linear layers that an adapter changes.
 
     Args:
         shapes: of every linear layer of the base (`checkpoints.linear_shapes`), routers and towers among them, which
             all-linear leaves out.
         where: what an error calls the adapter's settings.
-        experts: names of parameters of experts, which target_modules may mean instead.
+        experts: names of the parameters of experts that the adapter changes too.
+        routed: there are experts as parameters, changed or not.
 
     Raises:
         ValueError: an entry of a setting means no linear layer, or none is left. PEFT skips such an entry.
     """
     experts = list(experts)
-    blocks = of_blocks(shapes, routed=bool(experts))
+    blocks = of_blocks(shapes, routed)
     own: set[str] = set()
     for entry in wanted(adapter):
         # A name that text and towers share means the text's.
