@@ -31,13 +31,14 @@ OPTIMIZERS = {
 }
 # auto leaves the choice to transformers: sdpa where the architecture has it.
 ATTENTION = ("auto", "eager", "sdpa", "flash_attention_2")
+TRACKERS = ("none", "wandb", "trackio")
 # How the processes of a training are started. Those of APART spread the model, or what trains it, over them; those of
 # SHARDED leave none a whole policy.
 APART, SHARDED = ("fsdp", "zero2", "zero3"), ("fsdp", "zero3")
 LAUNCHES = ("single", "ddp", *APART)
 # What a training comes to the same without: a run that changes one of them goes on with the state that it finds. To
 # compute a layer again gives the same bits on a CPU (tests/training/test_state.py), and so does a teacher loaded again.
-IMMATERIAL = (*HOW, "max_failures")
+IMMATERIAL = (*HOW, "max_failures", "tracker")
 
 
 class Launch(Settings):
@@ -81,6 +82,7 @@ class Optimization(Descent):
     betas: Betas | None = Field(None, description="Of the moments of AdamW; 0.9 and 0.999")
     attention: Annotated[str, OneOf(ATTENTION)] = Field("auto", description="What computes attention")
     torch_compile: bool = Field(False, description="Compile the model, by torch.compile")
+    tracker: Annotated[str, OneOf(TRACKERS)] = Field("none", description="Where it is watched, beside TensorBoard")
     liger: bool = Field(False, description="Liger's fused kernels (a GPU and liger-kernel)")
 
     @classmethod

@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import json
 import math
 
 import pytest
@@ -20,7 +21,7 @@ from steps.training.supervised import build_trainer
 from tests.recipes import test_cpt, test_sft
 from tests.recipes.test_sft import SETTINGS, Killed, encode_rows, hashes, run
 
-data, tokenizer = test_sft.data, test_sft.tokenizer
+data, tokenizer, undisturbed = test_sft.data, test_sft.tokenizer, test_sft.undisturbed
 
 LORA = {"kind": "lora", "r": 4, "alpha": 8}
 CONSTANT = {"schedule": "constant", "warmup_ratio": 0.0}
@@ -290,3 +291,53 @@ def test_every_stage_tells_tensorboard(small_checkpoint, data, tmp_path):
         events = EventAccumulator(str(tmp_path / stage))
         events.Reload()
         assert {"loss", "grad_norm", "learning_rate"} <= {*events.Tags()["scalars"]}
+
+
+FAKE = """
+import json, os
+from pathlib import Path
+run = None
+class Run:
+    summary = {}
+    def _label(self, **told): pass
+class Config(dict):
+    def update(self, told, **options): pass
+config = Config()
+said = []
+def note(**told):
+    said.append(told)
+    Path(os.environ["WANDB_DIR"], "said.json").write_text(json.dumps(said))
+def init(**told):
+    global run
+    run = Run()
+    note(init=told, mode=os.environ["WANDB_MODE"])
+def log(told): note(log=told)
+def define_metric(*names, **told): pass
+def finish(): pass
+"""
+
+
+def test_wandb_is_told_offline_and_changes_no_byte(undisturbed, small_checkpoint, data, tmp_path, monkeypatch):
+    """Against a package of its name that notes what it is told."""
+    for name in ("sdk", "sdk/lib"):
+        (tmp_path / "site/wandb" / name).mkdir(parents=True)
+        (tmp_path / "site/wandb" / name / "__init__.py").touch()
+    (tmp_path / "site/wandb/__init__.py").write_text(FAKE)
+    (tmp_path / "site/wandb/sdk/lib/config_util.py").write_text("class ConfigError(Exception): pass")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    for name in ("WANDB_MODE", "WANDB_PROJECT", "WANDB_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "logs").mkdir()
+    out = run(SETTINGS | {"tracker": "wandb"}, small_checkpoint, data | {"logs": tmp_path / "logs"}, tmp_path / "mine")
+    said = json.loads((tmp_path / "logs/said.json").read_text())
+    assert said[0] == {"init": {"project": tmp_path.name, "name": "out"}, "mode": "offline"}
+    steps = [entry["log"]["train/global_step"] for entry in said if "train/loss" in entry.get("log", {})]
+    assert steps == [1, 2, 3, 4, 5, 6]
+    assert sha256_file(out / "model.safetensors") == sha256_file(undisturbed / "model.safetensors")
+    for name in ("WANDB_MODE", "WANDB_PROJECT", "WANDB_DIR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_a_tracker_that_is_not_installed_is_refused():
+    with pytest.raises(ValueError, match="tracker: trackio is not installed; install it"):
+        check_settings(SETTINGS | {"tracker": "trackio"}, Sft)
