@@ -9,6 +9,7 @@ from steps.core.files import read_json
 from steps.models import checkpoints
 from steps.models.adapters import tokens
 from steps.models.adapters.attach import attach, find_targets, weight_counts
+from steps.models.adapters.kinds import check
 from steps.models.adapters.save import save_adapter
 from steps.models.adapters.stacked import unstack
 from steps.models.adapters.targets import matches, of_blocks
@@ -144,6 +145,16 @@ def test_routers_experts_and_towers_are_told_by_their_names():
     # Without experts a gate is a layer as any other.
     assert of_blocks(["h.0.gate", "h.0.up"]) == ["h.0.gate", "h.0.up"]
     assert of_blocks(["h.0.gate", "h.0.up"], routed=True) == ["h.0.up"]
+
+
+def test_experts_may_be_named_as_the_model_has_them(folders):
+    """Also before the first job, where only the files are read."""
+    named = LORA | {"target_modules": ["q_proj", "gate_up_proj"]}
+    check(named, checkpoints.linear_shapes(folders("qwen3_moe")))
+    found = find_targets(load(folders("qwen3_moe")), named)
+    assert {name.rpartition(".")[2] for name in found["target_parameters"]} == {"gate_up_proj"}
+    with pytest.raises(ValueError, match="gate_up_proj is no linear layer"):
+        check(named, checkpoints.linear_shapes(folders("llama")))
     assert matches("a.b.c", "b.c") and matches("a.b.c", "*.b.*") and not matches("a.xb.c", "b.c")
 
 

@@ -201,17 +201,35 @@ def test_neftune_adds_noise_of_its_size_in_training_alone(small_checkpoint, data
 # --- the optimizer -------------------------------------------------------------------------------
 
 
-def test_b_learns_faster_than_a_by_the_ratio(small_checkpoint, data, tokenizer, tmp_path):
-    settings = SETTINGS | CHOICES["loraplus"] | {"betas": [0.8, 0.95]}
-    trainer, _ = trainer_of(settings, small_checkpoint, tokenizer, tmp_path, data)
+def rates_of(trainer, optimizer) -> dict[str, tuple[float, float]]:
+    """Learning rate and weight decay of each trained weight."""
     names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
-    by_part: dict[str, set] = {"lora_A": set(), "lora_B": set()}
-    for group in trainer.create_optimizer().param_groups:
-        assert group["betas"] == (0.8, 0.95)
-        for parameter in group["params"]:
-            part = "lora_B" if "lora_B" in names[id(parameter)] else "lora_A"
-            by_part[part].add((group["lr"], group["weight_decay"]))
-    assert by_part == {"lora_A": {(1e-3, 0.01)}, "lora_B": {(16e-3, 0.01)}}
+    return {
+        names[id(parameter)]: (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+
+
+def test_b_learns_faster_than_a_by_the_ratio(small_checkpoint, data, tokenizer, tmp_path):
+    """As PEFT's optimizer has it; what is trained beside the adapter has the rate of A."""
+    from peft.optimizers import create_loraplus_optimizer
+
+    adapter = LORA | {"loraplus_ratio": 16.0}
+    trainer, _ = trainer_of(SETTINGS | {"adapter": adapter}, small_checkpoint, tokenizer, tmp_path / "a", data)
+    kind, options = trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)
+    theirs = create_loraplus_optimizer(
+        trainer.model, kind, loraplus_lr_ratio=16.0, loraplus_weight_decay=trainer.args.weight_decay, **options
+    )
+    found = rates_of(trainer, trainer.create_optimizer())
+    assert found == rates_of(trainer, theirs) and {*found.values()} == {(1e-3, 0.01), (16e-3, 0.01)}
+
+    settings = SETTINGS | {"betas": [0.8, 0.95], "adapter": adapter | {"modules_to_save": ["norm"]}}
+    trainer, _ = trainer_of(settings, small_checkpoint, tokenizer, tmp_path / "b", data)
+    optimizer = trainer.create_optimizer()
+    assert all(group["betas"] == (0.8, 0.95) for group in optimizer.param_groups)
+    norm = {rate for name, rate in rates_of(trainer, optimizer).items() if "modules_to_save" in name}
+    assert norm == {(1e-3, 0.0)}
 
 
 def test_frozen_modules_keep_their_bytes(small_checkpoint, data, tmp_path):

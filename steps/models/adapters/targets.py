@@ -10,6 +10,7 @@ Shapes = dict[str, tuple[int, int]]  # (out, in) of linear layers, by module
 EMBEDDINGS = re.compile(r"emb|lm_head|^wte$|^wpe$")  # and output layers, by the last part of their names
 # What sends a token to experts, and scales what is shared: only where there are experts is a `gate` one.
 ROUTERS = re.compile(r"(^|\.)(gate|shared_expert_gate|\w*router\w*)(\.|$)")
+FUSED = "gate_up_proj"
 OF_EXPERTS = re.compile(r"(^|\.)experts(\.|$)")
 # What reads images and sound, and what turns them into tokens.
 TOWERS = re.compile(r"(^|\.)(vision|visual|image|audio|speech|multi_modal|mm|embed_vision|embed_audio)\w*(\.|$)")
@@ -93,7 +94,9 @@ def targeted(adapter: dict, shapes: Shapes, where: str, experts: Iterable[str] =
         # A name that text and towers share means the text's.
         meant = blocks if entry == ALL_LINEAR else [name for name in blocks if matches(name, entry)]
         meant = meant or [name for name in shapes if matches(name, entry)]
-        if not meant and not any(matches(name, entry) for name in experts):
+        # Files have the experts one by one, and a model two of their weights as one.
+        fused = entry.rpartition(".")[2] == FUSED and any(OF_EXPERTS.search(name) for name in shapes)
+        if not meant and not fused and not any(matches(name, entry) for name in experts):
             raise ValueError(
                 f"{where}.target_modules: {entry} is no linear layer of the model's blocks, which are"
                 f" {', '.join(sorted({name.rpartition('.')[2] for name in blocks}))}"
