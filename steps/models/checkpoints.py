@@ -135,7 +135,7 @@ def check_files(folder: Path) -> None:
         if not member.is_dir():
             fix = "correct the path, or make the checkpoint first"
             if member != line[0]:
-                fix = "the adapter's base_model_name_or_path; name its base there, or by `base` in models"
+                fix = f"{ADAPTER_CONFIG} of an adapter names it as its base; name one that is here by `base` in models"
             raise ValueError(f"{member} is missing: no checkpoint there; {fix}")
         if (member / OTHER_TEMPLATES).exists():
             raise ValueError(f"{member / OTHER_TEMPLATES}: a model has one template here; move the folder away")

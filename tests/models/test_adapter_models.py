@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from steps.core.files import read_json
+from steps.core.files import read_json, write_json
 from steps.models import checkpoints
 from steps.models.adapters import tokens
 from steps.models.adapters.attach import attach, find_targets, weight_counts
@@ -386,6 +386,14 @@ def test_other_adapters_on_adapters_are_whole_models(folders, below, above, tmp_
     assert "no sum of two LoRAs: the whole model is written" in capsys.readouterr().out
     for loaded in (AutoModelForCausalLM.from_pretrained(tmp_path / "above"), load(tmp_path / "above")):
         torch.testing.assert_close(logits(loaded), expected, rtol=0, atol=1e-4)
+
+
+def test_an_adapter_of_a_base_on_the_hub_is_one_line(folders, tmp_path):
+    adapter_on(folders("llama"), tmp_path, LORA)
+    config = read_json(tmp_path / "adapter_config.json")
+    write_json(tmp_path / "adapter_config.json", config | {"base_model_name_or_path": "someone/base"})
+    with pytest.raises(ValueError, match="^someone/base is missing: no checkpoint there; .*by `base` in models$"):
+        checkpoints.check(tmp_path)
 
 
 def test_a_foreign_adapter_with_whole_embeddings_of_more_tokens(folders, tmp_path):
