@@ -11,6 +11,7 @@ from typing import Any
 from steps.core.files import read_json, write_json
 from steps.models import checkpoints
 from steps.models.adapters.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, PREFIX
+from steps.models.adapters.targets import OF_EXPERTS
 
 PARTS = (".lora_A.weight", ".lora_B.weight")
 # Keys of PEFT's LoraConfig under which a change is another one than s B A of a layer's whole weight.
@@ -56,7 +57,7 @@ def is_plain(folder: Path) -> bool:
         config.get("peft_type") == "LORA"
         and config.get("bias", "none") == "none"
         and not any(config.get(key) for key in OTHER)
-        and all(name.endswith(PARTS) for name in checkpoints.tensor_names(folder))
+        and all(name.endswith(PARTS) and not OF_EXPERTS.search(name) for name in checkpoints.tensor_names(folder))
     )
 
 
