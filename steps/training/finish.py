@@ -50,7 +50,7 @@ def save_checkpoint(
     is_adapter = hasattr(model, "peft_config")
     if is_adapter:
         save_adapter(model, out, parent)
-        is_adapter = unstack(out, dtype)
+        is_adapter = unstack(out)
     else:
         model.to(dtype).save_pretrained(out)
         write_json(out / "config.json", read_json(out / "config.json") | (config or {}))

@@ -93,12 +93,10 @@ def moved(model, seed: int = 0):
 
 def adapter_on(folder: Path, out: Path, adapter: dict, new_ids=(), seed: int = 0):
     """Attached, moved and saved; returns the logits of the model that it made."""
-    import torch
-
     model = moved(attach(load(folder), adapter, seed, 8, new_ids), seed)
     expected = logits(model)
     save_adapter(model, out, folder)
-    unstack(out, torch.float32)
+    unstack(out)
     return expected
 
 

@@ -22,15 +22,14 @@ OTHER = (
 )  # fmt: skip
 
 
-def unstack(out: Path, dtype: Any) -> bool:
+def unstack(out: Path) -> bool:
     """Have a saved adapter rest on a full model; whether it is an adapter still.
 
     Two plain LoRAs are one of the sum of their ranks, exactly: s1 B1 A1 + s2 B2 A2 = [s1 B1, s2 B2] [A1; A2]. Of other
-    kinds there is no such sum: the whole model is written in place of the adapter.
+    kinds there is no such sum: the whole model is written in place of the adapter, in float32, as it was trained.
 
     Args:
         out: the adapter as it was saved, whose config names its parent.
-        dtype: of the whole model.
     """
     import torch
 
@@ -46,7 +45,7 @@ def unstack(out: Path, dtype: Any) -> bool:
     model = checkpoints.load_model(out, torch.float32)
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         (out / name).unlink()
-    model.to(dtype).save_pretrained(out)
+    model.save_pretrained(out)
     return False
 
 
