@@ -81,7 +81,6 @@ class Optimization(Descent):
     decay_ratio: float | None = Field(None, gt=0, le=1, description="Share of the steps over which wsd falls; 0.1")
     betas: Betas | None = Field(None, description="Of the moments of AdamW; 0.9 and 0.999")
     attention: Annotated[str, OneOf(ATTENTION)] = Field("auto", description="What computes attention")
-    torch_compile: bool = Field(False, description="Compile the model, by torch.compile")
     tracker: Annotated[str, OneOf(TRACKERS)] = Field("none", description="Where it is watched, beside TensorBoard")
     liger: bool = Field(False, description="Liger's fused kernels (a GPU and liger-kernel)")
 
@@ -178,7 +177,6 @@ def check_apart(settings: dict) -> None:
         "adapter.freeze": bool(settings.get("adapter", {}).get("freeze")),
         "adapter.modules_to_save": bool(settings.get("adapter", {}).get("modules_to_save")),
         "adapter.new_tokens": bool(settings.get("adapter", {}).get("new_tokens")),
-        "torch_compile": bool(settings.get("torch_compile")),
         # DeepSpeed scales its loss itself, which a state does not hold.
         "precision: fp16": settings["precision"] == "fp16",
     }

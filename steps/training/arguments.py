@@ -106,7 +106,6 @@ def trainer_arguments(settings: dict, plan: Plan, work: Path, cuts: int) -> dict
         "optim": OPTIMIZERS[settings["optimizer"]],
         **({"adam_beta1": betas[0], "adam_beta2": betas[1]} if betas else {}),
         "neftune_noise_alpha": settings.get("neftune_alpha") or None,
-        "torch_compile": settings.get("torch_compile", False),
         "use_liger_kernel": settings.get("liger", False),
         "bf16": uses_bf16(settings["precision"]),
         "fp16": settings["precision"] == "fp16",

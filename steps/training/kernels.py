@@ -1,7 +1,6 @@
-"""What computes a training's layers: the implementation of attention, Liger's kernels, the compiler."""
+"""What computes a training's layers: the implementation of attention, Liger's kernels."""
 
 import importlib.util
-import shutil
 from typing import Any
 
 from steps.models.files import one_line
@@ -23,8 +22,6 @@ def check(settings: dict) -> None:
             raise ValueError(f"{key}: needs a GPU, and this job sees none; {fix}")
         if importlib.util.find_spec(package) is None:
             raise ValueError(f"{key}: needs the package {package.replace('_', '-')}, which is not installed; {fix}")
-    if settings.get("torch_compile") and not any(map(shutil.which, ("c++", "g++", "clang++"))):
-        raise ValueError("torch_compile: needs a C++ compiler, and none is on PATH; leave it out")
 
 
 def use(model: Any, settings: dict) -> Any:
