@@ -1,8 +1,11 @@
-# The only rule that opens a socket: what has a `revision` in params.yaml.
+# The only rule that opens a socket: what has a `revision` in params.yaml. Also a copy of an adapter whose `base` is named.
 
 
 # Before anything that waits in a queue: what can be refused is refused first.
 rule download:
+    input:
+        # An adapter whose base is named waits for it.
+        base=lambda wildcards: GRAPH.adapted(wildcards.kind, wildcards.name),
     output:
         manifest="results/{workload}/download/{kind}/{name}/manifest.json",
     log:

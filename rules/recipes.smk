@@ -54,11 +54,12 @@ rule sft:
         parent=parent_folders,
         check=check,
         work="work/{workload}/{node}",
+        logs="logs/{workload}/{study}/{node}",
         out=subpath(output.manifest, parent=True),
     shell:
         "python -m steps.training.launch --kind {resources.launch:q} --processes {resources.processes:q} steps.recipes.sft"
         " --settings {params.settings:q} --parent {params.parent:q} --data {params.train:q}"
-        " --valid {params.valid:q} {params.check:q} --work {params.work:q} --out {params.out:q} &> {log:q}"
+        " --valid {params.valid:q} {params.check:q} --work {params.work:q} --logs {params.logs:q} --out {params.out:q} &> {log:q}"
 
 
 rule cpt:
@@ -87,11 +88,12 @@ rule cpt:
         parent=parent_folders,
         check=check,
         work="work/{workload}/{node}",
+        logs="logs/{workload}/{study}/{node}",
         out=subpath(output.manifest, parent=True),
     shell:
         "python -m steps.training.launch --kind {resources.launch:q} --processes {resources.processes:q} steps.recipes.cpt"
         " --settings {params.settings:q} --parent {params.parent:q} --data {params.documents:q}"
-        " {params.check:q} --work {params.work:q} --out {params.out:q} &> {log:q}"
+        " {params.check:q} --work {params.work:q} --logs {params.logs:q} --out {params.out:q} &> {log:q}"
 
 
 rule rl:
@@ -154,11 +156,12 @@ rule reward:
         valid=lambda wildcards: f"{GRAPH.results}/data/{GRAPH.nodes[wildcards.node].data}/split/valid.jsonl",
         parent=parent_folders,
         work="work/{workload}/{node}",
+        logs="logs/{workload}/{study}/{node}",
         out=subpath(output.manifest, parent=True),
     shell:
         "python -m steps.training.launch --kind {resources.launch:q} --processes {resources.processes:q} steps.recipes.reward"
         " --settings {params.settings:q} --parent {params.parent:q} --data {params.train:q}"
-        " --valid {params.valid:q} --work {params.work:q} --out {params.out:q} &> {log:q}"
+        " --valid {params.valid:q} --work {params.work:q} --logs {params.logs:q} --out {params.out:q} &> {log:q}"
 
 
 rule distill:
@@ -189,11 +192,12 @@ rule distill:
         check=check,
         logprobs=logprobs,
         work="work/{workload}/{node}",
+        logs="logs/{workload}/{study}/{node}",
         out=subpath(output.manifest, parent=True),
     shell:
         "python -m steps.training.launch --kind {resources.launch:q} --processes {resources.processes:q} steps.distillation.distill"
         " --settings {params.settings:q} --parent {params.parent:q} --data {params.train:q}"
-        " {params.logprobs:q} {params.check:q} --work {params.work:q} --out {params.out:q} &> {log:q}"
+        " {params.logprobs:q} {params.check:q} --work {params.work:q} --logs {params.logs:q} --out {params.out:q} &> {log:q}"
 
 
 rule opd:

@@ -2,7 +2,8 @@
 
 Of a model come its configuration, tokenizer, licence and *.safetensors, from its root folder; pickled weights and code
 stay behind. What can be refused is refused before a byte of a file comes: weights that are only pickled, a full disk, a
-`sha256` that is not the hub's. Every file is then compared with what the hub states of it, the sha256 of a large one
+`sha256` that is not the hub's. An adapter whose `base` is named has its folder in its config; a local one is copied for
+that, without a socket. Every file is then compared with what the hub states of it, the sha256 of a large one
 and git's hash of a small one, and the manifest keeps the sha256 of all. A killed download goes on with the files that
 it has not yet.
 
@@ -27,12 +28,15 @@ from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
+from steps.core.files import write_json
 from steps.core.hashes import sha256_file
-from steps.core.manifest import write_manifest
+from steps.core.manifest import visible_files, write_manifest
 from steps.core.progress import Progress
 from steps.core.step import run, step_parser
 from steps.core.work import MADE_FOR, work_folder
 from steps.data.hub import BESIDE_DATA, MODEL_FILES, wanted
+from steps.models.adapters.files import ADAPTER_CONFIG
+from steps.models.files import read_config
 
 
 def full_revision(revision: str, commits: list[str]) -> str:
@@ -61,7 +65,7 @@ def chosen(request: dict, names: list[str]) -> list[str]:
                 f"{where}: has no *.safetensors; pickled weights are not read here: choose another,"
                 " or convert them where you trust them and let `path` name the folder"
             )
-        if "config.json" not in found:
+        if not {"config.json", ADAPTER_CONFIG} & {*found}:
             raise ValueError(f"{where}: has no config.json; it is not a whole checkpoint, choose another")
     else:
         found = [n for n in names if n == request["file"] or any(fnmatch(n, pattern) for pattern in BESIDE_DATA)]
@@ -232,19 +236,47 @@ def fetch(request: dict, work: Path, out: Path) -> dict[Path, int]:
     return {folder / file.path: file.size for file in files}
 
 
+def copied(folder: Path, work: Path) -> dict[Path, Path]:
+    """Copy the files of a local adapter; returns each copy with what it is of."""
+    files = [path for path in visible_files(folder) if any(fnmatch(path.name, pattern) for pattern in MODEL_FILES)]
+    for file in files:
+        shutil.copyfile(file, work / file.name)
+    return {work / file.name: file for file in files}
+
+
+def name_base(folder: Path, base: str) -> None:
+    """Write into an adapter's config which folder has its base.
+
+    Raises:
+        ValueError: the folder has no adapter.
+    """
+    path = folder / ADAPTER_CONFIG
+    if not path.is_file():
+        raise ValueError(f"{folder}: has no {ADAPTER_CONFIG}, so that `base` has no effect; remove it from models")
+    write_json(path, read_config(path) | {"base_model_name_or_path": base})
+
+
 def main(args: argparse.Namespace) -> None:
     started = time.time()
-    # The rules run offline; the library reads this, and whether to draw bars, when it is imported.
-    os.environ.update(HF_HUB_OFFLINE="0", HF_HUB_DISABLE_PROGRESS_BARS="1")
     work = work_folder(args.work, args.out, args.settings, [])
     sizes: dict[Path, int] = {}
-    for request in wanted(args.settings, ".".join(args.out.parts[-2:])):
-        sizes |= fetch(request, work, args.out)
+    inputs: list[Path] = []
+    base = args.settings.get("base")
+    if base and "revision" not in args.settings:
+        made = copied(Path(args.settings["path"]), work)
+        inputs, sizes = [*made.values()], {copy: copy.stat().st_size for copy in made}
+    else:
+        # The rules run offline; the library reads this, and whether to draw bars, when it is imported.
+        os.environ.update(HF_HUB_OFFLINE="0", HF_HUB_DISABLE_PROGRESS_BARS="1")
+        for request in wanted(args.settings, ".".join(args.out.parts[-2:])):
+            sizes |= fetch(request, work, args.out)
+    if base:
+        name_base(work, base)
     # Everything stays in `work` until it is whole and has its manifest, so that a killed run goes on from there.
     for cache in list(work.rglob(".cache")):
         shutil.rmtree(cache)
     counts = {"files": len(sizes), "bytes": sum(sizes.values())}
-    write_manifest(work, step="download", settings=args.settings, inputs=[], counts=counts, started=started)
+    write_manifest(work, step="download", settings=args.settings, inputs=inputs, counts=counts, started=started)
     (work / MADE_FOR).unlink()
     shutil.rmtree(args.out, ignore_errors=True)
     args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -33,7 +33,7 @@ from steps.models import checkpoints
 from steps.models.adapters.attach import attach, weight_counts
 from steps.settings.distill import OBJECTIVES, Distill
 from steps.settings.training import material
-from steps.training import arguments, curriculum
+from steps.training import arguments, boards, curriculum, kernels
 from steps.training import run as training
 from steps.training.finish import save_checkpoint
 from steps.training.layouts import check_given, settled
@@ -74,7 +74,7 @@ def main(args: argparse.Namespace) -> None:
     import torch
 
     tokenizer = checkpoints.load_tokenizer(args.parent)
-    model = checkpoints.load_model(args.parent, dtype=torch.float32)
+    model = kernels.use(checkpoints.load_model(args.parent, dtype=torch.float32), settings)
     by_kl = settings["objective"] == "forward_kl"
     caches = [None] * len(args.data)
     if by_kl:
@@ -96,6 +96,7 @@ def main(args: argparse.Namespace) -> None:
     parameters = weight_counts(model)
     objective = {"lay": layout, "loss": loss} if by_kl else {}
     trainer = build_trainer(model, tokenizer, rows, settings, plan, work, **objective)
+    boards.add(trainer, args, settings)
     log = training.train(trainer, plan, "distill")
     if not gather(trainer):
         return
@@ -129,4 +130,5 @@ if __name__ == "__main__":
     )
     parser.add_argument("--check", type=Path, help="check.json of the model that it descends from")
     parser.add_argument("--work", type=Path, required=True, help="folder of resumable state")
+    parser.add_argument("--logs", type=Path, help="folder of TensorBoard's logs")
     run(main, parser)

@@ -24,7 +24,6 @@ import time
 from functools import partial
 from pathlib import Path
 
-from steps.core import processes
 from steps.core.code import code_paths
 from steps.core.curriculum import weigh
 from steps.core.files import fresh_folder, read_jsonl, write_jsonl, write_text
@@ -40,7 +39,7 @@ from steps.models.chat import Chat
 from steps.models.positions import by_mask
 from steps.settings.opd import Opd
 from steps.settings.training import material
-from steps.training import arguments
+from steps.training import arguments, boards, kernels
 from steps.training import run as training
 from steps.training.finish import save_checkpoint
 from steps.training.plan import log_csv
@@ -125,7 +124,7 @@ def main(args: argparse.Namespace) -> None:
 
     from steps.distillation.opd_trainer import OnPolicyTrainer
 
-    model = checkpoints.load_model(args.parent, dtype=torch.float32)
+    model = kernels.use(checkpoints.load_model(args.parent, dtype=torch.float32), settings)
     by_mask(model)
     model = attach(model, settings["adapter"], settings["seed"], plan.steps)
     parameters = weight_counts(model)
@@ -134,8 +133,7 @@ def main(args: argparse.Namespace) -> None:
     trainer = OnPolicyTrainer(model, tokenizer, panel, prompts, responses, settings, plan, work, does)
     for rows in [*prompts, *responses]:
         rollouts.check_lengths(rows, trainer.engine, settings["max_new_tokens"])
-    if args.logs and processes.first():
-        trainer.add_callback(rollouts.board(args.logs))
+    boards.add(trainer, args, settings)
     log = training.train(trainer, plan, "opd")
     if not gather(trainer):
         return

@@ -59,27 +59,6 @@ def check_lengths(rows: list[dict], sampler: Any, max_new_tokens: int) -> None:
             )
 
 
-def board(folder: Path) -> Any:
-    """A callback that writes every logged number to TensorBoard; a resumed run takes back what it repeats."""
-    from torch.utils.tensorboard import SummaryWriter
-    from transformers import TrainerCallback
-
-    class Board(TrainerCallback):
-        def on_train_begin(self, args, state, control, **kwargs):
-            self.writer = SummaryWriter(str(folder), purge_step=state.global_step + 1)
-
-        def on_log(self, args, state, control, logs=None, **kwargs):
-            for name, value in logs.items():
-                if isinstance(value, int | float):
-                    self.writer.add_scalar(name, value, state.global_step)
-            self.writer.flush()
-
-        def on_train_end(self, args, state, control, **kwargs):
-            self.writer.close()
-
-    return Board()
-
-
 def keep(folder: Path, batch: int, rows: list[dict]) -> None:
     """This process's rows of a batch of rollouts, as a file that a resumed run writes again."""
     write_jsonl(folder / f"{batch}-{processes.rank()}.jsonl", rows)

@@ -111,6 +111,8 @@ def check(settings: dict) -> None:
             "sampler: {kind: vllm} needs the adapter merged into its base, and that of qlora is packed in 4 bits; write"
             " kind: transformers, or another adapter"
         )
+    if settings["adapter"].get("modules_to_save"):
+        raise ValueError("sampler: {kind: vllm} takes no adapter with modules_to_save; write kind: transformers")
     if sampler["mode"] == "server":
         check_server(sampler["url"])
 
@@ -233,6 +235,10 @@ def merged(model: Any) -> Iterator[tuple[str, Any]]:
 
     from peft.tuners.tuners_utils import BaseTunerLayer
 
+    if any(getattr(config, "target_parameters", None) for config in model.peft_config.values()):
+        raise ValueError(
+            "sampler: {kind: vllm} takes no adapted experts; write adapter.experts: frozen, or another kind"
+        )
     inner = model.base_model.model
     layers = {name: module for name, module in inner.named_modules() if isinstance(module, BaseTunerLayer)}
     for name, layer in layers.items():

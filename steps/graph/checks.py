@@ -41,7 +41,7 @@ def check_adapters(graph: Graph) -> None:
 def _is_here(graph: Graph, model: str) -> bool:
     """Whether a model's folder is there; of one that is downloaded, all of it."""
     folder = Path(graph.source(model))
-    return (folder / MANIFEST).is_file() if "revision" in graph.params["models"][model] else folder.is_dir()
+    return (folder / MANIFEST).is_file() if graph.downloaded(model) else folder.is_dir()
 
 
 def check_teachers(graph: Graph) -> None:
@@ -76,8 +76,12 @@ def check_templates(folder: Path) -> None:
 
 def used_models(graph: Graph) -> list[str]:
     """The entries of `models` that some rule reads."""
+    models = graph.params["models"]
     read = {graph.params["bucket"]["model"], *graph.measured(), *filter(None, [graph.comparing])}
-    return sorted(read - set(graph.nodes))
+    used = [*read - set(graph.nodes)]
+    for name in used:
+        used += [models[name]["base"]] if models[name].get("base", name) not in used else []
+    return sorted(used)
 
 
 def documents_of(graph: Graph) -> tuple[str, ...]:
@@ -138,10 +142,15 @@ def check_sources(graph: Graph) -> None:
 def check_models(graph: Graph) -> None:
     """Raise a ValueError for a model that no rule makes and that is not there, not whole, or damaged."""
     for name in used_models(graph):
-        folder, where = Path(graph.source(name)), f"models.{name}.path"
+        model, where = graph.params["models"][name], f"models.{name}.path"
+        folder = Path(model["path"])
         check_prepared(graph, name)
-        if "revision" in graph.params["models"][name]:
-            wanted(graph.params["models"][name], f"models.{name}")
+        if "revision" in model:
+            wanted(model, f"models.{name}")
+            continue
+        if "base" in model:
+            if not checkpoints.is_adapter(folder):
+                raise ValueError(f"models.{name}.base: has no effect, for {folder} is no adapter; remove it")
             continue
         if not folder.is_dir():
             raise ValueError(f"{where}: there is no folder {folder}; a hub id needs `revision:` beside it, a commit")
@@ -151,7 +160,7 @@ def check_models(graph: Graph) -> None:
                 verify_manifest(folder)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
-        if not graph.params["models"][name].get("chat_template") and not checkpoints.template_of(folder):
+        if not model.get("chat_template") and not checkpoints.template_of(folder):
             raise ValueError(
                 f"models.{name}: {folder} has no chat template, by which rows become text; set"
                 f" models.{name}.chat_template, or give the folder a chat_template.jinja"

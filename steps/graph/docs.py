@@ -73,7 +73,7 @@ def stage_table() -> str:
 
 def adapter_table() -> str:
     rows = (
-        (f"`{kind}`", entry.label, adapters.FAMILIES[entry.look[0]], keys(entry.settings))
+        (f"`{kind}`", entry.label, adapters.FAMILIES[entry.look[0]], keys(entry.settings, ("kind", *adapters.WHERE)))
         for kind, entry in adapters.ADAPTERS.items()
     )
     return table(("`kind`", "name", "changes by", "its settings"), rows)

@@ -42,8 +42,13 @@ class Graph:
 
     def source(self, name: str) -> str:
         """Where the files of an entry of `models` lie as their owner made them."""
-        model = self.params["models"][name]
-        return f"{self.results}/download/models/{name}" if "revision" in model else model["path"]
+        own = f"{self.results}/download/models/{name}"
+        return own if self.downloaded(name) else self.params["models"][name]["path"]
+
+    def adapted(self, kind: str, name: str) -> list[str]:
+        """The files that stand for the base of what the rule download makes, where it is an adapter of one."""
+        base = self.params["models"][name].get("base") if kind == "models" else None
+        return self.made(base) if base else []
 
     @property
     def comparing(self) -> str | None:
@@ -57,8 +62,9 @@ class Graph:
         return [f"{self.folder(name)}/manifest.json"] if by_rule else self.downloaded(name)
 
     def downloaded(self, name: str) -> list[str]:
-        """The manifest of an entry of `models` that is downloaded."""
-        return [f"{self.source(name)}/manifest.json"] if "revision" in self.params["models"][name] else []
+        """The manifest of an entry of `models` that the rule download makes: it is fetched, or its base is named."""
+        by_rule = {"revision", "base"} & self.params["models"][name].keys()
+        return [f"{self.results}/download/models/{name}/manifest.json"] if by_rule else []
 
     def edges(self, name: str) -> list[str]:
         """The files that stand for a checkpoint in the DAG: its manifest, and that a model is what the stages need."""

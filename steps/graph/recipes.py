@@ -70,12 +70,19 @@ def complete(params: dict) -> dict:
     named += [
         (f"studies.{k}.detect", study["detect"], "data") for k, study in params["studies"].items() if "detect" in study
     ]
+    named += [(f"models.{k}.base", model["base"], "models") for k, model in params["models"].items() if "base" in model]
     named += [("forecast.axes", name, "data") for name in params["forecast"]["axes"]]
     if semantic := params["dedup"]["semantic"]:
         named += [("dedup.semantic.model", semantic["model"], "models")]
     for key, name, section in named:
         if name not in params[section]:
             raise ValueError(f"{key}: no entry `{name}` in {section}{meant(name, params[section])}")
+    for name in params["models"]:
+        line = [name]
+        while base := params["models"][line[-1]].get("base"):
+            if base in line:
+                raise ValueError(f"models.{name}.base: leads back to `{base}`; name the model that it adapts")
+            line.append(base)
     return params
 
 

@@ -147,6 +147,12 @@ def check_path(where: str, recipe: dict, settings: dict, families: list[Family],
         raise ValueError(
             f"{where}.path: cayley needs an oft adapter that was trained on `{start}`, which `{end}` is not"
         )
+    first = families[0]
+    if not isinstance(first, str) and first[0].settings.get("adapter", {"kind": "full"})["kind"] != "full":
+        raise ValueError(
+            f"{where}.path: cayley needs `{end}` as an adapter, and on `{start}`, an adapter too, it is written as a"
+            " whole model; write additive"
+        )
 
 
 def taught_by(where: str, recipe: dict, points: Points, params: dict) -> list[Family]:

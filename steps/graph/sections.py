@@ -92,7 +92,8 @@ class _Wanted(SimpleNamespace):
     """What a job is about: the graph, and the wildcards of its rule."""
 
     def __init__(self, graph: "Graph", wildcards: Any):
-        super().__init__(nodes=graph.nodes, sources=graph.sources, dealt_from=graph.dealt_from, wildcards=wildcards)
+        asked = {key: getattr(graph, key) for key in ("nodes", "sources", "dealt_from", "folder")}
+        super().__init__(wildcards=wildcards, **asked)
 
     @property
     def node(self) -> Any:
@@ -136,7 +137,8 @@ def _weights(seen: dict, wanted: _Wanted, datasets: Iterable[str]) -> dict:
 def _download(seen: dict, rule: str, wanted: _Wanted) -> dict:
     """An entry of `models` or `data`, without what is made of a model once it is there."""
     entry = seen[wanted.wildcards.kind][wanted.wildcards.name]
-    return {key: value for key, value in entry.items() if key not in TEMPLATED}
+    own = {key: value for key, value in entry.items() if key not in TEMPLATED}
+    return own | ({"base": wanted.folder(entry["base"])} if "base" in entry else {})
 
 
 def _prepare(seen: dict, rule: str, wanted: _Wanted) -> dict:

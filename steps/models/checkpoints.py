@@ -15,6 +15,8 @@ from steps.core.manifest import is_manifest, note_inputs, verify_manifest, visib
 from steps.core.promises import MANIFEST, PROVENANCE
 from steps.models.adapters.butterfly import enable_butterfly
 from steps.models.adapters.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, NAME
+from steps.models.adapters.targets import is_embedding
+from steps.models.adapters.tokens import resize, token_rows
 from steps.models.files import TOKENIZER_BYTES, header, one_line, own_file, read_config, read_object, read_text
 from steps.models.fit import LOCAL, check_counts, check_finite, check_fit, fitted, refuse
 from steps.models.templates import check_template
@@ -33,6 +35,7 @@ CONVERT = (
 )
 # The day that chat templates write for today: the one that Llama 3.2's falls back to where there is no clock.
 TODAY = date(2024, 7, 26)
+WRAPPED = re.compile(r"\.(modules_to_save|original_module)(?=\.)")
 NOW = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 # Tokens that families keep for padding without naming them in their tokenizer's settings: Llama 3's.
 PADS = ("<|finetune_right_pad_id|>",)
@@ -141,9 +144,10 @@ def check_files(folder: Path) -> None:
     line, tensors = lineage(folder), {}
     for member in line:
         if not member.is_dir():
-            raise ValueError(
-                f"{member} is missing: no checkpoint there; correct the path, or make the checkpoint first"
-            )
+            fix = "correct the path, or make the checkpoint first"
+            if member != line[0]:
+                fix = f"{ADAPTER_CONFIG} of an adapter names it as its base; name one that is here by `base` in models"
+            raise ValueError(f"{member} is missing: no checkpoint there; {fix}")
         if (member / OTHER_TEMPLATES).exists():
             raise ValueError(f"{member / OTHER_TEMPLATES}: a model has one template here; move the folder away")
         tensors = _tensors(member)
@@ -152,11 +156,12 @@ def check_files(folder: Path) -> None:
             read_config(member / name)
     # The last member is the full model.
     check_counts(line[-1] / CONFIG, read_object(line[-1] / CONFIG), tensors)
-    modules = {name.rpartition(".")[0] for name in tensors}
+    # By the last part of their names: what stands before it may be called otherwise in files than in the model.
+    modules = {name.rpartition(".")[0].rpartition(".")[2] for name in tensors}
     for member in line[:-1]:
         targets = read_object(member / ADAPTER_CONFIG).get("target_modules")
         for entry in targets if isinstance(targets, list) else ():
-            if not any(f".{module}".endswith(f".{entry}") or str(entry).endswith(f".{module}") for module in modules):
+            if str(entry).rpartition(".")[2] not in modules and not is_embedding(str(entry)):
                 raise ValueError(
                     f"{member / ADAPTER_CONFIG}: target_modules has {entry!r:.100}, which is no module of {line[-1]};"
                     " correct base_model_name_or_path"
@@ -184,6 +189,11 @@ def check(folder: Path) -> list[Path]:
     return stand
 
 
+def tensor_names(folder: Path) -> list[str]:
+    """Of a folder's own weights: of an adapter those of the adapter."""
+    return [name for path in weight_files(folder) for name in header(path)]
+
+
 def linear_shapes(folder: Path) -> dict[str, tuple[int, int]]:
     """(out, in) of every linear layer of a checkpoint's blocks, by module, in order of names; an adapter's base's.
 
@@ -193,8 +203,7 @@ def linear_shapes(folder: Path) -> dict[str, tuple[int, int]]:
     for path in weight_files(full_checkpoint(folder)):
         for name, entry in header(path).items():
             module, _, last = name.rpartition(".")
-            kind = module.rpartition(".")[2]
-            if last == "weight" and len(entry["shape"]) == 2 and not re.search(r"emb|lm_head|^wte$|^wpe$", kind):
+            if last == "weight" and len(entry["shape"]) == 2 and not is_embedding(module):
                 shapes[module] = tuple(entry["shape"])
     return dict(sorted(shapes.items()))
 
@@ -334,6 +343,7 @@ def _merged(folder: Path, model: Any) -> Any:
         if config.is_prompt_learning:
             # Before it is made, which may load another tokenizer than the base's.
             raise ValueError(f"{config.peft_type.value} cannot be merged")
+        resize(model, token_rows(path, config))
         wrapped = PeftModel(model, config, NAME)
         # PeftModel.from_pretrained does the same and keeps to itself what was missing.
         loaded = wrapped.load_adapter(
@@ -348,12 +358,14 @@ def _merged(folder: Path, model: Any) -> Any:
         raise ValueError(
             f"{path} does not fit its base or its {ADAPTER_CONFIG} ({one_line(error)}); train or download it again"
         ) from error
-    refuse(
-        folder,
-        [path],
-        [(name.replace(f".{NAME}", ""), "is missing") for name in loaded.missing_keys]
-        + [(name.replace(f".{NAME}", ""), "has no place in its base") for name in loaded.unexpected_keys],
+    missing, extra = (
+        [name.replace(f".{NAME}", "") for name in names] for names in (loaded.missing_keys, loaded.unexpected_keys)
     )
+    # Where embeddings were resized, PEFT writes what is trained whole under the names of its wrapper too.
+    stored = header(path)
+    extra = [name for name in extra if name == (once := WRAPPED.sub("", name)) or once not in stored]
+    wrong = [(name, "is missing") for name in missing] + [(name, "has no place in its base") for name in extra]
+    refuse(folder, [path], wrong)
     # PEFT freezes the base when it loads an adapter: a full fine-tune of the result would train nothing.
     return wrapped.merge_and_unload().requires_grad_(True)
 

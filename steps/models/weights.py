@@ -79,14 +79,33 @@ class Weights:
         for name, stored in self.tensors.items():
             self.layout.setdefault(Path(stored.file.name).name, []).append(name)
 
-    def merge_adapter(self, path: Path) -> None:
-        """Write the model that an adapter makes to a file, in float32, and read from there."""
+    def merge_adapter(self, folder: Path) -> None:
+        """Write the model that an adapter makes to a folder, in float32, and read from there.
+
+        As transformers writes it: what a model calls its weights is not always what its files do.
+
+        Raises:
+            ValueError: it has other tensors than its base, such as rows of new tokens.
+        """
         import torch
 
-        merged = checkpoints.load_model(self.folder, torch.float32).state_dict()
-        layout = {name: ("F32", stored.shape) for name, stored in self.tensors.items()}
-        write_safetensors(path, layout, lambda name: [merged[name].flatten()])
-        self.tensors = stored_tensors(path)
+        checkpoints.load_model(self.folder, torch.float32).save_pretrained(folder)
+        merged: dict[str, Stored] = {}
+        for path in checkpoints.weight_files(folder):
+            merged |= stored_tensors(path)
+        # Files of before may leave out the prefix of the model, as those of GPT-2 do.
+        names = {
+            own: own if own in merged else next((n for n in merged if n.endswith(f".{own}")), own)
+            for own in self.tensors
+        }
+        for own, stored in self.tensors.items():
+            now = merged[names[own]].shape if names[own] in merged else "missing"
+            if now != stored.shape:
+                raise ValueError(
+                    f"{self.folder}: {own} is {stored.shape} in its base and {now} with the adapter merged; merge what"
+                    " has the same shape"
+                )
+        self.tensors = {own: merged[name] for own, name in names.items()}
 
     def size(self, name: str) -> int:
         return math.prod(self.tensors[name].shape)
@@ -244,6 +263,11 @@ def copy_companions(folder: Path, out: Path, dtypes: Collection[str]) -> None:
                 shutil.copyfile(source / name, out / name)
     config = read_object(out / checkpoints.CONFIG)
     stored = next(dtype for name, dtype in DTYPES.items() if name in dtypes)
-    if str(config.get("dtype") or config.get("torch_dtype")) != stored:
-        config.pop("torch_dtype", None)
-        write_json(out / checkpoints.CONFIG, config | {"dtype": stored})
+    # Of a multimodal model each part states its own.
+    parts = [part for part in config.values() if isinstance(part, dict) and {"dtype", "torch_dtype"} & part.keys()]
+    stating = [config, *parts]
+    if any(str(part.get("dtype") or part.get("torch_dtype")) != stored for part in stating):
+        for part in stating:
+            part.pop("torch_dtype", None)
+            part["dtype"] = stored
+        write_json(out / checkpoints.CONFIG, config)

@@ -58,13 +58,14 @@ def available(count: int) -> tuple[str, int, str, int]:
 
 def disk(stage: str, settings: dict, shape: memory.Shape) -> dict[str, float]:
     """Bytes that a training writes: the states that it resumes from (trained weights in fp32, optimizer, a
-    self-teacher), of which two are there while one is written, and the checkpoint. `progressive` puts aside three
-    epochs' weights."""
+    self-teacher), of which two are there while one is written, and the checkpoint. `progressive` and `keep_best`
+    put aside three times the weights."""
     adapter = settings.get("adapter", {"kind": "full"})
     count = memory.trained(shape, adapter)
     state = count * FP32 * (1 + memory.copies(stage, settings))
     state += memory.optimizer(shape, adapter, settings["optimizer"])
-    epochs = 3 * count * FP32 if settings.get("progressive") else 0
+    asides = settings.get("progressive") or settings.get("keep_best") is not None
+    epochs = 3 * count * FP32 if asides else 0
     return {
         "states": STATES * state + epochs,
         "checkpoint": count * memory.saved_bytes(settings),

@@ -19,13 +19,14 @@ from steps.core.step import run, step_parser
 from steps.distillation.distill_objective import layout, loss
 from steps.distillation.opd_plan import DrawPlan, plan_draws
 from steps.models import checkpoints, teachers
+from steps.models.adapters import tokens
 from steps.models.adapters.attach import attach
 from steps.preflight.machine import held
 from steps.recipes.preferences import PairPlan, build_model, build_trainer
 from steps.reinforcement.reward_kinds import Scored
 from steps.reinforcement.rl_plan import RolloutPlan
 from steps.settings import stages
-from steps.training import memory, supervised
+from steps.training import kernels, memory, supervised
 from steps.training import run as training
 from steps.training.arguments import check_settings
 from steps.training.plan import Plan
@@ -186,10 +187,12 @@ def load(folder: Path, settings: dict) -> tuple[Any, Any]:
     """Tokenizer and model with its adapter, as a stage starts with them."""
     import torch
 
-    model = checkpoints.load_model(folder, dtype=torch.float32)
+    model = kernels.use(checkpoints.load_model(folder, dtype=torch.float32), settings)
+    tokenizer = checkpoints.load_tokenizer(folder)
+    new_ids = tokens.add(tokenizer, settings["adapter"])
     # adalora's shares are of the whole training, whose steps are not known yet.
     steps = 100 * settings["adapter"].get("every", 1)
-    return checkpoints.load_tokenizer(folder), attach(model, settings["adapter"], settings["seed"], steps)
+    return tokenizer, attach(model, settings["adapter"], settings["seed"], steps, new_ids)
 
 
 def main(args: argparse.Namespace) -> None:

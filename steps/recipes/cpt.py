@@ -24,10 +24,11 @@ from steps.core.files import fresh_folder, read_jsonl
 from steps.core.step import run, step_parser
 from steps.core.work import work_folder
 from steps.models import checkpoints
+from steps.models.adapters import tokens
 from steps.models.adapters.attach import attach, weight_counts
 from steps.settings.cpt import Cpt
 from steps.settings.training import material
-from steps.training import curriculum
+from steps.training import boards, curriculum, kernels
 from steps.training import run as training
 from steps.training.arguments import check_settings
 from steps.training.documents import encode_corpus, pieces, read_documents
@@ -48,6 +49,7 @@ def main(args: argparse.Namespace) -> None:
     work = work_folder(args.work, args.out, material(settings), [*inputs, *code_paths(__spec__.name)])
 
     tokenizer = checkpoints.load_tokenizer(args.parent)
+    new_ids = tokens.add(tokenizer, settings["adapter"])
     weighted = bool(settings.get("source_weights"))
     # Documents of a mixture have no file, and no weight.
     files = (sys.intern(row["file"]) for row in read_jsonl(args.data)) if weighted else repeat(None)
@@ -68,12 +70,13 @@ def main(args: argparse.Namespace) -> None:
 
     import torch
 
-    model = checkpoints.load_model(args.parent, dtype=torch.float32)
+    model = kernels.use(checkpoints.load_model(args.parent, dtype=torch.float32), settings)
     settings, laid = settled(settings, model, check_given(args))
-    model = attach(model, settings["adapter"], settings["seed"], plan.steps)
+    model = attach(model, settings["adapter"], settings["seed"], plan.steps, new_ids)
     parameters = weight_counts(model)
     if rows:
         trainer = build_trainer(model, tokenizer, rows, settings, plan, work)
+        boards.add(trainer, args, settings)
         log = training.train(trainer, plan, "cpt", valid_batches=[])
     else:
         trainer, log = SimpleNamespace(model=model, micro_batches=MicroBatches(work, settings["batch_size"])), []
@@ -109,4 +112,5 @@ if __name__ == "__main__":
     parser.add_argument("--data", type=Path, required=True, help="rows of documents, or documents.jsonl of a mixture")
     parser.add_argument("--check", type=Path, help="check.json of the model that it descends from")
     parser.add_argument("--work", type=Path, required=True, help="folder of resumable state")
+    parser.add_argument("--logs", type=Path, help="folder of TensorBoard's logs")
     run(main, parser)

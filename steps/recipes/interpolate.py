@@ -181,7 +181,7 @@ def main(args: argparse.Namespace) -> None:
     scratch = fresh_folder(work / "merged")
     for index, model in enumerate(models):
         if checkpoints.is_adapter(model.folder):
-            model.merge_adapter(scratch / f"{index}.safetensors")
+            model.merge_adapter(scratch / str(index))
     path = walk(settings, *models)
     scales = rewinding(path, settings["rewind"])
     points, tokens = measure(path, scales, settings, files, work)

@@ -13,6 +13,7 @@ Run as: python -m steps.recipes.merge --settings '{"method": "linear", "weights"
 
 import argparse
 import math
+import shutil
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -90,7 +91,7 @@ def main(args: argparse.Namespace) -> None:
         check_compatible(models, union.by_token if union else ())
 
     out = fresh_folder(args.out)
-    merged_adapters = [out / f".adapter-{index}.safetensors" for index in range(len(models))]
+    merged_adapters = [out / f".adapter-{index}" for index in range(len(models))]
     for model, path in zip(models, merged_adapters, strict=True):
         if checkpoints.is_adapter(model.folder):
             model.merge_adapter(path)
@@ -98,7 +99,7 @@ def main(args: argparse.Namespace) -> None:
     rows = tokens.arrange(union, models, base) if union else 0
     dtypes = write_weights(out, parents, base, settings)
     for path in merged_adapters:
-        path.unlink(missing_ok=True)
+        shutil.rmtree(path, ignore_errors=True)
 
     copy_companions(args.parents[0], out, dtypes)
     counts = {"parents": len(parents), "tensors": len(parents[0].tensors)}

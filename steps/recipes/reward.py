@@ -33,7 +33,7 @@ from steps.recipes.preferences import LOG_COLUMNS, PairPlan, build_model, build_
 from steps.settings.reward import Reward
 from steps.settings.training import material
 from steps.stats import means
-from steps.training import curriculum
+from steps.training import boards, curriculum, kernels
 from steps.training import run as training
 from steps.training.arguments import check_settings
 from steps.training.finish import save_checkpoint
@@ -88,10 +88,11 @@ def main(args: argparse.Namespace) -> None:
         saves=settings["saves"],
         epoch_rows=epoch_rows(pairs),
     )
-    model = build_model(args.parent, tokenizer.pad_token_id, settings["seed"])
+    model = kernels.use(build_model(args.parent, tokenizer.pad_token_id, settings["seed"]), settings)
     check_length(settings["max_length"], context(model.config), "max_length")
     parameters = weight_counts(model)
     trainer = build_trainer(model, tokenizer, pairs, settings, plan, work)
+    boards.add(trainer, args, settings)
     log = training.train(trainer, plan, "reward")
     held_out = judged(margins(trainer, valid_pairs, max(1, settings["batch_size"] // trainer.micro_batches.parts)))
     if not gather(trainer):
@@ -124,4 +125,5 @@ if __name__ == "__main__":
     parser.add_argument("--data", type=Path, required=True, help="train.jsonl, of the format preference")
     parser.add_argument("--valid", type=Path, required=True, help="valid.jsonl, the held-out pairs")
     parser.add_argument("--work", type=Path, required=True, help="folder of resumable state")
+    parser.add_argument("--logs", type=Path, help="folder of TensorBoard's logs")
     run(main, parser)

@@ -7,7 +7,7 @@ of a batch are packed; a row never sees another. Rows that cannot be trained on 
 undisturbed one.
 
 On demand it watches each row over the training (`trajectory.parquet`), deals the coming batches again by what the
-model can do (`dealing.jsonl`), and ends when the validation loss rises.
+model can do (`dealing.jsonl`), and ends when the validation loss rises or keeps the weights with the lowest.
 
 Run as: python -m steps.recipes.sft --settings '{"learning_rate": 0.001, …}' --parent data/fable/base
     --data train.jsonl --valid valid.jsonl --work work/fable/sft --out results/fable/foundation/sft
@@ -24,10 +24,11 @@ from steps.core.files import fresh_folder, write_jsonl
 from steps.core.step import run, step_parser
 from steps.core.work import work_folder
 from steps.models import checkpoints
+from steps.models.adapters import tokens
 from steps.models.adapters.attach import attach, weight_counts
 from steps.settings.sft import Sft
 from steps.settings.training import material
-from steps.training import curriculum, dealing, packing
+from steps.training import boards, curriculum, dealing, kernels, packing
 from steps.training import run as training
 from steps.training.arguments import check_settings
 from steps.training.finish import save_checkpoint
@@ -35,7 +36,7 @@ from steps.training.layouts import check_given, settled
 from steps.training.plan import Plan
 from steps.training.spread import gather
 from steps.training.supervised import build_trainer, count, encode_rows, layout
-from steps.training.watchers import Progressive, Score, Trajectory
+from steps.training.watchers import Best, Progressive, Score, Trajectory
 from steps.training.watchers import score as score_rows
 
 
@@ -47,6 +48,7 @@ def main(args: argparse.Namespace) -> None:
     work = work_folder(args.work, args.out, material(settings), [*inputs, *code_paths(__spec__.name)])
 
     tokenizer = checkpoints.load_tokenizer(args.parent)
+    new_ids = tokens.add(tokenizer, settings["adapter"])
     rows, skipped = encode_rows(args.data, tokenizer, settings)
     valid_rows, valid_skipped = encode_rows(args.valid, tokenizer, settings)
     if settings["buckets"] and not any("conflict_group" in row for row in rows):
@@ -61,13 +63,14 @@ def main(args: argparse.Namespace) -> None:
         lengths=[len(row["input_ids"]) for row in rows],
         saves=settings["saves"],
         epoch_rows=epoch_rows(rows),
+        valid_every=settings.get("eval_steps"),
     )
 
     import torch
 
-    model = checkpoints.load_model(args.parent, dtype=torch.float32)
+    model = kernels.use(checkpoints.load_model(args.parent, dtype=torch.float32), settings)
     settings, laid = settled(settings, model, check_given(args))
-    model = attach(model, settings["adapter"], settings["seed"], plan.steps)
+    model = attach(model, settings["adapter"], settings["seed"], plan.steps, new_ids)
     parameters = weight_counts(model)
     trainer = build_trainer(model, tokenizer, rows, settings, plan, work)
     size = max(1, settings["batch_size"] // trainer.micro_batches.parts)
@@ -86,15 +89,18 @@ def main(args: argparse.Namespace) -> None:
         )
     if settings["trajectory"]:
         step_rows = size * settings["gradient_accumulation"]
-        ends = packing.domain_ends(settings["epochs"], domains, step_rows) if domains else []
+        ends = packing.domain_ends(curriculum.epochs_of(rows, settings), domains, step_rows) if domains else []
         trajectory = Trajectory(settings["trajectory"], ends, plan, rows, work / "trajectory", lambda: score(rows))
     if settings["progressive"]:
         delta = settings["progressive"]["delta"]
         progressive = Progressive(plan, int(settings["epochs"]), delta, work / "epochs")
+    elif (best := settings.get("keep_best")) is not None:
+        progressive = Best(plan, best.get("patience"), best.get("min_delta", 0.0), work / "best")
     trainer.dealer = dealer
+    boards.add(trainer, args, settings)
     watchers = [watcher for watcher in (dealer, trajectory) if watcher]
     log = training.train(trainer, plan, "sft", valid_batches, watchers, progressive)
-    kept_steps = progressive.ends[progressive.kept - 1] if progressive else len(log)
+    kept_steps = progressive.kept_step if progressive else len(log)
     if trajectory:
         trajectory.close(kept_steps)
     if not gather(trainer):
@@ -106,8 +112,9 @@ def main(args: argparse.Namespace) -> None:
     counts = {"train": count(rows, skipped), "valid": count(valid_rows, valid_skipped), "steps": len(log)}
     counts |= {"parameters": parameters} | laid
     counts |= curriculum.counts(rows, plan.batches, settings)
-    if progressive:
+    if settings["progressive"]:
         counts["epochs"] = {"planned": len(progressive.ends), "kept": progressive.kept}
+    if progressive:
         counts["kept_steps"] = kept_steps
     if trajectory:
         trajectory.write(out / "trajectory.parquet", kept_steps)
@@ -135,4 +142,5 @@ if __name__ == "__main__":
     parser.add_argument("--valid", type=Path, required=True, help="valid.jsonl")
     parser.add_argument("--check", type=Path, help="check.json of the model that it descends from")
     parser.add_argument("--work", type=Path, required=True, help="folder of resumable state")
+    parser.add_argument("--logs", type=Path, help="folder of TensorBoard's logs")
     run(main, parser)

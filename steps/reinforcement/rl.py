@@ -24,7 +24,6 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
-from steps.core import processes
 from steps.core.code import code_paths
 from steps.core.curriculum import weigh
 from steps.core.files import fresh_folder, read_jsonl, write_jsonl
@@ -41,6 +40,7 @@ from steps.reinforcement.collapse import collapses
 from steps.reinforcement.rl_plan import log_columns, plan_rollouts
 from steps.settings.reinforcement import Rl
 from steps.settings.training import material
+from steps.training import boards, kernels
 from steps.training import run as training
 from steps.training.arguments import check_settings
 from steps.training.finish import save_checkpoint
@@ -65,7 +65,7 @@ def main(args: argparse.Namespace) -> None:
     from steps.reinforcement.rl_trainer import PolicyTrainer
 
     tokenizer = checkpoints.load_tokenizer(args.parent)
-    model = checkpoints.load_model(args.parent, dtype=torch.float32)
+    model = kernels.use(checkpoints.load_model(args.parent, dtype=torch.float32), settings)
     by_mask(model)
     model = attach(model, settings["adapter"], settings["seed"], plan.steps)
     parameters = weight_counts(model)
@@ -73,8 +73,7 @@ def main(args: argparse.Namespace) -> None:
     scorer = partial(rewards.Rewards, settings["rewards"], reward_model=args.reward_model)
     trainer = PolicyTrainer(model, tokenizer, rows, settings, plan, work, scorer)
     rollouts.check_lengths(rows, trainer.engine, settings["max_new_tokens"])
-    if args.logs and processes.first():
-        trainer.add_callback(rollouts.board(args.logs))
+    boards.add(trainer, args, settings)
     with trainer.rewards:
         progress = Progress("prompts", len(rows), "rows")
         for done, row in enumerate(rows, 1):

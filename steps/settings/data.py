@@ -51,6 +51,7 @@ class Model(OfHub):
     """A checkpoint that recipes start from."""
 
     sha256: dict[str, Sha256] = Field({}, description="What files must have: the file's name to its hash")
+    base: Text = Field("", description="Of an adapter: the entry of models that it adapts")
     chat_template: Text = Field("", description="In place of its own: a file, or the Jinja itself")
     template_kwargs: dict[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")], bool | int | float | str] = Field(
         {}, description="Variables of the chat template, such as enable_thinking: false"

@@ -1,6 +1,6 @@
 """Settings of stage sft: fine-tuning on rows as they are."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -28,8 +28,17 @@ class Progressive(Settings):
     delta: float = Field(ge=0, description="Rise of the validation loss, in nats, that is worse")
 
 
+class KeepBest(Settings):
+    """The weights with the lowest validation loss."""
+
+    patience: int | None = Field(None, ge=1, description="Measurements without a lower one after which training ends")
+    min_delta: float = Field(0.0, ge=0, description="By how much lower it must be, in nats")
+
+
 class Sft(Optimization, Packed, Adapted, Curriculum, Thoughts):
     """Stage sft, by TRL's SFTTrainer."""
+
+    grows: ClassVar[bool] = True
 
     completion_only_loss: bool = Field(description="The loss counts what the assistant says only")
     order: Annotated[str, OneOf((*CURRICULA, "sources"))] = Field(
@@ -39,10 +48,19 @@ class Sft(Optimization, Packed, Adapted, Curriculum, Thoughts):
     buckets: Buckets | None = Field(description="Dealing of conflict groups")
     resample: Resample | None = Field(description="Returning to what was forgotten")
     progressive: Progressive | None = Field(description="Stopping in time; epochs is then the most")
+    eval_steps: int | None = Field(
+        None, ge=1, description="Steps between two validation losses; four in all by default"
+    )
+    keep_best: KeepBest | None = Field(None, description="Keeping the best weights; epochs is then the most")
 
     @classmethod
     def fit(cls, settings: dict) -> None:
         super().fit(settings)
+        for key in ("keep_best", "max_steps"):
+            if settings["progressive"] and settings.get(key) is not None:
+                raise ValueError(f"{key}: progressive chooses the end of an epoch; remove one")
+        if settings.get("keep_best") is not None and settings["adapter"]["kind"] == "adalora":
+            raise ValueError("keep_best: may keep weights from before adalora has pruned to target_r; remove it")
         if settings["progressive"] and settings["epochs"] != int(settings["epochs"]):
             raise ValueError(
                 f"epochs: {settings['epochs']} must be whole with progressive, which looks after each epoch"

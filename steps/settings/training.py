@@ -1,6 +1,6 @@
 """What the settings of all trainings have in common."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -10,7 +10,16 @@ from steps.settings.base import THINKING, OneOf, Settings, Share
 
 CURRICULA = ("shuffle", "easy_to_hard")
 # A setting's name -> transformers' for it.
-SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+SCHEDULES = {
+    "cosine": "cosine",
+    "linear": "linear",
+    "constant": "constant_with_warmup",
+    "wsd": "warmup_stable_decay",
+}
+# Those that end at `min_lr_ratio`: its name in transformers' schedule.
+MINIMUM = {"cosine": "min_lr_rate", "wsd": "min_lr_ratio"}
+# Share of the steps over which wsd falls, where `decay_ratio` says nothing.
+DECAY = 0.1
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 # What trained weights are stored in: a setting's name -> torch's dtype.
 SAVE_DTYPES = {"float32": "float32", "bfloat16": "bfloat16", "bfloat16_stochastic": "bfloat16"}
@@ -22,13 +31,16 @@ OPTIMIZERS = {
     "paged_adamw_8bit": "paged_adamw_8bit",
     "adafactor": "adafactor",
 }
+# auto leaves the choice to transformers: sdpa where the architecture has it.
+ATTENTION = ("auto", "eager", "sdpa", "flash_attention_2")
+TRACKERS = ("none", "wandb", "trackio")
 # How the processes of a training are started. Those of APART spread the model, or what trains it, over them; those of
 # SHARDED leave none a whole policy.
 APART, SHARDED = ("fsdp", "zero2", "zero3"), ("fsdp", "zero3")
 LAUNCHES = ("single", "ddp", *APART)
 # What a training comes to the same without: a run that changes one of them goes on with the state that it finds. To
 # compute a layer again gives the same bits on a CPU (tests/training/test_state.py), and so does a teacher loaded again.
-IMMATERIAL = (*HOW, "max_failures")
+IMMATERIAL = (*HOW, "max_failures", "tracker")
 
 
 class Launch(Settings):
@@ -55,14 +67,40 @@ class Descent(Settings):
     saves: int = Field(ge=1, description="Resumable saves over a training, at equal distances")
 
 
+Betas = Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)]
+
+
 class Optimization(Descent):
     """What the training of a recipe has."""
+
+    # Whether its rows are its own, so that they may have tokens that its parent does not know.
+    grows: ClassVar[bool] = False
 
     learning_rate: float = Field(gt=0, description="At its highest")
     optimizer: Annotated[str, OneOf(tuple(OPTIMIZERS))] = Field(description="What turns gradients into steps")
     save_dtype: Annotated[str, OneOf(tuple(SAVE_DTYPES))] = Field(
         "float32", description="What trained weights are stored in; all but float32 rounds them"
     )
+    warmup_steps: int | None = Field(None, ge=0, description="Steps over which it rises, in place of warmup_ratio")
+    min_lr_ratio: float | None = Field(None, gt=0, lt=1, description="What it ends at, over its highest: cosine, wsd")
+    decay_ratio: float | None = Field(None, gt=0, le=1, description="Share of the steps over which wsd falls; 0.1")
+    betas: Betas | None = Field(None, description="Of the moments of AdamW; 0.9 and 0.999")
+    attention: Annotated[str, OneOf(ATTENTION)] = Field("auto", description="What computes attention")
+    tracker: Annotated[str, OneOf(TRACKERS)] = Field("none", description="Where it is watched, beside TensorBoard")
+    liger: bool = Field(False, description="Liger's fused kernels (a GPU and liger-kernel)")
+
+    @classmethod
+    def fit(cls, settings: dict) -> None:
+        schedule = settings["schedule"]
+        if settings.get("min_lr_ratio") is not None and schedule not in MINIMUM:
+            raise ValueError(f"min_lr_ratio: has no effect with schedule {schedule}; write {' or '.join(MINIMUM)}")
+        if settings.get("decay_ratio") is not None and schedule != "wsd":
+            raise ValueError(f"decay_ratio: has no effect with schedule {schedule}; write wsd")
+        if settings.get("betas") is not None and settings["optimizer"] == "adafactor":
+            raise ValueError("betas: adafactor has none; write optimizer: adamw")
+        if settings.get("adapter", {}).get("new_tokens") and not cls.grows:
+            raise ValueError("adapter.new_tokens: has an effect on stages sft and cpt; train the tokens there first")
+        super().fit(settings)
 
 
 class Epochs(Settings):
@@ -71,12 +109,27 @@ class Epochs(Settings):
     epochs: float = Field(gt=0, description="Passes over the rows")
     gradient_accumulation: int = Field(ge=1, description="Forward passes per optimizer step")
     max_length: int = Field(ge=8, description="Tokens of the longest row; longer rows are skipped and counted")
+    max_steps: int | None = Field(None, ge=1, description="Optimizer steps at most; epochs then end sooner")
 
 
 class Packed(Epochs):
     """What a training on single texts has."""
 
     packing: bool = Field(description="Rows of a batch share sequences without seeing each other")
+    neftune_alpha: float = Field(0.0, ge=0, description="Noise on the embeddings while it trains (arXiv:2310.05914)")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Of each token's weight the share for all tokens alike")
+
+    @classmethod
+    def fit(cls, settings: dict) -> None:
+        super().fit(settings)
+        if settings.get("neftune_alpha") and settings["packing"]:
+            raise ValueError(
+                "neftune_alpha: its noise goes by the length of a row, which packing hides; write packing: false"
+            )
+        if settings.get("label_smoothing") and settings.get("objective", "tokens") != "tokens":
+            raise ValueError(f"label_smoothing: has no effect with objective {settings['objective']}; remove it")
+        if settings.get("label_smoothing") and settings.get("liger"):
+            raise ValueError("label_smoothing: liger computes the loss without it; remove one")
 
 
 class Thoughts(Settings):
@@ -138,6 +191,12 @@ def check_apart(settings: dict) -> None:
         f"optimizer: {settings['optimizer']}": settings["optimizer"] != "adamw",
         f"adapter.kind: {adapter}": ADAPTERS[adapter].whole,
         "progressive": bool(settings.get("progressive")),
+        "keep_best": settings.get("keep_best") is not None,
+        # Their sums of parameters are one group's, and a frozen one is in none.
+        "adapter.loraplus_ratio": settings.get("adapter", {}).get("loraplus_ratio", 1) > 1,
+        "adapter.freeze": bool(settings.get("adapter", {}).get("freeze")),
+        "adapter.modules_to_save": bool(settings.get("adapter", {}).get("modules_to_save")),
+        "adapter.new_tokens": bool(settings.get("adapter", {}).get("new_tokens")),
         # DeepSpeed scales its loss itself, which a state does not hold.
         "precision: fp16": settings["precision"] == "fp16",
     }

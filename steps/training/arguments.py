@@ -5,7 +5,16 @@ from pathlib import Path
 
 from steps.core import processes
 from steps.settings.base import Settings
-from steps.settings.training import OPTIMIZERS, PRECISIONS, SCHEDULES, check_apart, check_divided
+from steps.settings.training import (
+    DECAY,
+    MINIMUM,
+    OPTIMIZERS,
+    PRECISIONS,
+    SCHEDULES,
+    check_apart,
+    check_divided,
+)
+from steps.training import boards, kernels
 from steps.training.plan import Plan
 
 
@@ -22,6 +31,8 @@ def check_settings(settings: dict, of: type[Settings]) -> None:
         if settings[key] not in names:
             raise ValueError(f"{key}: {settings[key]} is none of {', '.join(names)}")
     check_device(settings)
+    kernels.check(settings)
+    boards.check(settings)
     check_divided(settings, processes.count())
     if processes.apart():
         check_apart(settings)
@@ -55,6 +66,29 @@ def warmup_steps(ratio: float, steps: int) -> int:
     return math.ceil(share) if share >= 1 else 0
 
 
+def schedule(settings: dict, steps: int) -> dict:
+    """Those of the learning rate over so many steps.
+
+    Raises:
+        ValueError: they do not hold warmup and fall.
+    """
+    asked = settings.get("warmup_steps")
+    warmup = warmup_steps(settings["warmup_ratio"], steps) if asked is None else asked
+    name, lowest = settings["schedule"], settings.get("min_lr_ratio")
+    kind, own = SCHEDULES[name], {}
+    if lowest is not None:
+        kind = "cosine_with_min_lr" if name == "cosine" else kind
+        own[MINIMUM[name]] = lowest
+    fall = 0
+    if name == "wsd":
+        fall = math.ceil((settings.get("decay_ratio") or DECAY) * steps)
+        own["num_decay_steps"] = fall
+    if steps and warmup + fall > steps:
+        key = "warmup_ratio" if asked is None else "warmup_steps"
+        raise ValueError(f"{key}: {warmup} steps of warmup and {fall} of the fall are more than the {steps} of the run")
+    return {"lr_scheduler_type": kind, "lr_scheduler_kwargs": own or None, "warmup_steps": warmup}
+
+
 def trainer_arguments(settings: dict, plan: Plan, work: Path, cuts: int) -> dict:
     """Keyword arguments that every TRL config takes. The trainer's item is a part of a planned batch, so its size is 1.
 
@@ -63,6 +97,7 @@ def trainer_arguments(settings: dict, plan: Plan, work: Path, cuts: int) -> dict
     """
     import torch
 
+    betas = settings.get("betas")
     return {
         "output_dir": str(work),
         "max_steps": plan.steps,
@@ -71,11 +106,13 @@ def trainer_arguments(settings: dict, plan: Plan, work: Path, cuts: int) -> dict
         "remove_unused_columns": False,
         "gradient_accumulation_steps": settings["gradient_accumulation"] * cuts,
         "learning_rate": settings["learning_rate"],
-        "lr_scheduler_type": SCHEDULES[settings["schedule"]],
-        "warmup_steps": warmup_steps(settings["warmup_ratio"], plan.steps),
+        **schedule(settings, plan.steps),
         "weight_decay": settings["weight_decay"],
         "max_grad_norm": settings["max_grad_norm"],
         "optim": OPTIMIZERS[settings["optimizer"]],
+        **({"adam_beta1": betas[0], "adam_beta2": betas[1]} if betas else {}),
+        "neftune_noise_alpha": settings.get("neftune_alpha") or None,
+        "use_liger_kernel": settings.get("liger", False),
         "bf16": uses_bf16(settings["precision"]),
         "fp16": settings["precision"] == "fp16",
         "use_cpu": not torch.cuda.is_available(),

@@ -14,7 +14,7 @@ from steps.core import processes
 from steps.core.progress import Progress
 from steps.models.adapters import hooks
 from steps.training.plan import check_logged
-from steps.training.watchers import Progressive, valid_loss
+from steps.training.watchers import Best, Progressive, valid_loss
 
 
 class StepCallback(TrainerCallback):
@@ -31,7 +31,7 @@ class StepCallback(TrainerCallback):
         progress: Progress,
         valid_batches: Sequence[dict],
         watchers: Sequence[Any],
-        progressive: Progressive | None,
+        progressive: Progressive | Best | None,
         signals: list[int],
     ):
         """

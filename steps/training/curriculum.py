@@ -28,12 +28,14 @@ def plan_batches(rows: Sequence[dict], settings: dict) -> list[list[int]]:
     Raises:
         ValueError: rows have no difficulty, or none is in a bucket that has a share.
     """
-    size, epochs, seed = settings["batch_size"], settings["epochs"], settings["seed"]
+    size, epochs, seed = settings["batch_size"], epochs_of(rows, settings), settings["seed"]
+    # Of sources one after the other, each is rounded: together they may be a row more.
+    most = settings["max_steps"] * settings["gradient_accumulation"] if settings.get("max_steps") else None
     order, shares = settings.get("order", "shuffle"), settings.get("bucket_shares")
     weighted = any("weight" in row for row in rows)
     if order != "easy_to_hard" and shares is None and not weighted:
         domains = [row["file"] for row in rows] if order == "sources" else None
-        return packing.plan_batches(len(rows), size, epochs, seed, domains)
+        return packing.plan_batches(len(rows), size, epochs, seed, domains)[:most]
     packing.check_epochs(round(epoch_rows(rows)), epochs)
     wanted = round(epoch_rows(rows) * epochs)
     if order != "easy_to_hard" and shares is None:
@@ -48,6 +50,14 @@ def plan_batches(rows: Sequence[dict], settings: dict) -> list[list[int]]:
     else:
         dealt = _mixed(rows, shares, wanted, seed)
     return [dealt[start : start + size] for start in range(0, wanted, size)]
+
+
+def epochs_of(rows: Sequence[dict], settings: dict) -> float:
+    """Passes over the rows: `epochs`, or what `max_steps` leave of them."""
+    most = settings.get("max_steps")
+    if not most or not rows:
+        return settings["epochs"]
+    return min(settings["epochs"], most * settings["gradient_accumulation"] * settings["batch_size"] / epoch_rows(rows))
 
 
 def _weights(rows: Sequence[dict], shares: dict[str, float] | None) -> list[float]:

@@ -7,6 +7,7 @@ from typing import Any
 from steps.core.files import read_json, write_json, write_text
 from steps.core.manifest import write_manifest
 from steps.models.adapters.save import save_adapter
+from steps.models.adapters.stacked import unstack
 from steps.models.checkpoints import model_card, weight_files
 from steps.models.fit import check_finite
 from steps.training.plan import LOG_COLUMNS, check_logged, log_csv
@@ -50,6 +51,7 @@ def save_checkpoint(
     is_adapter = hasattr(model, "peft_config")
     if is_adapter:
         save_adapter(model, out, parent)
+        is_adapter = unstack(out)
     else:
         save_dtype = save_dtype or settings.get("save_dtype", "float32")
         if lost := round_weights(model, save_dtype, settings["seed"], parent):

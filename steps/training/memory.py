@@ -11,11 +11,12 @@ MLP, RMSNorm. Experts of a mixture count with their weights; of their activation
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from steps.models import checkpoints
 from steps.models.adapters import kinds
+from steps.models.adapters.targets import inside
 from steps.models.files import header, read_config
 from steps.models.head import AT_ONCE, WIDE
 from steps.settings.methods import METHODS
@@ -62,6 +63,7 @@ class Shape:
         queries, keys: width of all heads' queries, and of keys (or values).
         inner: width of the MLP; with experts, of all those that one token is sent to.
         normed: queries and keys are normalised.
+        sizes: weights of every module.
     """
 
     parameters: int
@@ -73,6 +75,7 @@ class Shape:
     keys: int
     inner: int
     normed: bool
+    sizes: dict[str, int] = field(default_factory=dict)
 
     @property
     def in_layers(self) -> int:
@@ -97,10 +100,11 @@ def read_shape(folder: Path) -> Shape:
                 " preflight.required to false for models of another kind"
             )
     parameters = 0
-    names = set()
+    sizes: dict[str, int] = {}
     for path in checkpoints.weight_files(folder):
         for name, entry in header(path).items():
-            names.add(name.rpartition(".")[0].rpartition(".")[2])
+            module = name.rpartition(".")[0]
+            sizes[module] = sizes.get(module, 0) + math.prod(entry["shape"])
             parameters += math.prod(entry["shape"])
     heads = config["num_attention_heads"]
     size = config.get("head_dim") or config["hidden_size"] // heads
@@ -116,7 +120,8 @@ def read_shape(folder: Path) -> Shape:
         inner=config.get("moe_intermediate_size", config["intermediate_size"]) * experts
         if experts
         else config["intermediate_size"],
-        normed="k_norm" in names,
+        normed=any(module.endswith("k_norm") for module in sizes),
+        sizes=sizes,
     )
 
 
@@ -124,8 +129,13 @@ def read_shape(folder: Path) -> Shape:
 
 
 def trained(shape: Shape, adapter: dict) -> int:
-    """Weights that are trained: all, or those of an adapter as `steps/models/adapters/kinds.py` counts them."""
-    return shape.parameters if adapter["kind"] == "full" else kinds.trained_weights(adapter, shape.linear)
+    """Weights that are trained: all that are not frozen, or those of an adapter as `steps/models/adapters/kinds.py`
+    counts them, and the modules that it trains whole."""
+    of = adapter.get("freeze" if adapter["kind"] == "full" else "modules_to_save", ())
+    named = sum(size for module, size in shape.sizes.items() if any(inside(module, entry) for entry in of))
+    if adapter["kind"] == "full":
+        return shape.parameters - named
+    return kinds.trained_weights(adapter, shape.linear) + named + len(adapter.get("new_tokens", ())) * shape.hidden
 
 
 def saved_bytes(settings: dict) -> int:

@@ -22,6 +22,7 @@ class Plan:
         valid_points: how often, in the same way, the valid loss is measured. It does not follow `saves`, which changes
             no result.
         epoch_rows: rows of an epoch, where the weights of sources make them more or fewer than there are.
+        valid_every: the steps between two such measurements, where they are told instead.
     """
 
     batches: list[list[int]]
@@ -30,6 +31,7 @@ class Plan:
     saves: int
     valid_points: int = 4
     epoch_rows: float = 0.0
+    valid_every: int | None = None
     shown = "loss"  # what the progress line shows
 
     @property
@@ -46,7 +48,8 @@ class Plan:
 
     @property
     def valid_steps(self) -> set[int]:
-        return self.spaced(self.valid_points) | {self.steps}
+        every = self.valid_every
+        return ({*range(every, self.steps, every)} if every else self.spaced(self.valid_points)) | {self.steps}
 
     def spaced(self, count: int) -> set[int]:
         """So many steps at equal distances, without the last."""

@@ -15,7 +15,7 @@ from steps.core import processes
 from steps.core.progress import Progress
 from steps.training.micro_batch import out_of_memory
 from steps.training.state import usable_state
-from steps.training.watchers import Progressive
+from steps.training.watchers import Best, Progressive
 
 # What tells a training to end: a time limit or a preemption, Ctrl-C, a terminal that closes.
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -29,11 +29,11 @@ def train(
     name: str,
     valid_batches: Sequence[dict] = (),
     watchers: Sequence[Any] = (),
-    progressive: Progressive | None = None,
+    progressive: Progressive | Best | None = None,
 ) -> list[dict]:
     """Run or resume a trainer to the end of its plan; returns the plan's log, one {column: value} per step.
 
-    With `progressive` the run may end before its plan; the log is of all steps, the weights are of the kept epoch.
+    With `progressive` the run may end before its plan; the log is of all steps, the weights are of the kept one.
     Where memory runs out, the step starts again with smaller parts (`MicroBatches`). Told to end by a signal, it puts
     its state aside after the step at hand and exits; a second Ctrl-C ends it at once, and what was saved stays.
 
@@ -67,10 +67,8 @@ def train(
                 print(message, flush=True)
             # Another process may have heard it.
             sys.exit(128 + signals[0] if signals else TERMINATED)
-    if progressive and progressive.kept < len(progressive.ends):
-        expected = progressive.ends[progressive.kept]
-        assert done == expected, f"stopped at step {done}, not at the end of an epoch"
-        progressive.restore(trainer)
+    if progressive:
+        progressive.finish(trainer, done, plan.steps)
     else:
         assert done == plan.steps, f"trained {done} of {plan.steps} planned steps"
     return plan.log(trainer.state.log_history, done)

@@ -13,6 +13,7 @@ from typing import Any
 import transformers
 from datasets import Dataset
 from torch.nn import functional
+from transformers.trainer_pt_utils import LabelSmoother
 from trl import SFTConfig, SFTTrainer
 
 from steps.core import processes
@@ -51,6 +52,8 @@ class SupervisedTrainer(Resumable, SFTTrainer):
         """
         self.rows, self.settings, self.plan, self.lay, self.loss = rows, settings, plan, lay, loss
         self.pad_token_id = tokenizer.pad_token_id
+        smoothed = settings.get("label_smoothing", 0)
+        self.smoother = LabelSmoother(smoothed, packing.IGNORED) if smoothed else None
         self.micro_batches = MicroBatches(work, settings["batch_size"])
         super().__init__(
             model=model,
@@ -85,6 +88,11 @@ class SupervisedTrainer(Resumable, SFTTrainer):
         if self.loss:
             # The gradients of the processes are averaged.
             value = self.loss(model, inputs, num_items_in_batch) * processes.count()
+        elif self.smoother and model.training:
+            labels = inputs.pop("labels")
+            outputs = model(**inputs, use_cache=False)
+            value = self.smoother(outputs, labels, shift_labels=True, num_items_in_batch=num_items_in_batch)
+            value = value * processes.count()
         elif self.in_parts(model):
             value = self.cross_entropy(model, inputs) / num_items_in_batch * processes.count()
         else:

@@ -36,6 +36,26 @@ class Resumable:
     dealer: Any = None  # a `dealing.Dealer` that changes the plan under way: its state is part of the run's
     teacher: Any = None  # a `self_teacher.Teacher`, whose weights are
 
+    def create_optimizer(self, model: Any = None) -> Any:
+        """As the trainer's; with `loraplus_ratio`, the B of a LoRA have so many times the learning rate of its A.
+
+        LoRA+ (arXiv:2402.12354, section 4). PEFT's own optimizer gives that rate to all vectors too, such as norms that
+        are trained beside the adapter.
+        """
+        ratio = getattr(self, "settings", {}).get("adapter", {}).get("loraplus_ratio", 1)
+        made = self.optimizer is not None
+        optimizer = super().create_optimizer(model)
+        if ratio == 1 or made:
+            return optimizer
+        parts = (".lora_B.", ".lora_embedding_B.")
+        faster = {id(p) for name, p in self.model.named_parameters() if any(part in name for part in parts)}
+        for group in [*optimizer.param_groups]:
+            own = [parameter for parameter in group["params"] if id(parameter) in faster]
+            if own:
+                group["params"] = [parameter for parameter in group["params"] if id(parameter) not in faster]
+                optimizer.add_param_group({**group, "params": own, "lr": ratio * group["lr"]})
+        return optimizer
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Put the state aside; the one before it stays until this one has been read back.
 

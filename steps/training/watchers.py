@@ -149,6 +149,19 @@ class Progressive:
     def __init__(self, plan: Plan, epochs: int, delta: float, folder: Path):
         self.ends, self.delta, self.folder, self.kept = plan.epoch_ends(epochs), delta, folder, epochs
 
+    @property
+    def kept_step(self) -> int:
+        """The step whose weights the model has when training is over."""
+        return self.ends[self.kept - 1]
+
+    def finish(self, trainer: Any, done: int, planned: int) -> None:
+        """Give the model the weights of the kept epoch after `done` of the planned steps."""
+        if self.kept == len(self.ends):
+            assert done == planned, f"trained {done} of {planned} planned steps"
+            return
+        assert done == self.ends[self.kept], f"stopped at step {done}, not at the end of an epoch"
+        put_back(trainer, self.folder / f"{self.kept_step}.safetensors")
+
     def after(self, trainer: Any, losses: dict[int, float]) -> bool:
         """Whether training stops; `losses` are the validation losses so far, by step."""
         done = [step for step in self.ends if step in losses]
@@ -156,25 +169,67 @@ class Progressive:
         if stopped is not None:
             self.kept = stopped - 1
             return True
-        weights = trained_weights(trainer.model)
-        if processes.first():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_tensors(self.folder / PARTIAL, weights)
-            (self.folder / PARTIAL).replace(self.folder / f"{done[-1]}.safetensors")
-            work = self.folder.parent
-            # What a state names stays as long as the state.
-            named = {name for state in saved_states(work) for name in (sums_of(state) or {"beside": {}})["beside"]}
-            for file in [self.folder / f"{step}.safetensors" for step in done[:-2]]:
-                if str(file.relative_to(work)) not in named:
-                    file.unlink(missing_ok=True)
-        processes.wait()
+        put_aside(trainer, self.folder, done[-1], done[:-2])
         return False
 
-    def restore(self, trainer: Any) -> None:
-        """Give the model the weights of the kept epoch."""
-        from safetensors.torch import load_file
 
-        weights = load_file(self.folder / f"{self.ends[self.kept - 1]}.safetensors")
-        for name, parameter in trainer.model.named_parameters():
-            if parameter.requires_grad:
-                put(parameter, weights[name])
+class Best:
+    """The weights with the lowest validation loss, put aside whenever it is measured and lower than before.
+
+    Args:
+        patience: training stops where so many measurements in a row are not lower; None never does.
+        delta: by how much lower one must be, in nats.
+
+    Attributes:
+        ends: the steps at which it is measured.
+        kept_step: the step whose weights the model has when training is over.
+    """
+
+    def __init__(self, plan: Plan, patience: int | None, delta: float, folder: Path):
+        self.ends, self.patience, self.delta, self.folder = sorted(plan.valid_steps), patience, delta, folder
+        self.kept_step, self.stopped = plan.steps, False
+
+    def after(self, trainer: Any, losses: dict[int, float]) -> bool:
+        """Whether training stops; `losses` are the validation losses so far, by step."""
+        done = [step for step in self.ends if step in losses]
+        best = done[0]
+        for step in done[1:]:
+            best = step if losses[step] < losses[best] - self.delta else best
+        self.kept_step = best
+        if best == done[-1]:
+            put_aside(trainer, self.folder, best, done[:-1])
+        self.stopped = self.patience is not None and len(done) - 1 - done.index(best) >= self.patience
+        return self.stopped
+
+    def finish(self, trainer: Any, done: int, planned: int) -> None:
+        """Give the model its best weights after `done` of the planned steps."""
+        assert self.stopped or done == planned, f"trained {done} of {planned} planned steps"
+        if self.kept_step != done:
+            put_back(trainer, self.folder / f"{self.kept_step}.safetensors")
+
+
+def put_aside(trainer: Any, folder: Path, step: int, older: list[int]) -> None:
+    """Write the trained weights of a step into a folder of the work folder, and remove those of older steps that no
+    state names. Every process must call it."""
+    weights = trained_weights(trainer.model)
+    if processes.first():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_tensors(folder / PARTIAL, weights)
+        (folder / PARTIAL).replace(folder / f"{step}.safetensors")
+        work = folder.parent
+        # What a state names stays as long as the state.
+        named = {name for state in saved_states(work) for name in (sums_of(state) or {"beside": {}})["beside"]}
+        for file in [folder / f"{before}.safetensors" for before in older]:
+            if str(file.relative_to(work)) not in named:
+                file.unlink(missing_ok=True)
+    processes.wait()
+
+
+def put_back(trainer: Any, file: Path) -> None:
+    """Give the model the trained weights of a file."""
+    from safetensors.torch import load_file
+
+    weights = load_file(file)
+    for name, parameter in trainer.model.named_parameters():
+        if parameter.requires_grad:
+            put(parameter, weights[name])

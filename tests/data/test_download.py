@@ -526,3 +526,35 @@ def test_what_was_downloaded_trains_and_answers_without_a_socket(hub, tmp_path, 
     assert {file.name for file in (model.out).iterdir()} >= {"model.safetensors", "manifest.json"}
     for step in ("ingest", "split", "sft", "difficulty"):
         verify_manifest(out / step)
+
+
+# --- an adapter whose base is named --------------------------------------------------------------
+
+
+def test_a_local_adapter_gets_the_base_that_is_named_without_a_socket(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "theirs").mkdir()
+    config = {"peft_type": "LORA", "base_model_name_or_path": "someone/base", "r": 4}
+    Path("theirs/adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    Path("theirs/adapter_model.safetensors").write_bytes(b"weights")
+    Path("theirs/optimizer.pt").write_bytes(b"no")
+    out = Path("results/mine/download/models/theirs")
+    settings = {"path": "theirs", "base": "data/base"}
+
+    def refused(*args, **kwargs):
+        raise AssertionError("a socket")
+
+    monkeypatch.setattr(socket.socket, "connect", refused)
+    download.main(argparse.Namespace(settings=settings, work=Path("work/a"), out=out))
+    made = json.loads((out / "adapter_config.json").read_text(encoding="utf-8"))
+    assert made == config | {"base_model_name_or_path": "data/base"}
+    assert (out / "adapter_model.safetensors").read_bytes() == b"weights" and not (out / "optimizer.pt").exists()
+    assert {*verify_manifest(out)["inputs"]} == {"theirs/adapter_config.json", "theirs/adapter_model.safetensors"}
+    assert json.loads(Path("theirs/adapter_config.json").read_text(encoding="utf-8")) == config
+
+
+def test_a_base_of_what_is_no_adapter_is_refused(tmp_path):
+    (tmp_path / "model").mkdir()
+    settings = {"path": str(tmp_path / "model"), "base": "data/base"}
+    with pytest.raises(ValueError, match=r"has no adapter_config.json, so that `base` has no effect; remove it"):
+        download.main(argparse.Namespace(settings=settings, work=tmp_path / "work", out=tmp_path / "out"))

@@ -428,7 +428,8 @@ def test_an_adapter_learns_it_too(adapter, small_checkpoint, data, cache, tmp_pa
 
 def test_kill_minus_9_then_run_again(small_checkpoint, data, cache, tmp_path):
     """With LoRA and dropout, so that the random state matters too."""
-    settings = FORWARD_KL | {"adapter": test_sft.LORA, "epochs": 12, "saves": 8}
+    settings = FORWARD_KL | {"adapter": test_sft.LORA | {"loraplus_ratio": 4.0}, "epochs": 12, "saves": 8}
+    settings |= {"schedule": "wsd", "min_lr_ratio": 0.1, "betas": [0.8, 0.95]}
     expected = hashes(run(settings, small_checkpoint, data, tmp_path / "undisturbed", cache))
 
     out, work = tmp_path / "killed" / "out", tmp_path / "killed" / "work"

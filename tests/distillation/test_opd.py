@@ -680,7 +680,12 @@ class Killed(BaseException):
 @pytest.mark.parametrize(
     "over",
     [
-        {"adapter": {"kind": "lora", "r": 4, "alpha": 8, "dropout": 0.2}},
+        {
+            "adapter": {"kind": "lora", "r": 4, "alpha": 8, "dropout": 0.2, "loraplus_ratio": 4.0},
+            "schedule": "wsd",
+            "min_lr_ratio": 0.1,
+            "betas": [0.8, 0.95],
+        },
         TWO | {"batch_size": 2, "resident": 1, "off_policy": 0.25, "support": FULL},
         {"horizon": {"tokens": 6, "from": 2, "until": 5}, "curriculum": "easy_to_hard", "batch_size": 4},
     ],

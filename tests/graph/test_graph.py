@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from steps.graph import checks, delivery, dvc, recipes
+from steps.graph import checks, delivery, dvc, recipes, sections
 from steps.graph import graph as dag
 from steps.graph.runs import join_runs
 from steps.graph.sections import of_rule
@@ -620,7 +620,7 @@ def test_a_model_that_says_something_of_its_template_stands_in_a_folder_of_its_o
     revision = {"path": "owner/name", "revision": "0" * 40}
     made = graph({"models": {"base": {"path": "base"} | told, "hub": revision | {"system": "Be brief."}}})
     assert made.folder("base") == "results/fable/prepare/base" and made.source("base") == "base"
-    assert made.edges("base") == ["results/fable/prepare/base/manifest.json"] and made.downloaded("base") == []
+    assert made.made("base") == ["results/fable/prepare/base/manifest.json"] and made.downloaded("base") == []
     assert made.folder("hub") == "results/fable/prepare/hub"
     assert made.downloaded("hub") == ["results/fable/download/models/hub/manifest.json"]
     of = SimpleNamespace
@@ -663,3 +663,38 @@ def test_student_and_teacher_are_compared_by_the_templates_that_they_get(tmp_pat
     check_same_language(*folders, brief, brief)
     with pytest.raises(ValueError, match=r"chat templates .* differ"):
         check_same_language(*folders, brief)
+
+
+# --- an adapter whose base is named --------------------------------------------------------------
+
+
+def test_an_adapter_with_a_named_base_is_made_by_the_rule_that_waits_for_it(graph):
+    Path("theirs").mkdir()
+    models = {
+        "base": {"path": "base"},
+        "hub": {"path": "owner/name", "revision": "0" * 40},
+        "theirs": {"path": "theirs", "base": "hub"},
+    }
+    recipes = {"a": {"stage": "sft", "from": "theirs", "data": "problems"}}
+    made = graph({"models": models, "studies": {"one": {"recipes": recipes}}})
+    assert made.folder("theirs") == "results/fable/download/models/theirs"
+    assert made.made("theirs") == ["results/fable/download/models/theirs/manifest.json"]
+    assert made.adapted("models", "theirs") == ["results/fable/download/models/hub/manifest.json"]
+    assert made.adapted("models", "hub") == made.adapted("data", "problems") == []
+    assert checks.used_models(made) == ["base", "hub", "theirs"]
+    told = sections.of_rule(made, "download", SimpleNamespace(kind="models", name="theirs"))
+    assert told == {"path": "theirs", "base": "results/fable/download/models/hub"}
+    with pytest.raises(ValueError, match=r"models\.theirs\.base: has no effect, for theirs is no adapter"):
+        checks.check_models(made)
+    Path("theirs/adapter_config.json").write_text("{}")
+    checks.check_models(made)
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [("nowhere", r"models\.theirs\.base: no entry `nowhere`"), ("theirs", r"models\.theirs\.base: leads back to")],
+)
+def test_a_base_that_is_no_other_model_is_refused(graph, base, message):
+    models = {"base": {"path": "base"}, "hub": {"path": "o/n", "revision": "0" * 40}}
+    with pytest.raises(ValueError, match=message):
+        graph({"models": models | {"theirs": {"path": "theirs", "base": base}}})

@@ -231,18 +231,29 @@ def test_packing_and_checkpointing_change_no_gradient(tiny_checkpoint, data, tmp
         assert all((plain[name] - other[name]).abs().max() < 1e-4 for name in plain)
 
 
-def test_a_parent_may_be_an_adapter(trained, data, tmp_path):
+def test_a_parent_may_be_an_adapter(trained, tiny_checkpoint, data, tmp_path):
+    """Of two LoRAs one is left, on the full model, which PEFT would load it on in any case."""
     import torch
     from peft import PeftModel
 
+    parent, _ = trained("lora")
+    out = run(settings(KINDS["qlora"], epochs=0.25, saves=1), parent, data, tmp_path)
+    assert read_json(out / "adapter_config.json")["base_model_name_or_path"] == str(tiny_checkpoint)
+    before = logits(checkpoints.load_model(parent, torch.float32))
+    loaded = logits(PeftModel.from_pretrained(base(tiny_checkpoint), str(out)))
+    torch.testing.assert_close(logits(checkpoints.load_model(out, torch.float32)), loaded, rtol=0, atol=1e-5)
+    assert (loaded - before).abs().max() > 1e-2
+    assert checkpoints.linear_shapes(out) == SHAPES
+
+
+def test_on_an_adapter_of_another_kind_the_whole_model_is_written(trained, data, tmp_path):
+    import torch
+
     parent, _ = trained("oft")
     out = run(settings(KINDS["qlora"], epochs=0.25, saves=1), parent, data, tmp_path)
-    assert read_json(out / "adapter_config.json")["base_model_name_or_path"] == str(parent)
-    below = checkpoints.load_model(parent, torch.float32)
-    before = logits(below)
-    loaded = logits(PeftModel.from_pretrained(below, str(out)))
-    torch.testing.assert_close(logits(checkpoints.load_model(out, torch.float32)), loaded, rtol=0, atol=1e-4)
-    assert (loaded - before).abs().max() > 1e-2
+    assert not checkpoints.is_adapter(out) and checkpoints.check(out)
+    before, found = (logits(checkpoints.load_model(folder, torch.float32)) for folder in (parent, out))
+    assert (found - before).abs().max() > 1e-2
     assert checkpoints.linear_shapes(out) == SHAPES
 
 
@@ -516,7 +527,7 @@ def test_what_trains_is_accepted(kind):
     ("kind", "change", "message"),
     [
         ("lora", {"target_modules": ["q_proj", "qproj"]}, "^adapter.target_modules: qproj is no linear .*down_proj"),
-        ("lora", {"target_modules": ["lm_head"]}, "target_modules: lm_head is no linear layer"),
+        ("pissa", {"target_modules": ["lm_head"]}, "target_modules: lm_head is no layer that kind pissa changes"),
         ("oft", {"target_modules": ["mlp"]}, "target_modules: mlp is no linear layer"),
         ("lora", {"r": 65}, r"adapter.r: 65 is above 64, the rank of model.layers.0.self_attn.k_proj"),
         ("pissa", {"r": 129, "target_modules": ["o_proj"]}, "adapter.r: 129 is above 128, the rank of .*o_proj"),

@@ -103,7 +103,7 @@ def walk(settings: dict, start: Path, end: Path, scratch: Path) -> Additive:
     models = [Weights(folder) for folder in (start, end)]
     for index, model in enumerate(models):
         if checkpoints.is_adapter(model.folder):
-            model.merge_adapter(scratch / f"{index}.safetensors")
+            model.merge_adapter(scratch / str(index))
     return interpolate.walk(settings, *models)
 
 

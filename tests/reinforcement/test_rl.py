@@ -580,11 +580,15 @@ class Killed(BaseException):
     pass
 
 
+# Of those that a recipe may leave out.
+CHOSEN = {"schedule": "wsd", "warmup_steps": 1, "min_lr_ratio": 0.1, "betas": [0.8, 0.95]}
+
+
 @pytest.mark.parametrize(
     ("method", "over"),
     [
-        ("grpo", {"adapter": {"kind": "lora", "r": 4, "alpha": 8, "dropout": 0.2}}),
-        ("sdpo", {"iterations": 2}),
+        ("grpo", CHOSEN | {"adapter": {"kind": "lora", "r": 4, "alpha": 8, "dropout": 0.2, "loraplus_ratio": 4.0}}),
+        ("sdpo", {"iterations": 2, "adapter": {"kind": "full", "freeze": ["embed_tokens"]}}),
         ("rlsd", {"rlsd": {"teacher": {"kind": "snapshot", "every": 3}}, "kl": 0.05}),
     ],
     ids=["grpo", "sdpo", "rlsd"],

@@ -92,10 +92,19 @@ def runs(tmp_path_factory) -> dict[str, dict]:
         "responses": [],
         "logs": None,
     }
+    choices = {
+        "adapter": {"kind": "lora", "r": 4, "alpha": 8, "loraplus_ratio": 4.0, "modules_to_save": ["norm"]},
+        "schedule": "wsd",
+        "min_lr_ratio": 0.1,
+        "label_smoothing": 0.1,
+        "eval_steps": 1,
+        "keep_best": {},
+    }
     documents = {key: value for key, value in test_sft.SETTINGS.items() if key not in ("order", "trajectory")}
     return {
         "sft": run("sft", full, **rows),
         "lora": run("sft", lora, **rows),
+        "choices": run("sft", test_sft.SETTINGS | choices, **rows),
         "cpt": run("cpt", documents, data=folder / "documents.jsonl"),
         "reward": run("reward", test_reward.SETTINGS, data=folder / "pairs.jsonl", valid=folder / "held.jsonl"),
         "distill": run("distill", test_distill.FORWARD_KL, **taught),
@@ -143,7 +152,7 @@ def two(runs, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name", ["sft", "lora", "cpt", "reward", "distill", "grpo", "sdpo", "srpo", "rlsd", "rlrt", "opd"]
+    "name", ["sft", "lora", "choices", "cpt", "reward", "distill", "grpo", "sdpo", "srpo", "rlsd", "rlrt", "opd"]
 )
 def test_two_processes_learn_what_one_learns(one, two, runs, name):
     single, double = one / name / "out", two / name / "out"
@@ -154,7 +163,7 @@ def test_two_processes_learn_what_one_learns(one, two, runs, name):
         np.testing.assert_allclose(found[key], array, rtol=0, atol=TOLERANCE, err_msg=key)
     moved = (
         max(np.abs(array - start[key]).max() for key, array in expected.items() if key in start)
-        if name != "lora"
+        if name not in ("lora", "choices")
         else 1
     )
     assert moved > 50 * TOLERANCE

@@ -239,10 +239,13 @@ KINDS = [
     {"kind": "boft", "block_size": 8, "factors": 2},
     {"kind": "hra", "r": 8},
     {"kind": "ia3"},
+    LORA | {"rank_pattern": {"q_proj": 4}, "layers_to_transform": [1], "exclude_modules": ["down_proj"]},
+    LORA | {"modules_to_save": ["embed_tokens", "norm"]},
+    {"kind": "full", "freeze": ["embed_tokens", "layers.0"]},
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("adapter", KINDS, ids=lambda adapter: adapter["kind"])
+@pytest.mark.parametrize("adapter", KINDS, ids=lambda adapter: "-".join([adapter["kind"], *[*adapter][3:]]))
 def test_trained_weights_are_those_that_peft_makes(small_checkpoint, adapter):
     import torch
 

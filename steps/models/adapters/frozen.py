@@ -5,13 +5,7 @@ from typing import Any
 
 from steps.core.progress import Progress
 from steps.models.adapters.files import NAME
-
-
-def linear_layers(model: Any) -> list[tuple[str, Any]]:
-    """All of a model, the head among them, by name."""
-    import torch
-
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+from steps.models.adapters.layers import linear_layers
 
 
 def take_triplets(model: Any, smallest: bool) -> None:
@@ -29,22 +23,25 @@ def take_triplets(model: Any, smallest: bool) -> None:
     progress = Progress("singular values", len(layers), "layer")
     for done, layer in enumerate(layers, start=1):
         weight, r, scale = layer.get_base_layer().weight, layer.r[NAME], layer.scaling[NAME]
-        left, values, right = torch.linalg.svd(weight.data.float().to(device), full_matrices=False)
+        # (out, in), which those of Conv1D are not.
+        matrix = weight.data.T if layer.fan_in_fan_out else weight.data
+        left, values, right = torch.linalg.svd(matrix.float().to(device), full_matrices=False)
         chosen = slice(len(values) - r, None) if smallest else slice(r)
         root = (values[chosen] / scale).sqrt()
         a, b = root[:, None] * right[chosen], left[:, chosen] * root
         layer.lora_A[NAME].weight.data = a.to(weight).contiguous()
         layer.lora_B[NAME].weight.data = b.to(weight).contiguous()
-        weight.data -= (scale * b @ a).to(weight)
+        matrix -= (scale * b @ a).to(weight)
         progress.update(done)
 
 
 def quantise(model: Any) -> None:
     """Replace the linear layers of the blocks by 4-bit ones: NF4 in blocks of 64, their scales quantised again."""
+    import torch
     from bitsandbytes.nn import Linear4bit, Params4bit
 
-    head = model.get_output_embeddings()
-    layers = [(name, layer) for name, layer in linear_layers(model) if layer is not head]
+    # Of a class of its own, such as a router's, a layer does more than to multiply.
+    layers = [(name, layer) for name, layer in linear_layers(model).items() if type(layer) is torch.nn.Linear]
     progress = Progress("4 bits", len(layers), "layer")
     for done, (name, layer) in enumerate(layers, start=1):
         packed = Linear4bit(layer.in_features, layer.out_features, layer.bias is not None, device="meta")

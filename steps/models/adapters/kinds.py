@@ -40,12 +40,21 @@ configuration is asked for: the graph checks settings, and the memory estimate c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from steps.models.adapters.targets import Shapes, entries, matches, targeted
-from steps.settings.adapters import ADAPTERS, IA3_FEEDFORWARD
+from steps.models.adapters.targets import (
+    OF_EXPERTS,
+    Shapes,
+    entries,
+    matches,
+    rank_of,
+    targeted,
+    targeted_embeddings,
+)
+from steps.settings.adapters import ADAPTERS, ALL_LINEAR, IA3_FEEDFORWARD
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,7 @@ class Kind:
             changed, and what an error calls the settings.
         four_bit: the frozen weights are in 4 bits while it trains.
         triplets: which singular triplets of a weight it starts as, "largest" or "smallest".
+        transposed: PEFT changes with it GPT-2's Conv1D too, whose weights are (in, out).
     """
 
     config: Callable[[dict, dict, int, int], Any]
@@ -67,41 +77,54 @@ class Kind:
     check: Callable[[dict, Shapes, str], None] | None = None
     four_bit: bool = False
     triplets: str | None = None
+    transposed: bool = False
 
 
-def check(adapter: dict, shapes: Shapes, where: str = "adapter") -> None:
+def check(
+    adapter: dict, shapes: Shapes, where: str = "adapter", experts: Iterable[str] = (), routed: bool = False
+) -> None:
     """Refuse what PEFT would ignore, change, or take and then fail at.
 
     Args:
         adapter: settings that the schema has accepted.
         shapes: of every linear layer of the base (`checkpoints.linear_shapes`).
         where: what the message calls the settings.
+        experts, routed: see `targets.targeted`.
 
     Raises:
         ValueError: naming the setting, the layer that it does not fit, and the fix.
     """
+    kind = ADAPTERS[adapter["kind"]]
     if adapter["kind"] == "full":
         return
-    modules = targeted(adapter, shapes, where)
-    if own := KINDS[adapter["kind"]].check:
+    if (named := targeted_embeddings(adapter)) and not kind.experts:
+        raise ValueError(
+            f"{where}.target_modules: {named[0]} is no layer that kind {adapter['kind']} changes; name it in"
+            " modules_to_save, or write kind: lora"
+        )
+    modules = targeted(adapter, shapes, where, experts, routed)
+    if modules and (own := KINDS[adapter["kind"]].check):
         own(adapter, modules, where)
 
 
 def trained_weights(adapter: dict, shapes: Shapes) -> int:
-    """Weights that an adapter trains on a model with linear layers of such shapes."""
+    """Weights that an adapter trains on a model with linear layers of such shapes, experts by their own."""
     modules = targeted(adapter, shapes, "adapter")
+    if entries(adapter) == ALL_LINEAR and ADAPTERS[adapter["kind"]].experts and adapter.get("experts") != "frozen":
+        modules |= {name: shape for name, shape in shapes.items() if OF_EXPERTS.search(name)}
     of_layer = KINDS[adapter["kind"]].trained
     return sum(of_layer(adapter, module, out, width) for module, (out, width) in modules.items())
 
 
-def peft_config(adapter: dict, seed: int, steps: int) -> Any:
+def peft_config(adapter: dict, seed: int, steps: int, targets: dict | None = None) -> Any:
     """PEFT's configuration of an adapter.
 
     Args:
         seed: draws what is random in the adapter.
         steps: optimizer steps planned.
+        targets: its keys that say where, in place of `target_modules` as it stands (`attach`).
     """
-    shared = {"task_type": "CAUSAL_LM", "target_modules": entries(adapter)}
+    shared = {"task_type": "CAUSAL_LM"} | (targets or {"target_modules": entries(adapter)})
     return KINDS[adapter["kind"]].config(adapter, shared, seed, steps)
 
 
@@ -118,6 +141,8 @@ def lora(**options: bool) -> Callable[[dict, dict, int, int], Any]:
             r=adapter["r"],
             lora_alpha=adapter["alpha"],
             lora_dropout=adapter.get("dropout", 0.0),
+            rank_pattern=patterns(adapter, "rank_pattern"),
+            alpha_pattern=patterns(adapter, "alpha_pattern"),
             **options,
             **shared,
         )
@@ -125,9 +150,14 @@ def lora(**options: bool) -> Callable[[dict, dict, int, int], Any]:
     return config
 
 
+def patterns(adapter: dict, key: str) -> dict[str, Any]:
+    """As PEFT has them: regular expressions for the ends of names."""
+    return {re.escape(entry): value for entry, value in adapter.get(key, {}).items()}
+
+
 def of_lora(adapter: dict, module: str, out: int, width: int) -> int:
     """r (in + out) (arXiv:2106.09685, section 4.2)."""
-    return adapter["r"] * (width + out)
+    return rank_of(adapter, module) * (width + out)
 
 
 def of_dora(adapter: dict, module: str, out: int, width: int) -> int:
@@ -138,11 +168,11 @@ def of_dora(adapter: dict, module: str, out: int, width: int) -> int:
 def check_rank(adapter: dict, modules: Shapes, where: str) -> None:
     """No change of a weight has a higher rank than the weight."""
     key = ADAPTERS[adapter["kind"]].rank
-    narrowest = min(modules, key=lambda module: min(modules[module]))
-    if adapter[key] > min(modules[narrowest]):
-        raise ValueError(
-            f"{where}.{key}: {adapter[key]} is above {min(modules[narrowest])}, the rank of {narrowest}; lower it"
-        )
+    assert key, f"kind {adapter['kind']} has no rank"
+    # The one that has the least to spare.
+    module = min(modules, key=lambda name: min(modules[name]) - rank_of(adapter, name, key))
+    if (rank := rank_of(adapter, module, key)) > min(modules[module]):
+        raise ValueError(f"{where}.{key}: {rank} is above {min(modules[module])}, the rank of {module}; lower it")
 
 
 def adalora(adapter: dict, shared: dict, seed: int, steps: int) -> Any:
@@ -221,7 +251,10 @@ def ia3(adapter: dict, shared: dict, seed: int, steps: int) -> Any:
     """Activations scaled."""
     import peft
 
-    return peft.IA3Config(**shared, feedforward_modules=adapter.get("feedforward_modules", IA3_FEEDFORWARD))
+    scaled = adapter.get("feedforward_modules", IA3_FEEDFORWARD)
+    # PEFT wants them as target_modules has them.
+    names = [name for name in shared["target_modules"] if any(matches(name, entry) for entry in scaled)]
+    return peft.IA3Config(**shared, feedforward_modules=names)
 
 
 def of_ia3(adapter: dict, module: str, out: int, width: int) -> int:
@@ -311,16 +344,16 @@ def check_blocks(adapter: dict, modules: Shapes, where: str) -> None:
 
 
 KINDS = {
-    "lora": Kind(lora(), of_lora, check_rank),
-    "rslora": Kind(lora(use_rslora=True), of_lora, check_rank),
-    "dora": Kind(lora(use_dora=True), of_dora, check_rank),
-    "pissa": Kind(lora(), of_lora, check_rank, triplets="largest"),
-    "milora": Kind(lora(), of_lora, check_rank, triplets="smallest"),
+    "lora": Kind(lora(), of_lora, check_rank, transposed=True),
+    "rslora": Kind(lora(use_rslora=True), of_lora, check_rank, transposed=True),
+    "dora": Kind(lora(use_dora=True), of_dora, check_rank, transposed=True),
+    "pissa": Kind(lora(), of_lora, check_rank, triplets="largest", transposed=True),
+    "milora": Kind(lora(), of_lora, check_rank, triplets="smallest", transposed=True),
     "qlora": Kind(lora(), of_lora, check_rank, four_bit=True),
-    "adalora": Kind(adalora, of_adalora, check_adalora),
-    "vera": Kind(vera, of_vera, check_vera),
+    "adalora": Kind(adalora, of_adalora, check_adalora, transposed=True),
+    "vera": Kind(vera, of_vera, check_vera, transposed=True),
     "oft": Kind(oft, of_oft, check_oft),
     "boft": Kind(boft, of_boft, check_blocks),
     "hra": Kind(hra, of_hra, check_hra),
-    "ia3": Kind(ia3, of_ia3),
+    "ia3": Kind(ia3, of_ia3, transposed=True),
 }

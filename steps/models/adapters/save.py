@@ -15,7 +15,8 @@ def save_adapter(model: Any, out: Path, parent: Path) -> None:
     """
     config = model.peft_config[NAME]
     config.base_model_name_or_path = str(parent)
-    model.save_pretrained(out)
+    # Of new tokens their rows are in the adapter: PEFT would add whole embeddings where there are more than before.
+    model.save_pretrained(out, **({"save_embedding_layers": False} if config_of_tokens(config) else {}))
     settings = read_json(out / ADAPTER_CONFIG)
     if initial := getattr(model, "initial_adapter", None):
         import torch
@@ -27,5 +28,12 @@ def save_adapter(model: Any, out: Path, parent: Path) -> None:
             tensors[name] = torch.cat([tensors[name], start if down else -start], dim=0 if down else 1).contiguous()
         save_file(tensors, out / ADAPTER_WEIGHTS, metadata={"format": "pt"})
         settings |= {"r": 2 * config.r, "lora_alpha": 2 * config.lora_alpha}
+        for key in ("rank_pattern", "alpha_pattern"):
+            settings[key] = {name: 2 * value for name, value in settings[key].items()}
     # PEFT keeps the module names as a set, whose order changes from process to process.
     write_json(out / ADAPTER_CONFIG, {key: sorted(v) if isinstance(v, list) else v for key, v in settings.items()})
+
+
+def config_of_tokens(config: Any) -> bool:
+    """Whether an adapter trains rows of tokens."""
+    return bool(getattr(config, "trainable_token_indices", None))

@@ -1,0 +1,89 @@
+"""What of a model an adapter can change, found on the model at hand: its linear layers and its experts."""
+
+import re
+from typing import Any
+
+from steps.models.adapters.targets import OF_EXPERTS, Shapes, inside
+
+# Linear layers of GPT-2 and its kin, whose weights are (in, out).
+TRANSPOSED = "Conv1D"
+
+
+def is_transposed(module: Any) -> bool:
+    return type(module).__name__ == TRANSPOSED
+
+
+def linear_layers(model: Any) -> dict[str, Any]:
+    """Every linear layer but the output layer, by name."""
+    import torch
+
+    head = model.get_output_embeddings()
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if (isinstance(module, torch.nn.Linear) or is_transposed(module)) and module is not head
+    }
+
+
+def shapes_of(model: Any) -> Shapes:
+    """(out, in) of those layers."""
+    shapes = {}
+    for name, module in linear_layers(model).items():
+        rows, columns = module.weight.shape
+        shapes[name] = (columns, rows) if is_transposed(module) else (rows, columns)
+    return shapes
+
+
+def expert_parameters(model: Any) -> dict[str, Any]:
+    """A mixture's experts that are stored as one parameter of three dimensions each, by name."""
+    return {name: p for name, p in model.named_parameters() if p.dim() == 3 and OF_EXPERTS.search(name)}
+
+
+def name_of(model: Any, wanted: Any) -> str | None:
+    """What a model calls one of its modules."""
+    return next((name for name, module in model.named_modules() if module is wanted), None)
+
+
+def is_tied(model: Any) -> bool:
+    """Whether the output layer has the weights of the embeddings."""
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    return head is not None and head.weight is embeddings.weight
+
+
+def beyond_peft(model: Any, names: list[str]) -> set[str]:
+    """Of the layers those that PEFT's LoRA takes for others by their names.
+
+    For mixtures it reads gate_proj, up_proj, down_proj and gate as the experts' and the router's, as transformers 4
+    called them, and so those of shared experts and of dense blocks (PEFT 0.21: `_convert_peft_config_moe`).
+    """
+    from peft import LoraConfig
+    from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+
+    lost = set()
+    for last in {name.rpartition(".")[2] for name in names}:
+        probe = LoraConfig(target_modules=[last])
+        try:
+            convert_peft_config_for_transformers(probe, model, None)
+            kept = last in (probe.target_modules or ())
+        except ValueError:  # one of two that it fuses
+            kept = False
+        if not kept:
+            lost.add(last)
+    return {name for name in names if name.rpartition(".")[2] in lost}
+
+
+def freeze(model: Any, entries: list[str], where: str = "adapter.freeze") -> None:
+    """Leave what some modules have untrained.
+
+    Raises:
+        ValueError: an entry means no module, or nothing is left to train.
+    """
+    for entry in entries:
+        found = [parameter for name, parameter in model.named_parameters() if inside(name, entry)]
+        if not found:
+            last = sorted({re.sub(r"\d+", "*", name.rpartition(".")[0]) for name, _ in model.named_parameters()})
+            raise ValueError(f"{where}: {entry} is no module of the model, which has {', '.join(last)}")
+        for parameter in found:
+            parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(f"{where}: leaves nothing to train; take an entry out")
