@@ -492,7 +492,11 @@ def steered_data(tmp_path_factory) -> dict[str, Path]:
     [
         {"buckets": {"every": 3}, "resample": {"every": 2, "drop": 0.05, "share": 0.5}, "adapter": LORA},
         {"progressive": {"delta": 0.05}, "epochs": 6},
-        {"order": "easy_to_hard", "bucket_shares": {"easy": 0.5, "hard": 0.5}},
+        {
+            "order": "easy_to_hard",
+            "bucket_shares": {"easy": 0.5, "hard": 0.5},
+            "source_weights": [{"a.jsonl": 1.5, "b.jsonl": 0.5}],
+        },
     ],
 )
 def test_a_steered_run_that_is_killed_ends_the_same(small_checkpoint, steered_data, tmp_path, monkeypatch, steering):

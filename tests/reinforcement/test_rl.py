@@ -694,6 +694,13 @@ def test_prompts_are_shuffled_anew_each_pass():
     )
 
 
+def test_prompts_of_a_weighted_source_are_asked_as_often_as_it_says():
+    rows = [row | {"weight": 3.0} for row in made_rows(2)] + made_rows(4)
+    order = rollouts.plan_prompts(rows, 30, "shuffle", seed=0)
+    assert [order.count(i) for i in range(6)] == [9, 9, 3, 3, 3, 3]
+    assert {order[:10].count(0), order[:10].count(1)} == {3} and order == rollouts.plan_prompts(rows, 30, "shuffle", 0)
+
+
 def test_a_curriculum_goes_from_easy_to_hard_once():
     rows = made_rows(10) + [made_rows(1)[0] | {"pass_rate": None}]
     for wanted in (5, 11, 25):
