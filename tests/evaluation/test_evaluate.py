@@ -203,7 +203,7 @@ def test_answers_are_those_of_stock_hflm(engine, world, tmp_path):
 class Scripted:
     """An engine that answers from a script: prompt → responses. One that ends in … came to no end."""
 
-    stop_ids = (1,)
+    stop_ids, tokenizer = (1,), SimpleNamespace(decode=lambda ids, **_: "so")
 
     def __init__(self, script):
         self.script = script
