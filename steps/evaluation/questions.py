@@ -52,7 +52,8 @@ def _check_functions(config: dict, template: Path, where: str) -> None:
         raise ValueError(f"{where}: runs code that the model writes, which nothing here does; choose another task")
     if "class" in config:
         raise ValueError(f"{where}: is a class of lm-eval's that fetches its own data; choose a task that takes files")
-    packages, data = functions.missing([file for file, _ in named(config, template)], library())
+    files = [file for file, _ in named(config, template)]
+    packages, data = functions.missing(files, library()) if files else ([], [])
     if packages:
         raise ValueError(
             f"{where}: lm-eval's {template.stem} needs packages that are not installed: {', '.join(packages)}; install"

@@ -333,7 +333,7 @@ def test_every_token_of_a_text_longer_than_the_context_is_scored(ours, theirs):
     )
     requests = [Instance("loglikelihood_rolling", {}, (text,), 0)]
     (expected,) = reference.loglikelihood_rolling(requests)
-    (found,) = language_model(theirs).loglikelihood_rolling(requests)
+    (found,) = language_model(theirs, 24).loglikelihood_rolling(requests)
     assert found == pytest.approx(expected, rel=1e-5)
 
 

@@ -203,7 +203,7 @@ def test_answers_are_those_of_stock_hflm(engine, world, tmp_path):
 class Scripted:
     """An engine that answers from a script: prompt → responses. One that ends in … came to no end."""
 
-    stop_ids = (1,)
+    stop_ids, tokenizer = (1,), SimpleNamespace(decode=lambda ids, **_: "so")
 
     def __init__(self, script):
         self.script = script
@@ -260,10 +260,10 @@ def test_sampling_counts_what_the_task_counts(engine, world, tmp_path):
 )
 def test_a_temperature_counts_where_the_task_samples(options, expected):
     engine = Scripted(lambda prompt: [f"{prompt}!"])
-    engine.tokenizer, engine.max_length = None, 64
-    lm = evaluation_measure.language_model(engine)
-    requests = [SimpleNamespace(args=(text, options), task_name="own") for text in "ab"]
-    engine.generate = partial(engine.generate, n=1)
+    engine.max_length = 64
+    lm = evaluation_measure.language_model(engine, 24)
+    requests = [SimpleNamespace(args=(text, options), task_name="own", doc_id=i) for i, text in enumerate("ab")]
+    engine.sample = partial(engine.sample, n=1)
     assert lm.generate_until(requests) == ["a!", "b!"]
     assert (engine.asked["temperature"], engine.asked["stop"]) == (expected, [])
 
@@ -277,11 +277,11 @@ def test_right_answers_are_counted_right(engine, world, tmp_path, monkeypatch):
 
     for says, expected in ((lambda text: text, 1.0), (lambda text: text + " and", 0.0)):
 
-        def generate(self, prompts, says=says, **_):
+        def sample(self, prompts, says=says, **_):
             asked = [prompt.split("<|im_start|>user\n")[1].split("<|im_end|>")[0] for prompt in prompts]
-            return [[says(answers[question])] for question in asked]
+            return [[Sample(says(answers[question]), -1.0, 1, (1,))] for question in asked]
 
-        monkeypatch.setattr(Engine, "generate", generate)
+        monkeypatch.setattr(Engine, "sample", sample)
         tasks = loaded(SETTINGS, world, tmp_path)
         results, _ = evaluation_measure.greedy(engine, tasks, task_axes(SETTINGS), limit=None, max_new_tokens=24)
         assert {results[task]["value"] for task in ("fable_problems", "fable_facts")} == {expected}

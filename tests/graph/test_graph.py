@@ -639,7 +639,7 @@ def test_a_model_that_says_something_of_its_template_stands_in_a_folder_of_its_o
         ({"system": "x"}, r"models\.base\.chat_template: base has none"),
         ({"chat_template": "{{ messages }}", "template_kwargs": {"think": 1}}, r"reads no think; it reads none"),
         ({"template_kwargs": {"a b": 1}}, r"models\.base\.template_kwargs"),
-        ({"template_kwarg": {}}, r"models\.base: unknown key `template_kwarg`; did you mean `template_kwargs`"),
+        ({"template_kwarg": {}}, r"models\.base\.template_kwarg: unknown key; did you mean `template_kwargs`"),
         ({"fold_system": "yes"}, r"models\.base\.fold_system"),
     ],
 )
