@@ -76,8 +76,13 @@ def clone(tmp_path_factory) -> Path:
     turns = [{"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "4"}]
     (folder / "data/mine/rows.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
     (folder / "data/mine/test.jsonl").write_text('{"prompt": "What is 3 + 3?", "answer": "6"}\n')
-    (folder / "models").mkdir()
-    (folder / "models/my-base").symlink_to(ROOT / "data/fable/base")
+    # The embedded model, with as many positions as a real one.
+    (folder / "models/my-base").mkdir(parents=True)
+    for child in (ROOT / "data/fable/base").iterdir():
+        if child.name not in ("config.json", "manifest.json"):
+            (folder / "models/my-base" / child.name).symlink_to(child)
+    config = json.loads((ROOT / "data/fable/base/config.json").read_text())
+    (folder / "models/my-base/config.json").write_text(json.dumps(config | {"max_position_embeddings": 32768}))
     (folder / "workloads/mine.yaml").write_text(own_overlay().text)
     return folder
 

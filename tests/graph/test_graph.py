@@ -644,6 +644,7 @@ def test_a_model_that_says_something_of_its_template_stands_in_a_folder_of_its_o
     ],
 )
 def test_what_a_model_says_wrongly_of_its_template_is_one_line(graph, told, words):
+    Path("base/chat_template.jinja").unlink()
     with pytest.raises(ValueError, match=words) as error:
         checks.check_files(
             graph({"models": {"base": {"path": "base"} | told, "hub": {"path": "o/n", "revision": "0" * 40}}})
