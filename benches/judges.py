@@ -36,6 +36,10 @@ class Case(NamedTuple):
     response: str
     right: bool
 
+    def told(self) -> str:
+        """A wrong verdict on it, on one line."""
+        return f"{self.kind}: {self.gold!r}, {self.response!r}: {'refused' if self.right else 'taken'}"
+
 
 def cases() -> list[Case]:
     made = []
@@ -116,7 +120,7 @@ def main(args: argparse.Namespace) -> None:
                     figures += [
                         figure(f"{name}, {mark}: {what} (of {len(told)})", [share], "%") for what, share in shares(told)
                     ]
-                    mistakes[f"{name}, {mark}"] = [case._asdict() for case, verdict in told if verdict != case.right]
+                    mistakes[f"{name}, {mark}"] = [case.told() for case, verdict in told if verdict != case.right]
                 print(f"judges: {name}", flush=True)
     finally:
         worker.close()

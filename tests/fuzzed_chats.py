@@ -7,8 +7,9 @@ import sys
 from collections import Counter
 from random import Random
 
-from steps.models.chat import Chat, Unfit
+from steps.models.chat import Chat
 from steps.models.checkpoints import dated
+from steps.models.unfit import Unfit
 from steps.training.texts import texts
 from tests.chats import ADDED, FAMILIES, SPECIAL, TEMPLATES, Family
 from tests.conftest import CHAT_TEMPLATE, build_tokenizer

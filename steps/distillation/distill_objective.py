@@ -9,7 +9,7 @@ from steps.core.manifest import read_manifest
 from steps.core.promises import MANIFEST
 from steps.distillation.teacher_cache import Cached
 from steps.models import head
-from steps.models.chat import Unfit
+from steps.models.unfit import Unfit
 from steps.training import packing, supervised
 from steps.training.supervised import lay_out, plan_bins
 from steps.training.texts import skip

@@ -28,7 +28,8 @@ from steps.engines.load import load_engine
 from steps.evaluation.measure import greedy, sample
 from steps.evaluation.tasks import load_tasks, task_axes, task_config, task_files, task_inputs
 from steps.models import checkpoints
-from steps.models.chat import Chat, Unfit
+from steps.models.chat import Chat
+from steps.models.unfit import Unfit
 from steps.stats import means
 
 # --- the step ------------------------------------------------------------------------------------

@@ -17,9 +17,10 @@ from steps.models import checkpoints, positions, trial
 from steps.models.adapters.attach import attach, weight_counts
 from steps.models.adapters.frozen import linear_layers
 from steps.models.adapters.kinds import KINDS
-from steps.models.chat import Chat, Unfit
+from steps.models.chat import Chat
 from steps.models.context import UNBOUNDED
 from steps.models.files import one_line
+from steps.models.unfit import Unfit
 from steps.settings.adapters import ADAPTERS
 from steps.training import layouts
 from steps.training.texts import Text, texts

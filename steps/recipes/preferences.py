@@ -6,7 +6,8 @@ from typing import Any
 from steps.core.files import read_jsonl
 from steps.core.progress import Progress
 from steps.models import checkpoints
-from steps.models.chat import Chat, Unfit
+from steps.models.chat import Chat
+from steps.models.unfit import Unfit
 from steps.training.curriculum import DIFFICULTY
 from steps.training.plan import Plan
 from steps.training.texts import skip, texts

@@ -20,9 +20,10 @@ from steps.core.manifest import visible_files, write_manifest
 from steps.core.promises import MANIFEST, PROVENANCE
 from steps.core.step import run, step_parser
 from steps.models import checkpoints
-from steps.models.chat import QUESTION, Chat, Unfit
+from steps.models.chat import QUESTION, Chat
 from steps.models.composed import TEMPLATE, check, template_of
 from steps.models.files import read_config
+from steps.models.unfit import Unfit
 from steps.settings.data import is_file_of_template
 
 TOKENIZER_CONFIG = "tokenizer_config.json"

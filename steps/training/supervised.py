@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from steps.core.files import read_jsonl
-from steps.models.chat import Chat, Unfit
+from steps.models.chat import Chat
+from steps.models.unfit import Unfit
 from steps.settings.base import THINKING
 from steps.training import packing
 from steps.training.curriculum import DIFFICULTY

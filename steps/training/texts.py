@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from steps.models.chat import Chat, Reply, Unfit
+from steps.models.chat import Chat, Reply
+from steps.models.unfit import Unfit
 
 # Characters that the tokenizer is given at once.
 AT_ONCE = 1_000_000

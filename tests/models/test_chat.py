@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import trl
 
-from steps.models.chat import Chat, Unfit
+from steps.models.chat import Chat
+from steps.models.unfit import Unfit
 from steps.training.supervised import encode
 from steps.training.texts import texts, texts_of
 from tests.chats import FAMILIES
