@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -77,10 +78,7 @@ def clone(tmp_path_factory) -> Path:
     (folder / "data/mine/rows.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
     (folder / "data/mine/test.jsonl").write_text('{"prompt": "What is 3 + 3?", "answer": "6"}\n')
     # The embedded model, with as many positions as a real one.
-    (folder / "models/my-base").mkdir(parents=True)
-    for child in (ROOT / "data/fable/base").iterdir():
-        if child.name not in ("config.json", "manifest.json"):
-            (folder / "models/my-base" / child.name).symlink_to(child)
+    shutil.copytree(ROOT / "data/fable/base", folder / "models/my-base", ignore=shutil.ignore_patterns("manifest.json"))
     config = json.loads((ROOT / "data/fable/base/config.json").read_text())
     (folder / "models/my-base/config.json").write_text(json.dumps(config | {"max_position_embeddings": 32768}))
     (folder / "workloads/mine.yaml").write_text(own_overlay().text)
