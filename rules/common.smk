@@ -182,7 +182,7 @@ def preflights(wildcards):
 
 def check(wildcards):
     """What was found about the model that a node descends from, as an option of the step."""
-    return option("--check", f"{GRAPH.check(GRAPH.root(wildcards.node))}/check.json")
+    return option("--check", f"{GRAPH.check(GRAPH.root(wildcards.node))}/layout.json")
 
 
 def merge_base(wildcards):

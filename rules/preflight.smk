@@ -2,7 +2,7 @@
 # `snakemake check_models`, `snakemake preflight`.
 from steps.training import memory
 
-USED_MODELS = checks.used_models(GRAPH)
+USED_MODELS = checks.conversing(GRAPH)
 
 
 localrules:

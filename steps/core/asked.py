@@ -20,7 +20,7 @@ SETTINGS = "--settings"
 STEP = re.compile(rf"{PACKAGE}(\.\w+)+")
 OPTION = re.compile(r"--[a-z][a-z-]*")
 # Settings that say how a result is made and change none of its numbers: tests/training/test_state.py.
-HOW = ("saves", "gradient_checkpointing", "resident")
+HOW = ("saves", "gradient_checkpointing", "resident", "tracker")
 # Options that say where and in how many processes a step works, not what it makes. Each has one value.
 PLACES = ("--out", "--work", "--logs", "--cores")
 # Linux takes no argument of more than 128 KiB; the shell's quotes need some of it.

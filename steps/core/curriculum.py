@@ -110,7 +110,7 @@ def by_weight(rows: Sequence[dict], wanted: int, seed: int | str) -> list[int]:
     groups: defaultdict[float, list[int]] = defaultdict(list)
     for i, row in enumerate(rows):
         groups[weight_of(row)].append(i)
-    named = {f"weight {weight:g}": members for weight, members in sorted(groups.items())}
+    named = {f"weight {weight!r}": members for weight, members in sorted(groups.items())}
     shares = [weight * len(members) for weight, members in sorted(groups.items())]
     return mixed(named, shares, sum(shares), wanted, seed)
 
@@ -131,6 +131,8 @@ def easy_to_hard(
 
 def _dealt(group: Sequence[int], weights: Sequence[float], count: int, random: Random) -> list[int]:
     """So many of the rows: those of one weight in passes."""
+    if not count:
+        return []
     members: defaultdict[float, list[int]] = defaultdict(list)
     for row in group:
         members[weights[row]].append(row)

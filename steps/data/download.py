@@ -36,7 +36,7 @@ from steps.core.step import run, step_parser
 from steps.core.work import MADE_FOR, work_folder
 from steps.data.hub import BESIDE_DATA, MODEL_FILES, wanted
 from steps.models.adapters.files import ADAPTER_CONFIG
-from steps.models.files import read_config
+from steps.models.files import COPIED_TOKENIZER, read_config
 
 
 def full_revision(revision: str, commits: list[str]) -> str:
@@ -237,7 +237,7 @@ def fetch(request: dict, work: Path, out: Path) -> dict[Path, int]:
 
 
 def copied(folder: Path, work: Path) -> dict[Path, Path]:
-    """Copy the files of a local adapter; returns each copy with what it is of."""
+    """Copy what belongs to a model of a local folder; returns each copy with what it is of."""
     files = [path for path in visible_files(folder) if any(fnmatch(path.name, pattern) for pattern in MODEL_FILES)]
     for file in files:
         shutil.copyfile(file, work / file.name)
@@ -264,7 +264,8 @@ def main(args: argparse.Namespace) -> None:
     base = args.settings.get("base")
     if base and "revision" not in args.settings:
         made = copied(Path(args.settings["path"]), work)
-        inputs, sizes = [*made.values()], {copy: copy.stat().st_size for copy in made}
+        # All of the folder, as it is compared later.
+        inputs, sizes = visible_files(Path(args.settings["path"])), {copy: copy.stat().st_size for copy in made}
     else:
         # The rules run offline; the library reads this, and whether to draw bars, when it is imported.
         os.environ.update(HF_HUB_OFFLINE="0", HF_HUB_DISABLE_PROGRESS_BARS="1")
@@ -272,6 +273,12 @@ def main(args: argparse.Namespace) -> None:
             sizes |= fetch(request, work, args.out)
     if base:
         name_base(work, base)
+        # An adapter is often published without the tokenizer, which is then its base's.
+        if not (work / COPIED_TOKENIZER[0]).is_file():
+            for name in COPIED_TOKENIZER:
+                if (Path(base) / name).is_file():
+                    shutil.copyfile(Path(base) / name, work / name)
+                    inputs.append(Path(base) / name)
     # Everything stays in `work` until it is whole and has its manifest, so that a killed run goes on from there.
     for cache in list(work.rglob(".cache")):
         shutil.rmtree(cache)

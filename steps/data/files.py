@@ -3,6 +3,7 @@
 import bz2
 import contextlib
 import gzip
+import io
 import os
 import zlib
 from collections.abc import Callable, Iterator
@@ -32,9 +33,45 @@ from steps.settings.formats import COLUMNAR, DOCUMENTS, FORMATS, LINES, PACKED, 
 # Records whose fields tell a format.
 LOOKED_AT = 100
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
-_OPEN = {".gz": gzip.open, ".bz2": bz2.open}
 # Bytes of a file by which it is known what it holds.
 START = 1024
+
+
+class Bzip2(io.RawIOBase):
+    """Streams of bzip2, one after the other. What is no stream is an OSError; `bz2.open` takes it for the end, and the
+    rows behind it would be lost."""
+
+    def __init__(self, path: Path):
+        self.file, self.decoder, self.begun = open(path, "rb"), bz2.BZ2Decompressor(), False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while True:
+            packed = b""
+            if self.decoder.eof:
+                packed = self.decoder.unused_data or self.file.read(START)
+                if not packed:
+                    return 0
+                self.decoder = bz2.BZ2Decompressor()
+            elif self.decoder.needs_input:
+                packed = self.file.read(1 << 16)
+                if not packed and self.begun:
+                    raise EOFError("it ends within a stream")
+                if not packed:
+                    return 0
+            self.begun = True
+            if made := self.decoder.decompress(packed, len(buffer)):
+                buffer[: len(made)] = made
+                return len(made)
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
+
+
+_OPEN: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": lambda path: io.BufferedReader(Bzip2(path))}
 
 
 class Unpacked:
@@ -45,8 +82,6 @@ class Unpacked:
         if packed in _OPEN:
             self.file: Any = _OPEN[packed](path)
         else:
-            import io
-
             import pyarrow
 
             self.file = io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))

@@ -2,8 +2,8 @@
 
 Folding for similarity is not identity: "C" and "C#", "5" and "5!", "a[0]" and "a(0)", "2³" and "23" are alike and not
 the same. What is left out here changes no question: white space between words, the punctuation that ends a clause, how
-wide a character is written, and a greeting or "please solve this" before the question. A question mark counts where
-nothing else makes a question of its sentence ("You like it?"), and in code so do lines, commas and semicolons.
+wide a character is written, and a greeting or "please solve this" before the question. In code lines, commas and
+semicolons count.
 """
 
 import re
@@ -60,16 +60,9 @@ def _lowered(found: re.Match) -> str:
 # --- tokens --------------------------------------------------------------------------------------
 
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-_COMMA_DIGIT = re.compile(r",\d")
 # 1.250,5 is written by who writes decimals with a comma.
 _POINTED = re.compile(r"(?<![\d.,])\d{1,3}(?:\.\d{3})++,\d")
 _COMMA_DECIMAL = re.compile(r"(?<![\d.,])(?:\d{1,3}(?:\.\d{3})++(?:,\d++)?|\d++,\d++)(?![.,]?\d)")
-# So do languages of these words and letters; English has none of them.
-_COMMA_WORDS = frozenset("""
-der das und ist wie viel viele wieviel für nicht eine einen kostet et une combien dans avec quel quelle cuánto cuánta
-cuántos cuántas qué cuál quanto quanti quanta è é uma quantos het een hoeveel zijn ile jest się och är ett hur många kaç
-""".split())  # fmt: skip
-_COMMA_LETTERS = re.compile("[äöüß¿\u0370-\u03ff\u0400-\u04ff]")
 # Punctuation that ends a clause stands before white space or the end, or next to a script without spaces.
 _ENDS = rf"(?:\s|\Z|[{UNSPACED}])"
 _NUMBER = r"(?<![\w.])\.\d++(?:\.\d++)*+|\d++(?:\.\d++)*+"
@@ -85,22 +78,15 @@ _UNICODE = regex.compile(
 
 
 def without_thousands(text: str) -> str:
-    """1,200 as 1200; of a text with decimal commas 1.250,5 as 1250.5 and 1,250 as 1.250."""
-    # What is rare is looked for first: most texts have no such number.
-    if "," not in text or not _COMMA_DIGIT.search(text):
+    """1,200 as 1200; of a text with decimal commas beside points of thousands 1.250,5 as 1250.5 and 1,250 as 1.250."""
+    if "," not in text:
         return text
-    pointed = _POINTED.search(text)
-    if not pointed and not _THOUSANDS.search(text):
-        return text
-    lower = text.lower()
-    if pointed or _COMMA_LETTERS.search(lower) or not _COMMA_WORDS.isdisjoint(lower.split()):
+    if "." in text and _POINTED.search(text):
         return _COMMA_DECIMAL.sub(lambda found: found[0].replace(".", "").replace(",", "."), text)
     return _THOUSANDS.sub("", text)
 
 
-# A call, an index or a list of numbers, the last sign of a line, a comment.
-_CALL = re.compile(r"\((?<=\w\()[^()\n]{0,99}\)")
-_INDEX = re.compile(r"\[(?:(?<=\w\[)|(?=\d))[^\[\]\n]{0,99}\]")
+# The last sign of a line, a comment.
 _STATEMENT = re.compile(r"[;{}][ \t]*+$", re.MULTILINE)
 _COMMENT = re.compile(r"(?:\A|\n)(?:#(?!#)|//|>>>)")
 
@@ -108,18 +94,16 @@ _COMMENT = re.compile(r"(?:\A|\n)(?:#(?!#)|//|>>>)")
 def _is_code(text: str) -> bool:
     return bool(
         "```" in text
-        or "\n " in text
+        or "\n  " in text
         or "\n\t" in text
         or "SELECT " in text
-        or ("(" in text and _CALL.search(text))
-        or ("[" in text and _INDEX.search(text))
         or ((";" in text or "{" in text or "}" in text) and _STATEMENT.search(text))
         or (("#" in text or "//" in text or ">>>" in text) and _COMMENT.search(text))
     )
 
 
 # In their place: signs that no text has, each a token.
-_ASKED, _LINE, _COMMA, _SEMICOLON = "\x1a", "\x19", "\x18", "\x17"
+_LINE, _COMMA, _SEMICOLON = "\x19", "\x18", "\x17"
 _LINES = re.compile(r"\n(?=\S)")
 _IN_CODE = str.maketrans({",": f" {_COMMA} ", ";": f" {_SEMICOLON} "})
 
@@ -129,46 +113,6 @@ def _as_code(text: str) -> str:
     return _LINES.sub(f"\n{_LINE}", text.translate(_IN_CODE))
 
 
-# Of how many characters a sentence is looked through for what asks.
-_SENTENCE = 400
-_QUESTION_MARKS = re.compile(r"\?++(?![A-Za-z0-9=&])")
-_SENTENCE_ENDS = (". ", ": ", "; ", "\n", "?")
-_WH = re.compile(r"[wh](?:ho(?:m|se)?|hat|hen|here|hy|hich|ow)(?:'s)?\b")
-_VERB = re.compile(
-    r"(?:\A|[,!\"'])[\s\"'(]*+(?:is|are|am|was|were|do|does|did|can|could|will|would|shall|should|may|might|must|has|have"
-    r"|had)(?:n't)?\b"
-)
-# What a question word may stand behind, within a sentence.
-_BEFORE_WH = frozenset(
-    "and or but so then in to of on at for from by with about under please me us know tell say".split()
-)
-_ASKING_CHARACTERS = frozenset("吗嗎呢谁誰哪几幾多怎何么麼否か")
-
-
-def _asks(sentence: str) -> bool:
-    """Whether a sentence in small letters asks without its mark: "in which town", "…, how many", "does", 几."""
-    for word in _WH.finditer(sentence):
-        before = sentence[: word.start()]
-        if before[-1:].isalnum():
-            continue
-        stripped = before.rstrip(" \t\"'(")
-        if not stripped or stripped[-1] in ",!\n" or stripped.rpartition(" ")[2] in _BEFORE_WH:
-            return True
-    return bool(_VERB.search(sentence)) or (not sentence.isascii() and not _ASKING_CHARACTERS.isdisjoint(sentence))
-
-
-def _asking(text: str) -> str:
-    """A text of whose question marks those are tokens that alone make a question."""
-    parts, at = [], 0
-    for mark in _QUESTION_MARKS.finditer(text):
-        begin = max(at, mark.start() - _SENTENCE)
-        begin = max(begin, *(text.rfind(end, begin, mark.start()) + 1 for end in _SENTENCE_ENDS))
-        kept = _asks(text[begin : mark.start()].strip().lower())
-        parts.append(text[at : mark.end()] if kept else f"{text[at : mark.start()]} {_ASKED} ")
-        at = mark.end()
-    return "".join([*parts, text[at:]])
-
-
 def tokens(text: str) -> list[str]:
     """Words, numbers and every sign that can change what a text asks, in their case; clause-ending punctuation goes."""
     text = fold(text)
@@ -176,8 +120,6 @@ def tokens(text: str) -> list[str]:
         text = _as_code(text)
     else:
         text = without_thousands(text)
-    if "?" in text:
-        text = _asking(text)
     return [*filter(None, (_ASCII if text.isascii() else _UNICODE).findall(text))]
 
 

@@ -33,6 +33,7 @@ from steps.data.records import Reader
 from steps.data.rows import CHUNK_BYTES, Ledger, Part, RowProblem
 from steps.data.sources import SourceFile, left_out, named, suffixes
 from steps.data.tables import BATCH_ROWS
+from steps.data.values import MOST_NAMES
 from steps.settings.data import READ, DataSet
 from steps.settings.errors import check
 from steps.settings.formats import AUTO, COLUMNAR, LINES
@@ -135,6 +136,7 @@ class Taken(NamedTuple):
 def _taken(file: SourceFile, reader: Reader, are_raw: bool, first_row: int, records: list[Record]) -> Taken:
     """Keep, set aside or quarantine records, the first of which is that row of their file."""
     part, labelled, first = Part("ingest"), list[tuple[dict, bool, str]](), None
+    reader.unused = {}
     for row, record in enumerate(records, first_row):
         part.enter(file.name)
         where = {"id": f"{file.stem}:{row}", "file": file.name, "line": record.line, "row": row}
@@ -181,15 +183,18 @@ def _ingest_file(
     # To read lines is a tenth of the work, to read anything else most of it.
     are_raw = kind in LINES
     records = records_of(file.path, limit, tally, reader.fields, reader.needs, raw=are_raw)
+    unused: dict[str, None] = {}
     some = _together(records, LINES_AT_ONCE if are_raw else BATCH_ROWS)
     for taken in in_order(lambda given: _taken(file, reader, are_raw, *given), some, cores if are_raw else 1):
         ledger.add(taken.part)
         for one in taken.labelled:
             labelled.add(*one)
         first = first or taken.first
-        reader.unused |= taken.unused
+        unused |= taken.unused
         reader.unseen &= taken.unseen
         progress.update(ledger.entered[name])
+    # As many in any number of processes.
+    reader.unused = dict.fromkeys([*unused][:MOST_NAMES])
     rows, reasons = ledger.entered[name], ledger.quarantined[name]
     if rows and reasons["missing_field"] == rows and first and first.column not in reader.unseen:
         raise ledger.refused(

@@ -40,10 +40,11 @@ _IDLE = FILLERS | {"a", "'", '"'}
 # What turns a sentence around where it is added, in the languages of the filter; "t" is of "can't". Chinese and Thai
 # are characters.
 NEGATIONS = frozenset("""
-not no never none nothing nobody nowhere neither nor cannot without except unless only t n't nicht kein keine keinen
-keinem keiner keines nie niemals ohne ne n pas jamais sans aucun aucune nunca sin ningún ninguna non mai senza nessuno
-nessuna não sem nenhum nenhuma niet geen nooit zonder nie nigdy bez inte aldrig utan ej değil не нет ни без никогда ні
-немає δεν μην χωρίς όχι لا لم لن ليس بدون غير לא אין בלי नहीं न मत बिना 안 못 없이
+not no never none nothing nobody nowhere neither nor cannot without except unless only t n't hardly rarely barely
+seldom false half twice double squared square squares different distinct descending desc opposite reverse reversed
+nicht kein keine keinen keinem keiner keines nie niemals ohne ne n pas jamais sans aucun aucune nunca sin ningún
+ninguna non mai senza nessuno nessuna não sem nenhum nenhuma niet geen nooit zonder nie nigdy bez inte aldrig utan ej
+değil не нет ни без никогда ні немає δεν μην χωρίς όχι لا لم لن ليس بدون غير לא אין בלי नहीं न मत बिना 안 못 없이
 不 没 沒 無 无 非 未 别 別 勿 莫 + / ^ = < > % ! ¬ ~ ≠
 """.split())  # fmt: skip
 

@@ -265,7 +265,8 @@ class Reader:
                 raise RowProblem("equal_pair", at, hint, "all scores are equal")
         else:
             for name, value in found.get("notes", ("", []))[1]:
-                if _are_scores(value, len(responses)):
+                texts = isinstance(value, list) and len(value) == len(responses) and all(map(_is_number, value))
+                if texts or _are_scores(value, len(responses)):
                     hint = f"are they scores? write columns: {{scores: {name}}}; are they none? ignore: [{name}]"
                     raise RowProblem("unsupported_field", name, hint, "a number for each response")
         found["response"] = (f"{column}[{best}]", responses[best])
@@ -340,6 +341,10 @@ def _are_scores(value: Any, count: int) -> bool:
         isinstance(one, int | float) and not isinstance(one, bool) and one == one for one in value
     )
     return numbers and len(value) == count
+
+
+def _is_number(text: Any) -> bool:
+    return isinstance(text, str) and re.fullmatch(r"\s*[-+]?\d+(?:\.\d+)?\s*", text) is not None
 
 
 def _check_shown(messages: list[dict], beside: list[tuple[str, Any]]) -> None:

@@ -56,7 +56,8 @@ def files_of(path: str, form: str) -> list[str]:
             fix = f", or write format: text to read its {' and '.join(documents)} files" if documents else ""
             raise ValueError(f"{path}: no file in this folder ends in {_readable(form)}; correct the path{fix}")
     else:
-        found = [hit for hit in _matching(path) if hit.is_file() and not hit.name.startswith((".", "_"))]
+        shown = [hit for hit in _matching(path) if not hit.name.startswith((".", "_"))]
+        found = [hit for hit in shown if _leads_on(hit) and hit.is_file()]
         if not found:
             raise ValueError(f"no file matches {path}; correct the pattern")
     for file in found:
@@ -135,11 +136,15 @@ def _below(root: Path) -> list[Path]:
 def _visible(folder: Path) -> list[Path]:
     """The files of a folder that are not hidden, sorted."""
     files = sorted(file.relative_to(folder) for file in _below(folder))
-    return [
-        folder / file
-        for file in files
-        if not any(part.startswith((".", "_")) for part in file.parts) and (folder / file).is_file()
-    ]
+    shown = [folder / file for file in files if not any(part.startswith((".", "_")) for part in file.parts)]
+    return [file for file in shown if _leads_on(file) and file.is_file()]
+
+
+def _leads_on(file: Path) -> bool:
+    """Raise a ValueError for a link to nothing: its rows would be missed."""
+    if file.is_symlink() and not file.exists():
+        raise ValueError(f"{file}: is a link to {os.readlink(file)}, which is not there; mend or remove it")
+    return True
 
 
 def _of_folder(folder: Path, form: str) -> list[Path]:

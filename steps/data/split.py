@@ -26,7 +26,7 @@ from steps.core.files import fresh_folder
 from steps.core.manifest import write_manifest
 from steps.core.progress import say
 from steps.core.step import run, step_parser
-from steps.data.identity import asked
+from steps.data.identity import asked, tokens
 from steps.data.rows import QUARANTINE, Ledger, RowProblem, prompt_of, read_rows
 
 PARTS = ("train", "valid")
@@ -35,8 +35,8 @@ FEW = 16
 
 
 def alike(text: str) -> str:
-    """A text as it is compared: whatever its case and white space."""
-    return " ".join(text.casefold().split())
+    """A text as it is compared: whatever its case, its white space and the marks that end its clauses."""
+    return " ".join(tokens(text.casefold()))
 
 
 def opening(row: dict) -> str:

@@ -128,7 +128,7 @@ if __name__ == "__main__":
     parser.add_argument(
         "--logprobs", type=Path, nargs="*", default=[], help="folder of logprobs for each, with forward_kl"
     )
-    parser.add_argument("--check", type=Path, help="check.json of the model that it descends from")
+    parser.add_argument("--check", type=Path, help="layout.json of the model that it descends from")
     parser.add_argument("--work", type=Path, required=True, help="folder of resumable state")
     parser.add_argument("--logs", type=Path, help="folder of TensorBoard's logs")
     run(main, parser)

@@ -124,8 +124,10 @@ def main(args: argparse.Namespace) -> None:
 
     from steps.distillation.opd_trainer import OnPolicyTrainer
 
-    model = kernels.use(checkpoints.load_model(args.parent, dtype=torch.float32), settings)
+    model = checkpoints.load_model(args.parent, dtype=torch.float32)
+    # In float32 on a CPU, which not every implementation of attention takes.
     by_mask(model)
+    model = kernels.use(model, settings)
     model = attach(model, settings["adapter"], settings["seed"], plan.steps)
     parameters = weight_counts(model)
     panel = teachers.Teachers(args.teachers, settings["resident"])

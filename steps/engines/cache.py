@@ -67,7 +67,8 @@ def cache_keyword(model: PreTrainedModel) -> str:
     """
     # An adapter's model passes on what it is given.
     whole = model.get_base_model() if hasattr(model, "get_base_model") else model
-    taken = inspect.signature(whole.forward).parameters
+    # Of its class: accelerate puts a function of any arguments in the place of its own.
+    taken = inspect.signature(type(whole).forward).parameters
     for name in ("past_key_values", "cache_params"):
         if name in taken:
             return name

@@ -74,11 +74,15 @@ def check_templates(folder: Path) -> None:
         plain_yaml.read(template, tags=["!function"])
 
 
+def conversing(graph: Graph) -> list[str]:
+    """The entries of `models` that are asked or trained; not what only `dedup.semantic` reads."""
+    return sorted({graph.params["bucket"]["model"], *graph.measured()} - set(graph.nodes))
+
+
 def used_models(graph: Graph) -> list[str]:
     """The entries of `models` that some rule reads."""
     models = graph.params["models"]
-    read = {graph.params["bucket"]["model"], *graph.measured(), *filter(None, [graph.comparing])}
-    used = [*read - set(graph.nodes)]
+    used = [*{*conversing(graph), *filter(None, [graph.comparing])}]
     for name in used:
         used += [models[name]["base"]] if models[name].get("base", name) not in used else []
     return sorted(used)
@@ -160,7 +164,7 @@ def check_models(graph: Graph) -> None:
                 verify_manifest(folder)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
-        if not model.get("chat_template") and not checkpoints.template_of(folder):
+        if name in conversing(graph) and not model.get("chat_template") and not checkpoints.template_of(folder):
             raise ValueError(
                 f"models.{name}: {folder} has no chat template, by which rows become text; set"
                 f" models.{name}.chat_template, or give the folder a chat_template.jinja"

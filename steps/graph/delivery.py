@@ -26,6 +26,9 @@ def lineage_of(graph: Graph, name: str) -> list[str]:
 
     def visit(member: str) -> None:
         node = graph.nodes.get(member)
+        base = graph.params["models"].get(member, {}).get("base")
+        if base and base not in members:
+            visit(base)
         others = [node.judge, node.treatment and node.treatment["diagnosis"]] if node else []
         for other in (*node.parents, *node.teachers, *filter(None, others)) if node else ():
             if other not in members:

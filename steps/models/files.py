@@ -10,6 +10,8 @@ LFS_POINTER = b"version https://git-lfs"
 # Bytes at most. The largest tokenizer.json of a known family (Gemma 3) has 33 MB, a config.json a few KB.
 CONFIG_BYTES = 2**24
 TOKENIZER_BYTES = 2**28
+# What a tokenizer is read from.
+COPIED_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 # Keys by which transformers and PEFT import what a configuration says.
 NAMES_CODE = ("auto_map", "megatron_config")
 HEADER_BYTES = 100_000_000  # the format's own

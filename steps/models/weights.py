@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from steps.core.files import write_json
 from steps.models import checkpoints
-from steps.models.files import header, read_object
+from steps.models.files import COPIED_TOKENIZER, header, read_object
 from steps.models.fit import is_finite
 
 # Elements at a time, even because `kept_at_random` draws pairs. 256 KiB in float32 stay in the cache of a core and
@@ -20,7 +20,6 @@ CHUNK = 2**16
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 COPIED = ("config.json", "generation_config.json")
-COPIED_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 Read = Callable[[int, int], Any]  # start, stop -> these elements of a flattened tensor
 
 

@@ -7,8 +7,8 @@ cannot hold is handled, and the result says how, or the step ends with one line 
 Everything runs in float32, as trainings load a model; a few forward passes over a hundred tokens, and none with
 gradients.
 
-Out: check.json (the layout of packed rows, which trainings read; the context; every property), check.md (the same as a
-table for people).
+Out: layout.json (the layout of packed rows, which trainings read), check.json (every property as it was measured, whose
+last digits are the machine's), check.md (the same as a table for people).
 
 Run as: python -m steps.preflight.check_model --settings '{}' --model data/fable/base
     --out results/fable/check_model/base
@@ -29,6 +29,7 @@ from steps.preflight import properties
 from steps.preflight.properties import Property
 
 CHECK = "check.json"
+LAYOUT = "layout.json"
 TABLE = "check.md"
 # Of a line of the table, as a terminal shows it.
 HEAD = ("property", "found", "how the model is treated")
@@ -84,6 +85,7 @@ def main(args: argparse.Namespace) -> None:
     result = checked(args.model)
     out = fresh_folder(args.out)
     write_json(out / CHECK, result)
+    write_json(out / LAYOUT, {"layout": result["layout"]})
     write_text(out / TABLE, table(out.name, result))
     print(table(out.name, result), flush=True)
     treated = {one["name"]: one["treated"] for one in result["properties"] if one["treated"]}

@@ -121,7 +121,7 @@ def fine_tuning(args: argparse.Namespace, settings: dict, shape: memory.Shape) -
 def preferences(args: argparse.Namespace, settings: dict, shape: memory.Shape) -> tuple[Any, Any]:
     """Trainer and plan of stage reward."""
     tokenizer = checkpoints.load_tokenizer(args.model)
-    model = build_model(args.model, tokenizer.pad_token_id, settings["seed"])
+    model = kernels.use(build_model(args.model, tokenizer.pad_token_id, settings["seed"]), settings)
     ids = [row["input_ids"] for row in full_rows(settings, shape)]
     pairs = [{"id": "made", "chosen_ids": one, "rejected_ids": one[::-1]} for one in ids]
     plan = tried_plan(PairPlan, settings, [2 * settings["max_length"]] * len(pairs))
@@ -208,6 +208,9 @@ def main(args: argparse.Namespace) -> None:
     import trl.trainer.sft_trainer  # noqa: F401  what a training loads, before it loads its model
 
     before = held()
+    # The few steps have no room for a schedule, which takes no memory.
+    settings |= {"schedule": "constant", "warmup_ratio": 0.0, "warmup_steps": None}
+    settings |= {"min_lr_ratio": None, "decay_ratio": None}
     trainer, plan = REHEARSALS[stage](args, settings, memory.read_shape(args.model))
     if stage in stages.ON_POLICY:
         # Every response is then as long as it may be.

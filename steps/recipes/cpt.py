@@ -70,8 +70,9 @@ def main(args: argparse.Namespace) -> None:
 
     import torch
 
-    model = kernels.use(checkpoints.load_model(args.parent, dtype=torch.float32), settings)
+    model = checkpoints.load_model(args.parent, dtype=torch.float32)
     settings, laid = settled(settings, model, check_given(args))
+    model = kernels.use(model, settings)
     model = attach(model, settings["adapter"], settings["seed"], plan.steps, new_ids)
     parameters = weight_counts(model)
     if rows:
@@ -110,7 +111,7 @@ if __name__ == "__main__":
     parser = step_parser(__doc__)
     parser.add_argument("--parent", type=Path, required=True, help="checkpoint folder to start from")
     parser.add_argument("--data", type=Path, required=True, help="rows of documents, or documents.jsonl of a mixture")
-    parser.add_argument("--check", type=Path, help="check.json of the model that it descends from")
+    parser.add_argument("--check", type=Path, help="layout.json of the model that it descends from")
     parser.add_argument("--work", type=Path, required=True, help="folder of resumable state")
     parser.add_argument("--logs", type=Path, help="folder of TensorBoard's logs")
     run(main, parser)

@@ -22,8 +22,8 @@ from steps.core.step import run, step_parser
 from steps.core.text import shorten, visible
 from steps.models import checkpoints
 from steps.models.chat import Chat
+from steps.models.files import COPIED_TOKENIZER
 from steps.models.unfit import Unfit
-from steps.models.weights import COPIED_TOKENIZER
 from steps.recipes.inspected import Run, Shown, drawn, seen, shown
 from steps.settings.base import THINKING
 from steps.training.texts import skip

@@ -35,6 +35,7 @@ from steps.training.finish import save_checkpoint
 from steps.training.layouts import check_given, settled
 from steps.training.plan import Plan
 from steps.training.spread import gather
+from steps.training.state import BEST, EPOCHS
 from steps.training.supervised import build_trainer, count, encode_rows, layout
 from steps.training.watchers import Best, Progressive, Score, Trajectory
 from steps.training.watchers import score as score_rows
@@ -68,8 +69,9 @@ def main(args: argparse.Namespace) -> None:
 
     import torch
 
-    model = kernels.use(checkpoints.load_model(args.parent, dtype=torch.float32), settings)
+    model = checkpoints.load_model(args.parent, dtype=torch.float32)
     settings, laid = settled(settings, model, check_given(args))
+    model = kernels.use(model, settings)
     model = attach(model, settings["adapter"], settings["seed"], plan.steps, new_ids)
     parameters = weight_counts(model)
     trainer = build_trainer(model, tokenizer, rows, settings, plan, work)
@@ -93,9 +95,9 @@ def main(args: argparse.Namespace) -> None:
         trajectory = Trajectory(settings["trajectory"], ends, plan, rows, work / "trajectory", lambda: score(rows))
     if settings["progressive"]:
         delta = settings["progressive"]["delta"]
-        progressive = Progressive(plan, int(settings["epochs"]), delta, work / "epochs")
+        progressive = Progressive(plan, int(settings["epochs"]), delta, work / EPOCHS)
     elif (best := settings.get("keep_best")) is not None:
-        progressive = Best(plan, best.get("patience"), best.get("min_delta", 0.0), work / "best")
+        progressive = Best(plan, best.get("patience"), best.get("min_delta", 0.0), work / BEST)
     trainer.dealer = dealer
     boards.add(trainer, args, settings)
     watchers = [watcher for watcher in (dealer, trajectory) if watcher]
@@ -140,7 +142,7 @@ if __name__ == "__main__":
     parser.add_argument("--parent", type=Path, required=True, help="checkpoint folder to start from")
     parser.add_argument("--data", type=Path, required=True, help="train.jsonl")
     parser.add_argument("--valid", type=Path, required=True, help="valid.jsonl")
-    parser.add_argument("--check", type=Path, help="check.json of the model that it descends from")
+    parser.add_argument("--check", type=Path, help="layout.json of the model that it descends from")
     parser.add_argument("--work", type=Path, required=True, help="folder of resumable state")
     parser.add_argument("--logs", type=Path, help="folder of TensorBoard's logs")
     run(main, parser)

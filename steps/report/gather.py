@@ -63,7 +63,7 @@ def _model_folder(name: str, settings: dict, results: Path) -> Path:
     model = settings["models"][name]
     if templated(model):
         return results / "prepare" / name
-    return results / "download" / "models" / name if "revision" in model else Path(model["path"])
+    return results / "download" / "models" / name if {"revision", "base"} & model.keys() else Path(model["path"])
 
 
 def _read_checkpoint(checkpoint: Checkpoint, folder: Path, evaluation: Path, out: Path) -> None:

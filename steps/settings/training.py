@@ -40,7 +40,7 @@ APART, SHARDED = ("fsdp", "zero2", "zero3"), ("fsdp", "zero3")
 LAUNCHES = ("single", "ddp", *APART)
 # What a training comes to the same without: a run that changes one of them goes on with the state that it finds. To
 # compute a layer again gives the same bits on a CPU (tests/training/test_state.py), and so does a teacher loaded again.
-IMMATERIAL = (*HOW, "max_failures", "tracker")
+IMMATERIAL = (*HOW, "max_failures")
 
 
 class Launch(Settings):

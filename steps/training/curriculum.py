@@ -36,8 +36,12 @@ def plan_batches(rows: Sequence[dict], settings: dict) -> list[list[int]]:
     if order != "easy_to_hard" and shares is None and not weighted:
         domains = [row["file"] for row in rows] if order == "sources" else None
         return packing.plan_batches(len(rows), size, epochs, seed, domains)[:most]
-    packing.check_epochs(round(epoch_rows(rows)), epochs)
     wanted = round(epoch_rows(rows) * epochs)
+    if rows and not wanted:
+        raise ValueError(
+            f"epochs: {epochs:g} of {len(rows)} rows whose weights add up to {epoch_rows(rows):g} is less than a row;"
+            " raise it, or the weight of a source"
+        )
     if order != "easy_to_hard" and shares is None:
         dealt = curriculum.by_weight(rows, wanted, seed)
         return [dealt[start : start + size] for start in range(0, wanted, size)]
@@ -83,7 +87,7 @@ def _mixed(rows: Sequence[dict], shares: dict[str, float], wanted: int, seed: in
     for bucket in shares:
         own = [i for i, row in enumerate(rows) if row["bucket"] == bucket and weights[i]]
         for weight in sorted({weight_of(rows[i]) for i in own}):
-            name = bucket if weight == 1 else f"{bucket}, weight {weight:g}"
+            name = bucket if weight == 1 else f"{bucket}, weight {weight!r}"
             groups[name] = [i for i in own if weight_of(rows[i]) == weight]
     totals = [sum(weights[i] for i in members) for members in groups.values()]
     return curriculum.mixed(groups, totals, epoch_rows(rows), wanted, seed)

@@ -64,7 +64,7 @@ def right_layout(model: Any) -> tuple[str, dict[str, float]]:
 
 
 def check_given(args: argparse.Namespace) -> list[Path]:
-    """check.json of the model, where a step is told of one, among its inputs."""
+    """layout.json of the model, where a step is told of one, among its inputs."""
     path = getattr(args, "check", None)
     return [path] if path else []
 
@@ -76,11 +76,12 @@ def settled(settings: dict, model: Any, checked: list[Path]) -> tuple[dict, dict
     Args:
         settings: of a training on single texts.
         model: before it is spread over processes.
-        checked: check.json of `steps.preflight.check_model`; without one the layout is tried here.
+        checked: layout.json of `steps.preflight.check_model`; without one the layout is tried here.
 
     Raises:
         ValueError: max_length is above what the model reads at once.
     """
+    import torch
     from transformers.integrations import is_deepspeed_zero3_enabled
 
     check_length(settings["max_length"], context(model.config), "max_length")
@@ -88,6 +89,9 @@ def settled(settings: dict, model: Any, checked: list[Path]) -> tuple[dict, dict
         return settings, {}
     if checked:
         layout = read_json(checked[0])["layout"]
+        # Only kernels for GPUs read the rows' ends, and the model may have been looked at where there are some.
+        if layout == FLATTENED and model.device.type != "cuda" and not torch.cuda.is_available():
+            layout = ALONE
     else:
         # Without its weights nothing can be tried, and rows of their own are right for every model.
         layout = ALONE if is_deepspeed_zero3_enabled() else right_layout(model)[0]

@@ -56,7 +56,9 @@ def round_weights(model: Any, save_dtype: str, seed: int, parent: Path | None) -
             stored = rounded(parameter.data, save_dtype, seed, name)
             # A reward model's score is no weight of its parent.
             if name in start:
-                add(sums, *(tensor.data.flatten() for tensor in (start[name], parameter, stored)))
+                # Rows of new tokens stand behind those of the parent.
+                known = start[name].numel()
+                add(sums, *(tensor.data.flatten()[:known] for tensor in (start[name], parameter, stored)))
             parameter.data = stored
     return cost(sums) if sums["weights"] else None
 

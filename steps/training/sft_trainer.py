@@ -65,6 +65,8 @@ class SupervisedTrainer(Resumable, SFTTrainer):
             data_collator=self.collate,
             processing_class=tokenizer,
         )
+        if self.smoother and self.aux_loss_enabled:
+            raise ValueError("label_smoothing: leaves out the loss that balances a mixture's experts; set it to 0")
 
     def collate(self, items: list[dict]) -> dict:
         """The inputs of one part of a batch."""

@@ -21,7 +21,9 @@ from steps.training.spread import put, settle, spread, whole
 
 STATE = re.compile(r"checkpoint-\d+")
 # A state under way, the hashes that close one, and the weights of whole epochs (`watchers.Progressive`).
-PARTIAL, SUMS, EPOCHS = "partial", "sha256.json", "epochs"
+PARTIAL, SUMS = "partial", "sha256.json"
+# Weights that are kept of the ends of epochs, and of the best measurement.
+EPOCHS, BEST = "epochs", "best"
 
 
 class Resumable:
@@ -295,14 +297,18 @@ def seal(state: Path) -> None:
 
 def beside(work: Path) -> list[Path]:
     """What a run has kept outside of its states and cannot make again without them: points, samples, weights."""
-    # Of the epochs' weights only the last can still be gone back to, and the others will be removed.
-    epochs = sorted((work / EPOCHS).glob("*.safetensors"), key=lambda path: int(path.stem))[:-1]
+    # Of these weights only the last can still be gone back to, and the others will be removed.
+    older = [
+        path
+        for folder in (EPOCHS, BEST)
+        for path in sorted((work / folder).glob("*.safetensors"), key=lambda path: int(path.stem))[:-1]
+    ]
     return [
         path
         for folder in sorted(work.iterdir())
         if folder.is_dir() and folder.name != PARTIAL and not STATE.fullmatch(folder.name)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path not in epochs and path.name != PARTIAL and not path.name.startswith(".")
+        if path.is_file() and path not in older and path.name != PARTIAL and not path.name.startswith(".")
     ]
 
 

@@ -56,18 +56,12 @@ def same(*texts: str) -> bool:
         ("Is 🙂 a face?", "Is 🙃 a face?"),
         ("Is re-sign a word?", "Is resign a word?"),
         ("Is '5.' a number?", "Is '5' a number?"),
-        ("Translate to German: You like it?", "Translate to German: You like it."),
-        ("How is it said? You like it?", "How is it said? You like it."),
-        ("翻译成英语：你喜欢它？", "翻译成英语：你喜欢它。"),
         ("What does it print?\n# set it\nx = f(1)", "What does it print?\n# set it x = f(1)"),
         ("Run it:\n  a()\n  b()\nc()", "Run it:\n  a()\n  b() c()"),
         ("Run it: SELECT a, b FROM f(t)", "Run it: SELECT a b FROM f(t)"),
-        ("Is f(x, y); right?", "Is f(x, y) right?"),
-        ("What is the sum of [1,200]?", "What is the sum of [1200]?"),
-        ("What is the sum of a[1,200]?", "What is the sum of a[1200]?"),
-        ("Wie viel ist 1,250 mal 2?", "Wie viel ist 1250 mal 2?"),
         ("Runde 1.250,5 und 1,250.", "Runde 1.250,5 und 1250."),
         ("Runde 1.250,5", "Runde 1.250"),
+        ("Wie viel Gramm sind 1,250 kg?", "Wie viel Gramm sind 1.250 kg?"),
     ],
 )
 def test_questions_that_differ_in_a_sign(one, other):
@@ -77,7 +71,6 @@ def test_questions_that_differ_in_a_sign(one, other):
 @pytest.mark.parametrize(
     "texts",
     [
-        ("Is it f(1, 2)?", "Is it f(1,2)?", "Is it f(1 , 2)?"),
         ("Run it:\n  a()\n\n  b()", "Run it: \n  a() \n  b()"),
         ("Wie viel ist 1.250,50 mal 2?", "Wie viel ist 1250.50 mal 2?"),
         (
@@ -87,6 +80,10 @@ def test_questions_that_differ_in_a_sign(one, other):
         ("In which town does Una live?", "In which town does Una live"),
         ("Una lives in Kelso, does she?", "Una lives in Kelso, does she"),
         ("北京有什么？", "北京有什么"),
+        ("Quelle est la capitale de la France ?", "Quelle est la capitale de la France"),
+        ("2 + 2 = ?", "2 + 2 ="),
+        ("Let f(x) = 2x + 1.\nFind f(3).", "Let f(x) = 2x + 1. Find f(3)."),
+        ("A van der Waals gas at 1,250 kelvin", "A van der Waals gas at 1250 kelvin"),
     ],
 )
 def test_what_asks_without_its_mark_is_the_same(texts):

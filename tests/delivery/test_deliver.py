@@ -503,8 +503,10 @@ def test_a_damaged_checkpoint_is_one_line(small_checkpoint, measured, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("fault", ["chat_template.jinja", "tokenizer.json"])
-def test_a_tokenizer_that_does_not_fit_is_named(small_checkpoint, measured, tmp_path, fault):
+@pytest.mark.parametrize(
+    ("fault", "message"), [("chat_template.jinja", "has no chat template"), ("tokenizer.json", r"tokenizer\.json")]
+)
+def test_a_tokenizer_that_does_not_fit_is_named(small_checkpoint, measured, tmp_path, fault, message):
     folder = shutil.copytree(small_checkpoint, tmp_path / "base")
     if fault == "tokenizer.json":
         from transformers import AutoTokenizer
@@ -514,7 +516,7 @@ def test_a_tokenizer_that_does_not_fit_is_named(small_checkpoint, measured, tmp_
         tokenizer.save_pretrained(folder)
     else:
         (folder / fault).unlink()
-    with pytest.raises(ValueError, match=fault.replace(".", r"\.")) as caught:
+    with pytest.raises(ValueError, match=message) as caught:
         make(folder, measured, tmp_path / "out", told(measured, folder, name="base"))
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 

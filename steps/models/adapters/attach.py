@@ -40,6 +40,8 @@ def attach(model: Any, adapter: dict, seed: int, steps: int, new_ids: Sequence[i
     grow(model, new_ids)
     if adapter["kind"] == "full":
         layers.freeze(model, adapter.get("freeze", []))
+        if len(new_ids) and not model.get_input_embeddings().weight.requires_grad:
+            raise ValueError("adapter.freeze: freezes the embeddings, and new_tokens are rows of them; leave one out")
         return model
     from peft import get_peft_model
     from peft.tuners.tuners_utils import BaseTuner
