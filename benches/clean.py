@@ -105,8 +105,8 @@ def stage_dedup(folder: Path, cores: int) -> None:
 
 
 def stage_decontaminate(folder: Path, cores: int) -> None:
-    """The prompts of the first rows are the items of an evaluation set."""
-    rows = islice(read_rows(folder / "rows.jsonl"), EVAL_ITEMS)
+    """The prompts of every second of the first rows are the items of an evaluation set."""
+    rows = islice(read_rows(folder / "rows.jsonl"), 0, 2 * EVAL_ITEMS, 2)
     write_jsonl(folder / "items.jsonl", ({"prompt": prompt_of(row)} for row in rows))
     run_step(decontaminate, folder, cores, DECONTAMINATE, eval=[folder / "items.jsonl"])
 

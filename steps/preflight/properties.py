@@ -330,7 +330,7 @@ def adapters(model: Any) -> dict[str, str]:
             continue
         with torch.device("meta"):
             copy = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32)
-        linear = len(linear_layers(copy)) - (copy.get_output_embeddings() is not None)
+        linear = len(linear_layers(copy))
         try:
             wrapped = attach(copy, adapter, seed=0, steps=100)
         except ValueError as error:

@@ -14,7 +14,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +22,8 @@ from urllib.parse import unquote
 
 import pytest
 import yaml
+
+from tests.workloads import long_model
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -77,10 +78,7 @@ def clone(tmp_path_factory) -> Path:
     turns = [{"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "4"}]
     (folder / "data/mine/rows.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
     (folder / "data/mine/test.jsonl").write_text('{"prompt": "What is 3 + 3?", "answer": "6"}\n')
-    # The embedded model, with as many positions as a real one.
-    shutil.copytree(ROOT / "data/fable/base", folder / "models/my-base", ignore=shutil.ignore_patterns("manifest.json"))
-    config = json.loads((ROOT / "data/fable/base/config.json").read_text())
-    (folder / "models/my-base/config.json").write_text(json.dumps(config | {"max_position_embeddings": 32768}))
+    long_model(folder / "models/my-base")
     (folder / "workloads/mine.yaml").write_text(own_overlay().text)
     return folder
 

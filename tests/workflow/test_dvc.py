@@ -14,7 +14,7 @@ from steps.graph import dvc, recipes, workload
 from steps.graph.graph import Graph
 from tests.docs.test_docs import blocks, own_overlay
 from tests.workflow.test_workflow import copy_of_the_repository, environment, run
-from tests.workloads import ROOT, params_of
+from tests.workloads import ROOT, long_model, params_of
 
 FILES = (workload.DEFAULTS, workload.EMBEDDED)
 STAGES = yaml.safe_load((ROOT / dvc.FILE).read_text())["stages"]
@@ -40,7 +40,7 @@ def own_workload(folder: Path) -> None:
     turns = [{"role": "user", "content": "What is 2 + 2?"}, {"role": "assistant", "content": "4"}]
     (folder / "data/mine/rows.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
     (folder / "data/mine/test.jsonl").write_text('{"prompt": "What is 3 + 3?", "answer": "6"}\n')
-    shutil.copytree(folder / "data/fable/base", folder / "models/my-base")
+    long_model(folder / "models/my-base")
 
 
 @pytest.fixture(scope="module")

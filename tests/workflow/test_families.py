@@ -290,9 +290,10 @@ def whole(folder: Path, base: Path) -> Path:
         model = checkpoints.load_model(folder, torch.float32)
     else:
         model, loading = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
-        assert not loading["missing_keys"] and not loading["unexpected_keys"] and model.dtype == torch.bfloat16
+        assert not loading["missing_keys"] and not loading["unexpected_keys"] and model.dtype == torch.float32
         with safe_open(folder / "model.safetensors", "pt") as file:
             assert "lm_head.weight" not in file.keys(), "a tied embedding is stored once"
+        # The base is bfloat16; what is trained is stored as it was trained, and what is merged of it too.
         was, now = (read_json(f / "config.json") for f in (base, folder))
         kept = ("architectures", "vocab_size", "rope_parameters", "tie_word_embeddings", "eos_token_id", "head_dim")
         assert {key: now.get(key) for key in kept} == {key: was.get(key) for key in kept}
