@@ -141,8 +141,8 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _leads_on(file: Path) -> bool:
-    """Raise a ValueError for a link to nothing: its rows would be missed."""
-    if file.is_symlink() and not file.exists():
+    """Raise a ValueError for a link to rows that are not there: they would be missed."""
+    if file.is_symlink() and suffixes(file)[0] in FILES and not file.exists():
         raise ValueError(f"{file}: is a link to {os.readlink(file)}, which is not there; mend or remove it")
     return True
 

@@ -1,5 +1,6 @@
 """Formats against records written by hand: what is read, quarantined by name, and recognised."""
 
+import bz2
 import gzip
 import io
 import json
@@ -11,7 +12,7 @@ import orjson
 import pytest
 
 from steps.core.files import read_json, read_jsonl, write_jsonl
-from steps.data import ingest
+from steps.data import files, ingest
 from steps.data.files import recognised
 from steps.data.records import Reader
 from steps.data.rows import Ledger, RowProblem
@@ -978,3 +979,17 @@ def test_a_label_that_cannot_be_read_makes_no_other_format(tmp_path):
 def test_labels_in_words(tmp_path, good, bad):
     kept, quarantined = ingested(tmp_path, labelled("a", "x", good), labelled("a", "y", bad))
     assert [row["rejected"] for row in kept] == ["y"] and [row["reason"] for row in quarantined] == ["paired"]
+
+
+def test_streams_of_bzip2_are_all_read_and_damage_between_them_is_said(tmp_path):
+    parts = [bz2.compress(f"{number}\n".encode() * 1000) for number in range(3)]
+    whole, damaged, cut = (tmp_path / f"{name}.jsonl.bz2" for name in ("whole", "damaged", "cut"))
+    whole.write_bytes(b"".join(parts))
+    with files.opened(whole) as file:
+        assert file.read(10_000) == b"".join(f"{number}\n".encode() * 1000 for number in range(3))
+    damaged.write_bytes(parts[0] + b"X" + parts[1][1:] + parts[2])
+    cut.write_bytes(b"".join(parts)[:-5])
+    for path in (damaged, cut):
+        with files.opened(path) as file, pytest.raises(ValueError, match="not a readable bzip2 file after"):
+            while file.read(1000):
+                pass

@@ -846,6 +846,14 @@ def test_linked_folders_are_read_once_and_circles_end(tmp_path):
     assert files_of(data, "b/**/*.jsonl") == [f"b/deep/0/{found[0]}", f"b/deep/0/{found[2]}", "b/deep/y.jsonl"]
 
 
+def test_a_link_to_rows_that_are_not_there_is_named(tmp_path):
+    (tmp_path / "a.jsonl").touch()
+    (tmp_path / "b.jsonl").symlink_to("nowhere/b.jsonl")
+    for pattern in (".", "*.jsonl"):
+        with pytest.raises(ValueError, match=r"b\.jsonl: is a link to nowhere/b\.jsonl, which is not there"):
+            files_of(tmp_path, pattern)
+
+
 def test_marks_in_the_name_of_a_folder_are_no_pattern(tmp_path, monkeypatch):
     for name in ("rows [v2]/a.jsonl", "rows [v2]/deep/b.jsonl", "rows v/c.jsonl"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

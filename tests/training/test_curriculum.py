@@ -181,6 +181,31 @@ def test_rows_without_difficulty_are_refused(change):
             plan_batches(given, SETTINGS | change)
 
 
+def test_a_bucket_without_a_share_is_dealt_never():
+    given = rows(1.0, 1.0, 0.5, 0.5, 0.0, 0.0)
+    shares = {"easy": 0.5, "medium": 0.0, "hard": 0.5}
+    dealt = [
+        row
+        for batch in plan_batches(given, SETTINGS | {"order": "easy_to_hard", "bucket_shares": shares})
+        for row in batch
+    ]
+    assert {2, 3}.isdisjoint(dealt) and {0, 1, 4, 5} == {*dealt}
+
+
+def test_weights_that_look_alike_are_two():
+    given = [
+        row | {"weight": weight} for row, weight in zip(rows(1.0, 1.0, 1.0), (0.3333333, 0.33333331, 1.0), strict=True)
+    ]
+    dealt = [row for batch in plan_batches(given, SETTINGS | {"epochs": 30}) for row in batch]
+    assert dealt.count(0) >= 9 and dealt.count(1) >= 9 and dealt.count(2) >= 29
+
+
+def test_weights_that_leave_no_row_are_one_line():
+    given = [row | {"weight": 0.01} for row in rows(1.0, 1.0)]
+    with pytest.raises(ValueError, match=r"epochs: 1 of 2 rows whose weights add up to 0.02 is less than a row"):
+        plan_batches(given, SETTINGS | {"epochs": 1})
+
+
 @pytest.mark.parametrize("order", ["shuffle", "easy_to_hard"])
 def test_a_share_of_nothing_is_refused(order):
     with pytest.raises(ValueError, match=r"bucket_shares.medium: no row is medium \(there are: easy 1, hard 1\)"):
