@@ -538,6 +538,8 @@ def test_a_local_adapter_gets_the_base_that_is_named_without_a_socket(tmp_path, 
     Path("theirs/adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
     Path("theirs/adapter_model.safetensors").write_bytes(b"weights")
     Path("theirs/optimizer.pt").write_bytes(b"no")
+    Path("data/base").mkdir(parents=True)
+    Path("data/base/tokenizer.json").write_text("{}", encoding="utf-8")
     out = Path("results/mine/download/models/theirs")
     settings = {"path": "theirs", "base": "data/base"}
 
@@ -549,7 +551,10 @@ def test_a_local_adapter_gets_the_base_that_is_named_without_a_socket(tmp_path, 
     made = json.loads((out / "adapter_config.json").read_text(encoding="utf-8"))
     assert made == config | {"base_model_name_or_path": "data/base"}
     assert (out / "adapter_model.safetensors").read_bytes() == b"weights" and not (out / "optimizer.pt").exists()
-    assert {*verify_manifest(out)["inputs"]} == {"theirs/adapter_config.json", "theirs/adapter_model.safetensors"}
+    # All of the folder, as it is compared later; and the tokenizer, which the adapter came without.
+    theirs = {f"theirs/{name}" for name in ("adapter_config.json", "adapter_model.safetensors", "optimizer.pt")}
+    assert {*verify_manifest(out)["inputs"]} == {*theirs, "data/base/tokenizer.json"}
+    assert (out / "tokenizer.json").read_text(encoding="utf-8") == "{}"
     assert json.loads(Path("theirs/adapter_config.json").read_text(encoding="utf-8")) == config
 
 
