@@ -308,7 +308,7 @@ def test_lm_eval_finds_the_same_answers_and_likelihoods(ours, theirs, tmp_path):
         configs = {task: task_config(task, spec, task_files(task, spec, tmp_path)) for task, spec in specs.items()}
         tasks = load_tasks(configs, scratch)
         made.append(greedy(each, tasks, dict.fromkeys(tasks, "target"), limit=None, max_new_tokens=256))
-        explore.build_requests(each, tasks, 2)
+        explore.build_requests(each, tasks, {"limit": 2, "max_new_tokens": 256})
     (expected, rows), (found, others) = made
     assert found == expected
     for row, other in zip(rows, others, strict=True):
