@@ -226,7 +226,9 @@ def read_keys(path: Path, printer: Printer, hasher: Hasher, cores: int = 1) -> t
         values.frombytes(part.values)
         lengths.extend(part.lengths)
         table = np.frombuffer(part.values, np.uint64).reshape(-1, width)
-        own = (table[:, Prints._fields.index("turns")] ^ table[:, Prints._fields.index("response")]).tolist()
+        # With their case: a row that differs from another in that alone is one more that has its words.
+        told = ("turns", "turns_case", "response", "response_case")
+        own = mixed(*(table[:, Prints._fields.index(name)] for name in told)).tolist()
         # `add` of a set says nothing: of a row that is there already, its size stays.
         new = np.array([both not in seen and seen.add(both) is None for both in own])
         owners.add(part.shingles[np.repeat(new, part.sizes)], part.sizes[new])

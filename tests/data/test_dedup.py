@@ -313,6 +313,13 @@ def test_a_system_prompt_does_not_make_case_count(tmp_path):
     assert cleaned(tmp_path, rows)[0] == [0]
 
 
+def test_rows_that_differ_in_the_case_of_one_word_are_near(tmp_path):
+    rows = [chat(LONG, WORKED, answer="42"), chat(LONG, WORKED.replace("o", "O", 1), answer="42")]
+    assert rows[0] != rows[1]
+    found, quarantined = cleaned(tmp_path, rows)
+    assert found == [0] and quarantined[1][0] == "near_duplicate"
+
+
 def test_a_source_may_keep_its_near_duplicates_or_its_contradictions(tmp_path):
     fruit = [chat("Name a fruit.", name) for name in ("Fig", "Plum")]
     again = [chat(f"{start} {LONG}", WORKED, answer="42") for start in ("Here is a question.", "Think about this one.")]
