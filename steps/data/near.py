@@ -20,6 +20,7 @@ have one of the first n − ⌈t n⌉ + 1 in common, in any one order. No pair i
 `MOST_OWNERS` rows, so that the time is linear in the rows.
 """
 
+import re
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -78,8 +79,18 @@ def difference_similarity(one: str, other: str) -> float:
     return len(left & right) / len(left | right) if left and right else 1.0
 
 
+# Minus, times, power and derivative, beside what they work on: no bullet, hyphen, bold or "don't".
+_OPERATORS = re.compile(
+    r"(?<=[\d)}\]])[-*]+(?=[\w({\[\\])|(?<=\b[A-Za-z])[-*]+(?=[A-Za-z]\b|[\d({\[\\])|(?<=[{(\[=,^])-(?=[\w\\({])"
+    r"|(?<=\b[A-Za-z])'(?=\()"
+)
+
+
 def only_adds(one: str, other: str, with_numbers: bool = True) -> bool:
-    """Whether the longer of two texts has the words of the shorter in their order, and what it adds negates nothing."""
+    """Whether the longer of two texts has the words of the shorter in their order, and what it adds negates nothing and
+    works on nothing."""
+    if _OPERATORS.findall(one) != _OPERATORS.findall(other):
+        return False
     shorter, longer = sorted(([*_telling(text, with_numbers)] for text in (one, other)), key=len)
     rest = iter(longer)
     return all(token in rest for token in shorter) and _negated(shorter) == _negated(longer)

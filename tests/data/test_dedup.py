@@ -135,6 +135,22 @@ SAID = (
 
 
 @pytest.mark.parametrize(
+    ("one", "other", "only"),
+    [
+        ("the slope of e^{x} now", "the slope of e^{-x} now", False),
+        ("it returns x*y there", "it returns x**y there", False),
+        ("the graph of f(x)", "the graph of f'(x)", False),
+        ("sorted by age", "sorted by age, descending", False),
+        ("so **Paris** it is", "so Paris it is", True),
+        ("- pears\n- plums", "pears plums", True),
+        ("I'm here, don't go", "I'm here, don't go now", True),
+    ],
+)
+def test_what_is_added_may_turn_a_text_around(one, other, only):
+    assert near.only_adds(one, other) is only and near.only_adds(other, one) is only
+
+
+@pytest.mark.parametrize(
     ("first", "second"),
     [
         (("formal", "oldest", "Yes", "B", ""), ("informal", "oldest", "Yes", "B", "")),
