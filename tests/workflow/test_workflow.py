@@ -280,7 +280,7 @@ def test_a_new_recipe_runs_alone(untouched):
 @pytest.mark.parametrize(
     "module, expected",
     [
-        ("models/weights", with_evaluation("blend", "ties", "path_sft")),
+        ("models/weights", with_evaluation("blend", "ties", "path_sft") | GEOMETRY),
         ("recipes/interpolate", with_evaluation("path_sft")),
         ("stability/geometry", GEOMETRY | {"report"}),
         ("training/texts", with_evaluation(*RECIPES) | LEARNING | PRACTISED | JUDGED),
