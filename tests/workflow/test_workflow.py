@@ -153,6 +153,8 @@ MOVED = ("pissa", "path_sft", "ties")
 RECIPES = ("sft", "sft_lora", "blend", "child", *MOVED)
 LEARNERS = ("plain", "together")
 STAGES = {"blend": "merge", "ties": "merge", "path_sft": "interpolate", "knowledge": "cpt"}
+# The model check, and what rests on nothing but the model.
+CHECKED = {"check_model", "bucket problems", "bucket lessons", "evaluate base"}
 GEOMETRY = {f"geometry {node}" for node in MOVED}
 
 
@@ -283,7 +285,7 @@ def test_a_new_recipe_runs_alone(untouched):
         ("models/weights", with_evaluation("blend", "ties", "path_sft") | GEOMETRY),
         ("recipes/interpolate", with_evaluation("path_sft")),
         ("stability/geometry", GEOMETRY | {"report"}),
-        ("training/texts", with_evaluation(*RECIPES) | LEARNING | PRACTISED | JUDGED),
+        ("training/texts", with_evaluation(*RECIPES) | LEARNING | PRACTISED | JUDGED | CHECKED),
         ("recipes/cpt", with_evaluation("knowledge") | with_findings("together")),
         (
             "evaluation/measure",
