@@ -179,7 +179,7 @@ def test_damage_is_noticed_in_every_file_and_repaired(undisturbed, tmp_path):
     are repaired at once, by the whole bench a quarter at a time."""
     detail = smoke("damage", tmp_path / "damage.json", "--run", str(undisturbed))["detail"]
     files = [str(file) for files in results(undisturbed).values() for file in files]
-    assert len(results(undisturbed)) == 14 and len(files) > 80
+    assert len(results(undisturbed)) == 15 and len(files) > 80
     for found in (detail["noticed"], detail["repaired"]):
         assert found.keys() == {*files}
         assert not [file for file, kinds in found.items() if kinds != dict.fromkeys(DAMAGES, True)]
