@@ -90,5 +90,5 @@ def test_pickled_weights_are_not_read(copy):
     model = checkpoints.load_model(copy, torch.float32)
     (copy / "model.safetensors").unlink()
     torch.save(model.state_dict(), copy / "pytorch_model.bin")
-    with pytest.raises(ValueError, match=r"model\.safetensors is missing"):
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin: these weights are pickled"):
         checkpoints.check(copy)

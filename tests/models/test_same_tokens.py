@@ -1,10 +1,10 @@
 """What is trained is what is asked: a row is trained, scored, sampled and evaluated with the same tokens."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import trl
+from transformers import PretrainedConfig
 
 from steps.engines.interface import Coder
 from steps.evaluation.measure import language_model
@@ -34,8 +34,7 @@ TURNS = [
 
 def coder(tokenizer) -> Coder:
     """What every engine does alike, without a model."""
-    text = SimpleNamespace(max_position_embeddings=512)
-    return Coder(tokenizer, SimpleNamespace(get_text_config=lambda: text), None, 4)
+    return Coder(tokenizer, PretrainedConfig(max_position_embeddings=512), None, 4)
 
 
 def published(name: str) -> str:

@@ -206,7 +206,7 @@ def test_log_and_weights_match_a_plain_loop(undisturbed, tiny_checkpoint, data, 
             differences.append(d)
             tokens += sum(len(kept[i][side]) for i in batch for side in SIDES)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item()
-        rate = 1e-3 * (step if step < 1 else 0.5 * (1 + np.cos(np.pi * (step - 1) / 3)))
+        rate = 1e-3 * 0.5 * (1 + np.cos(np.pi * step / 4))
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
