@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from itertools import groupby
 from typing import Any
 
@@ -35,15 +35,21 @@ class Checkpoint:
 
 @dataclass
 class Score:
-    """One task of one candidate: the estimate over seeds, per item the mean over seeds of being right, and the share of
-    its answers that were cut (None where it writes none)."""
+    """One task of one candidate: the estimate over seeds, per item its value of 0 to 1 in each seed (none where that
+    does not make up the metric), and the share of its answers that were cut (None where it writes none)."""
 
     task: str
     axis: str
     metric: str
     estimate: Estimate
-    items: dict[Any, float]
+    items: dict[Any, tuple[float, ...]]
+    seeds: tuple[int | None, ...] = ()
     truncated: float | None = None
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """[items, seeds], in the order of the items' names."""
+        return np.array([self.items[doc] for doc in sorted(self.items, key=str)])
 
 
 class Candidate:
@@ -62,14 +68,17 @@ class Candidate:
         return [score for score in self.scores.values() if score.axis == axis]
 
     def axis(self, axis: str) -> Estimate | None:
-        """Plain mean of the axis' tasks: Wilson intervals per task, combined, widened by the seeds."""
+        """Plain mean of the axis' tasks, with the chance of items and seeds."""
         scores = self.on(axis)
         if not scores:
             return None
         values = [s.estimate.value for s in scores]
         seeds = tuple(float(np.mean(v)) for v in zip(*(s.estimate.seed_values for s in scores), strict=True))
-        within = intervals.combine(values, [intervals.wilson(s.estimate.value, s.estimate.n) for s in scores])
-        low, high = intervals.widen(float(np.mean(values)), within, seeds)
+        if all(s.items for s in scores):
+            low, high = intervals.share([s.values for s in scores])
+        else:
+            within = intervals.combine(values, [intervals.wilson(s.estimate.value, s.estimate.n) for s in scores])
+            low, high = intervals.widen(float(np.mean(values)), within, seeds)
         stderr = float(np.sqrt(sum(s.estimate.stderr**2 for s in scores))) / len(scores)
         total = sum(s.estimate.n for s in scores)
         return Estimate(float(np.mean(values)), max(0.0, low), min(1.0, high), stderr, total, seeds)
@@ -95,7 +104,6 @@ def _score(task: str, members: list[Checkpoint]) -> Score:
     rows = [m.results["tasks"][task] for m in members]
     values = tuple(float(row["value"]) for row in rows)
     value, n = float(np.mean(values)), rows[0]["n"]
-    low, high = intervals.widen(value, intervals.wilson(value, n), values)
     # lm-eval gives no standard error for some metrics: then that of a share.
     stderr = rows[0]["stderr"] if len(rows) == 1 else None
     stderr = float(np.sqrt(value * (1 - value) / n)) if stderr is None else stderr
@@ -103,13 +111,22 @@ def _score(task: str, members: list[Checkpoint]) -> Score:
         {s["doc_id"]: float(s["correct"][0]) for s in m.samples if s["task"] == task and s["kind"] == "greedy"}
         for m in members
     ]
-    items = {doc: float(np.mean([seed[doc] for seed in per_seed])) for doc in per_seed[0]}
+    items = items_of(per_seed)
     if items and abs(np.mean(list(items.values())) - value) > 1e-6:
         items = {}  # a graded metric: being right or wrong does not make it up, so nothing is paired
+    if items:
+        low, high = intervals.share([np.array(list(items.values()))])
+    else:
+        low, high = intervals.widen(value, intervals.wilson(value, n), values)
     estimate = Estimate(value, max(0.0, low), min(1.0, high), stderr, n, values)
     cut = [row["truncated"] for row in rows if "truncated" in row]
     truncated = float(np.mean(cut)) if cut else None
-    return Score(task, rows[0]["axis"], rows[0]["metric"], estimate, items, truncated)
+    return Score(task, rows[0]["axis"], rows[0]["metric"], estimate, items, tuple(m.seed for m in members), truncated)
+
+
+def items_of(seeds: Sequence[dict[Any, float]]) -> dict[Any, tuple[float, ...]]:
+    """Item → its value in each seed, from what each seed made of the same items."""
+    return {doc: tuple(seed[doc] for seed in seeds) for doc in seeds[0]}
 
 
 def pooled(rows: list[dict], n: int, ceiling: float | None = 1.0) -> Estimate:
@@ -159,10 +176,7 @@ def _shares(task: str, n: int) -> np.ndarray:
 
 def resampled(scores: Sequence[Score]) -> np.ndarray:
     """[RESAMPLES] means over tasks, items resampled within each task."""
-    means = [
-        _shares(s.task, len(s.items)) @ np.array([s.items[doc] for doc in sorted(s.items, key=str)]) for s in scores
-    ]
-    return np.mean(means, axis=0)
+    return np.mean([_shares(s.task, len(s.items)) @ s.values.mean(axis=1) for s in scores], axis=0)
 
 
 def _comparable(ours: list[Score], theirs: list[Score]) -> bool:
@@ -182,19 +196,23 @@ def difference(
 
 def paired(ours: list[Score], theirs: list[Score]) -> Estimate | None:
     """How much higher the mean of some tasks is than that of the same tasks elsewhere; None where items differ."""
-    if not _comparable(ours, theirs):
+    return paired_axes([ours], [theirs])
+
+
+def paired_axes(ours: list[list[Score]], theirs: list[list[Score]]) -> Estimate | None:
+    """The same of the plain mean over axes, of each of which the tasks are given; None where one cannot be paired."""
+    if not all(_comparable(a, b) for a, b in zip(ours, theirs, strict=True)):
         return None
-    gap = _contrast(ours, theirs, lambda a, b: a - b)
-    if gap.stderr:
-        return gap
-    # Not one item changed: resampling shows no chance at all. Newcombe 1998, method 10, from the levels instead.
-    (a_low, a_high), (b_low, b_high) = (
-        intervals.combine([s.estimate.value for s in side], [(s.estimate.low, s.estimate.high) for s in side])
-        for side in (ours, theirs)
-    )
-    a, b = (float(np.mean([s.estimate.value for s in side])) for side in (ours, theirs))
-    low, high = float(np.hypot(a - a_low, b_high - b)), float(np.hypot(a_high - a, b - b_low))
-    return replace(gap, low=gap.value - low, high=gap.value + high)
+    values, edges, variance, n = [], [], 0.0, 0
+    for axis, others in zip(ours, theirs, strict=True):
+        changes = [a.values.mean(axis=1) - b.values.mean(axis=1) for a, b in zip(axis, others, strict=True)]
+        means = [float(change.mean()) for change in changes]
+        values.append(float(np.mean(means)))
+        edges.append(intervals.combine(means, [intervals.paired(change) for change in changes]))
+        variance += sum(change.var() / len(change) for change in changes) / len(changes) ** 2 / len(ours) ** 2
+        n += sum(map(len, changes))
+    gap = Estimate(float(np.mean(values)), *intervals.combine(values, edges), float(np.sqrt(variance)), n)
+    return _over_seeds(gap, ours, theirs, 1.0, 1.0)
 
 
 def forgetting(candidate: Candidate, root: Candidate, task: str | None = None) -> Estimate | None:
@@ -213,39 +231,52 @@ def retention(candidate: Candidate, root: Candidate) -> Estimate | None:
     ours, theirs = candidate.on("general"), root.on("general")
     if not _comparable(ours, theirs) or root.axis("general").value == 0:
         return None
-    return _contrast(ours, theirs, lambda a, b: a / b)
-
-
-def _contrast(ours: list[Score], theirs: list[Score], contrast) -> Estimate:
-    a, b = (float(np.mean([s.estimate.value for s in side])) for side in (ours, theirs))
-    drawn = contrast(resampled(ours), resampled(theirs))
-    per_seed, others = (np.mean([s.estimate.seed_values for s in side], axis=0) for side in (ours, theirs))
+    after, before = (float(np.mean([s.estimate.value for s in side])) for side in (ours, theirs))
+    kept, drawn = after / before, resampled(ours) / resampled(theirs)
     stderr, n = float(drawn.std(ddof=1)), sum(s.estimate.n for s in ours)
-    within_items = Estimate(float(contrast(a, b)), *intervals.percentile(drawn), stderr, n)
-    return _over_seeds(within_items, per_seed, others, (a, b), contrast)
+    # Of the seeds, as far as it is linear in both levels: a ratio of one seed whose root is low would say nothing.
+    share = Estimate(kept, *intervals.percentile(drawn), stderr, n)
+    return _over_seeds(share, [ours], [theirs], 1 / before, kept / before)
+
+
+def _over_seeds(within: Estimate, ours: list[list[Score]], theirs: list[list[Score]], a: float, b: float) -> Estimate:
+    """A contrast of two sides with the chance of the seeds of both, as far as it goes by a · ours − b · theirs.
+
+    Seeds that both sides have are pairs, as are all of one side with the single one of the other.
+    """
+    weights = [1 / len(ours) / len(axis) for axis in ours for _ in axis]
+    left, right = [score for axis in ours for score in axis], [score for axis in theirs for score in axis]
+    sides = [[w * a * s.values for w, s in zip(weights, left, strict=True)]]
+    sides += [[w * b * s.values for w, s in zip(weights, right, strict=True)]]
+    order = _pairs(left[0], right[0])
+    if order is not None:
+        sides = [[x - y[:, order] for x, y in zip(*sides, strict=True)]]
+    seeds = [np.sum([task.mean(axis=0) for task in side], axis=0) for side in sides]
+    low, high = intervals.widen(within.value, (within.low, within.high), *seeds)
+    each = within.value + seeds[0] - seeds[0].mean()
+    return replace(within, low=low, high=high, seed_values=tuple(map(float, each)))
+
+
+def _pairs(ours: Score, theirs: Score) -> list[int] | None:
+    """Which seeds of theirs belong to ours, in the order of ours; None where both have several and not the same."""
+    k, m = ours.values.shape[1], theirs.values.shape[1]
+    if 1 in (k, m) or ours.seeds == theirs.seeds:
+        return list(range(m))
+    if sorted(map(str, ours.seeds)) == sorted(map(str, theirs.seeds)) and len(set(ours.seeds)) == k:
+        return [theirs.seeds.index(seed) for seed in ours.seeds]
+    return None
 
 
 def apart(ours: Estimate, theirs: Estimate) -> Estimate:
     """How much more one side has of what was measured as a whole: items as independent, seeds in pairs."""
-    a, b = ours.value, theirs.value
-    stderr = float(np.hypot(ours.stderr, theirs.stderr))
+    value, stderr = ours.value - theirs.value, float(np.hypot(ours.stderr, theirs.stderr))
     half = intervals.Z * stderr
-    gap = Estimate(a - b, a - b - half, a - b + half, stderr, ours.n)
-    per_seed, others = (np.array(side.seed_values or (side.value,)) for side in (ours, theirs))
-    return _over_seeds(gap, per_seed, others, (a, b), lambda a, b: a - b)
-
-
-def _over_seeds(gap: Estimate, per_seed: np.ndarray, others: np.ndarray, levels, contrast) -> Estimate:
-    """A contrast of two levels whose interval has the chance of items, with that of the seeds of both sides."""
-    if len(per_seed) == len(others) or 1 in (len(per_seed), len(others)):
-        # Seeds in pairs, or all against the one that there is.
-        spreads = [tuple(map(float, contrast(per_seed, others)))]
-    else:
-        spreads = [tuple(map(float, contrast(per_seed, levels[1]))), tuple(map(float, contrast(levels[0], others)))]
-    low, high = gap.low, gap.high
-    for seeds in spreads:
-        low, high = intervals.widen(gap.value, (low, high), seeds)
-    return replace(gap, low=low, high=high, seed_values=spreads[0])
+    seeds, others = (np.array(side.seed_values or (side.value,)) for side in (ours, theirs))
+    pairs = len(seeds) == len(others) or 1 in (len(seeds), len(others))
+    groups = [seeds - others] if pairs else [seeds, others]
+    low, high = intervals.widen(value, (value - half, value + half), *groups)
+    each = value + groups[0] - groups[0].mean()
+    return Estimate(value, low, high, stderr, ours.n, tuple(map(float, each)))
 
 
 # --- choices -------------------------------------------------------------------------------------

@@ -7,14 +7,14 @@ from steps.report.tables import Estimate, Table
 
 VERDICTS = ("held", "undecided", "not held")
 # Higher, or lower, than another: by more than nothing.
-MORE = 1e-9
+MORE = 0.0
 # "No less", in points: what a loss may at most be for one side to count as no worse than the other.
 NO_LESS = 0.02
 
 
 def verdict(estimate: Estimate, bar: float) -> str:
-    """Held when the whole interval is at or above the bar, not held when it is all below, else undecided."""
-    if estimate.low >= bar:
+    """Held when the whole interval is above the bar, not held when all of it is below, else undecided."""
+    if estimate.low > bar:
         return "held"
     return "not held" if estimate.high < bar else "undecided"
 

@@ -19,7 +19,7 @@ from steps.distillation.section.forecasts import score_forecasts
 from steps.distillation.section.reading import read_distillation
 from steps.distillation.section.recovery_tables import compact_recovery, differs_text, recovery_table
 from steps.distillation.section.run_claims import successes
-from steps.distillation.section.statistics import cost_ratio, crossing, mean_difference, share_difference
+from steps.distillation.section.statistics import cost_ratio, crossing, share_difference
 from steps.distillation.section.tables import (
     compact_diagnostics,
     diagnostics_table,
@@ -638,7 +638,6 @@ def test_the_mean_of_both_axes_is_paired_by_item(tmp_path):
     assert more.value == pytest.approx((items.mean() + general.mean()) / 2)
     half = 1.96 * math.hypot(items.std(ddof=1), general.std(ddof=1)) / 2 / math.sqrt(ITEMS)
     assert more.high - more.value == pytest.approx(half, rel=0.1)
-    assert mean_difference([[]], [[]]) is None
 
 
 # --- claims --------------------------------------------------------------------------------------
@@ -710,8 +709,8 @@ SUPPORTS = {
 }  # fmt: skip
 
 
-# Equal answers leave the claim open: of 200 items that agree, so many more could differ.
-ENDS = [(0.665, "held"), (0.55, "not held"), (0.68, "undecided"), (0.66, "undecided")]
+# Of 200 items that agree, 2 in 100 could differ; one that does leaves the claim open.
+ENDS = [(0.66, "held"), (0.55, "not held"), (0.68, "undecided"), (0.665, "undecided")]
 
 
 @pytest.mark.parametrize(("end", "expected"), ENDS)
@@ -765,7 +764,9 @@ def test_cold_starts(tmp_path):
     assert row["difference"].high - 0.25 == pytest.approx(0.01 * math.sqrt(2))
 
 
-@pytest.mark.parametrize(("end", "expected"), [(0.505, "held"), (0.6, "not held"), (0.42, "not held")])
+@pytest.mark.parametrize(
+    ("end", "expected"), [(0.5, "held"), (0.505, "undecided"), (0.6, "not held"), (0.42, "not held")]
+)
 def test_reverse_distillation(tmp_path, end, expected):
     made = study(tmp_path).add("back", "opd", "grpo", end, teachers=["sft"])
     assert verdicts(made)["A student after RL falls back to its own start when that teaches it."] == expected

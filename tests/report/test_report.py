@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import t
 
 from steps.core.asked import as_argument
 from steps.core.files import write_json, write_jsonl, write_text
@@ -329,14 +330,16 @@ def test_seeds_widen_the_interval(tmp_path):
     root = tmp_path
     out = make(root, fake_run(root, seeds=(0, 1, 2), data=False))
     row = next(row for row in read_table(out, "checkpoints") if row["checkpoint"] == "sft")
-    values = [greedy_marks(root, f"sft-s{seed}", "fable_problems").mean() for seed in (0, 1, 2)]
+    marks = np.array([greedy_marks(root, f"sft-s{seed}", "fable_problems") for seed in (0, 1, 2)], dtype=float)
+    values = marks.mean(axis=1)
     assert float(row["target"]) == pytest.approx(np.mean(values), abs=1e-5)
     assert float(row["target_seed_sd"]) == pytest.approx(np.std(values, ddof=1), abs=1e-5)
     assert row["seeds"] == "0 1 2"
-    n, z, p = 200, 1.959964, np.mean(values)
+    p, items, seeds = marks.mean(), marks.mean(axis=0).var() / 200, values.var(ddof=1) / 3
+    variance = items + seeds
+    z, n = t(variance**2 * 2 / seeds**2).ppf(0.975), p * (1 - p) / variance
     wilson_high = (p + z * z / (2 * n) + z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))) / (1 + z * z / n)
-    half = math.hypot(wilson_high - p, z * np.std(values, ddof=1) / math.sqrt(3))
-    assert float(row["target_high"]) == pytest.approx(p + half, abs=1e-5)
+    assert float(row["target_high"]) == pytest.approx(wilson_high, abs=1e-5)
 
 
 def candidate(name, target, general, parents=("base",), n=400, stage="sft"):

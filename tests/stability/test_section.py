@@ -52,7 +52,7 @@ ARENA = {
     "lora": ({"r": 8, "alpha": 16}, 0.84, 0.74, 0.35, 61_440),
     "rslora": ({"r": 8, "alpha": 16}, 0.86, 0.72, 0.38, 61_440),
     "dora": ({"r": 8, "alpha": 16}, 0.85, 0.75, 0.34, 66_000),
-    "pissa": ({"r": 8, "alpha": 16}, 0.9, 0.48, 0.8, 61_440),
+    "pissa": ({"r": 8, "alpha": 16}, 0.9, 0.36, 0.8, 61_440),
     "milora": ({"r": 8, "alpha": 16}, 0.83, 0.74, 0.36, 61_440),
     "qlora": ({"r": 8, "alpha": 16}, 0.8, 0.73, 0.37, 61_440),
     "adalora": (
@@ -278,7 +278,8 @@ def test_intervals_over_seeds():
     assert estimates.over_seeds([]) is None
     assert estimates.over_seeds([0.3]) == 0.3
     found = estimates.over_seeds([0.1, 0.2, 0.6])
-    half = 1.959964 * np.std([0.1, 0.2, 0.6], ddof=1) / math.sqrt(3)
+    # The quantile of t with two degrees of freedom.
+    half = 4.302653 * np.std([0.1, 0.2, 0.6], ddof=1) / math.sqrt(3)
     assert (found.low, found.high) == pytest.approx((0.3 - half, 0.3 + half))
 
 
@@ -562,7 +563,8 @@ def interpolation(
     ("path", "verdict"),
     [
         (((0.8, 0.5), (0.85, 0.7)), "held"),
-        (((0.8, 0.5), (0.8, 0.7)), "undecided"),  # 400 items cannot exclude a loss of 2 points
+        (((0.8, 0.5), (0.8, 0.7)), "held"),  # none of 400 items differs: no more than 1 in 100 could
+        (((0.8, 0.5), (0.79, 0.7)), "undecided"),  # 4 of 400 lost cannot exclude a loss of 2 points
         (((0.8, 0.5), (0.6, 0.7)), "not held"),
         (((0.8, 0.7), (0.85, 0.5)), "not held"),
         (((0.8, 0.5), (0.6, 0.7), 0.5, (0.79, 0.6)), "undecided"),  # the path itself may have a better point

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from scipy.special import ndtri
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm, t
 
 from steps.stats import intervals
 
@@ -43,10 +43,51 @@ def test_half_widths_of_a_mean_of_estimates_add_in_quadrature():
         intervals.combine([0.4], [(0.1, 0.5), (0.2, 0.9)])
 
 
+def by_satterthwaite(item_half: float, spreads: list[tuple[float, int]]) -> float:
+    """Half an interval, from the variance of each group of seeds and its degrees of freedom."""
+    items, seeds = (item_half / norm.ppf(0.975)) ** 2, sum(spread for spread, _ in spreads)
+    freedom = (items + seeds) ** 2 / sum(spread**2 / k for spread, k in spreads)
+    return t(freedom).ppf(0.975) * np.sqrt(items + seeds)
+
+
 def test_seeds_widen_each_side_by_their_own_error():
     assert intervals.widen(0.5, (0.4, 0.7), [0.3]) == (0.4, 0.7)
-    # s of 0.4 and 0.6 is √0.02, so that s / √2 is 0.1; of three, s of 1, 2 and 3 is 1.
+    # s² of 0.4 and 0.6 is 0.02, that of their mean 0.01; of 1, 2 and 3 it is 1.
     found = intervals.widen(0.5, (0.4, 0.7), [0.4, 0.6])
-    assert found == pytest.approx((0.5 - np.hypot(0.1, 0.1 * intervals.Z), 0.5 + np.hypot(0.2, 0.1 * intervals.Z)))
+    below, above = (by_satterthwaite(side, [(0.01, 1)]) for side in (0.1, 0.2))
+    assert found == pytest.approx((0.5 - below, 0.5 + above))
     low, high = intervals.widen(2.0, (2.0, 2.0), [1.0, 2.0, 3.0])
-    assert (2.0 - low, high - 2.0) == pytest.approx((intervals.Z / np.sqrt(3),) * 2)
+    assert (2.0 - low, high - 2.0) == pytest.approx((t(2).ppf(0.975) / np.sqrt(3),) * 2)
+    half = by_satterthwaite(0.1, [(0.01, 1), (1 / 3, 2)])
+    found = intervals.widen(0.5, (0.4, 0.6), [0.4, 0.6], [1.0, 2.0, 3.0], [0.7])
+    assert found == pytest.approx((0.5 - half, 0.5 + half))
+
+
+def test_a_share_of_one_seed_has_wilsons_interval():
+    marks = np.arange(30)[:, None] < 7.0
+    for values in (marks, marks * 0.0, marks * 0.0 + 1):
+        assert intervals.share([values * 1.0]) == pytest.approx(intervals.wilson(values.mean(), 30))
+    # Twice the same items are worth twice as many.
+    assert intervals.share([marks * 1.0, marks * 1.0]) == pytest.approx(intervals.wilson(7 / 30, 60))
+
+
+def test_few_items_that_differ_are_told_by_chance_as_mcnemar_has_it():
+    """An exact test of the discordant items (McNemar 1947) decides as the interval does, but for 5 : 0 (p = 0.063)."""
+    for gained in range(13):
+        for lost in range(gained + 1):
+            changes = np.zeros(300)
+            changes[:gained], changes[gained : gained + lost] = 1, -1
+            low, high = intervals.paired(changes)
+            assert low <= changes.mean() <= high
+            mirrored = intervals.paired(-changes)
+            assert (low, high) == pytest.approx((-mirrored[1], -mirrored[0]))
+            p = binomtest(gained, gained + lost).pvalue if gained else 1.0
+            if not 0.03 < p < 0.08:
+                assert (low > 0) == (p < 0.05), (gained, lost)
+
+
+def test_many_that_differ_have_the_interval_of_a_mean():
+    changes = np.random.default_rng(0).choice([-1, 0, 1], size=4000, p=[0.2, 0.5, 0.3])
+    low, high = intervals.paired(changes)
+    half = norm.ppf(0.975) * changes.std() / np.sqrt(4000)
+    assert (low, high) == pytest.approx((changes.mean() - half, changes.mean() + half), abs=0.02 * half)

@@ -4,6 +4,7 @@ A checkpoint's counts are pooled over its seeds; rows that hold the same counts 
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -103,21 +104,16 @@ def contrast(
         return 1 - a / b if relative else (b - a) / n
 
     lower = estimate(counts, seeds, statistic, f"{study.name} {relative}")
-    if lower is None or lower.stderr > 0:
-        return lower
-    # Not one row tells them apart: resampling shows no chance at all, so the intervals of the levels speak.
-    a, b, n = counts.sum(axis=0)
-    (a_low, a_high), (b_low, b_high) = (intervals.wilson(x / n, len(counts)) for x in (a, b))
-    a, b = a / n, b / n
+    if lower is None:
+        return None
+    # Where few rows or none tell the two apart, resampling shows too little chance.
+    a, b, n = counts.T
+    low, high = intervals.paired((b - a) / n.mean())
     if relative:
-        within = 1 - a_high / b, 1 - a_low / b
-    else:
-        within = (
-            lower.value - float(np.hypot(b - b_low, a_high - a)),
-            lower.value + float(np.hypot(b_high - b, a - a_low)),
-        )
-    low, high = intervals.widen(lower.value, within, lower.seed_values)
-    return Estimate(lower.value, low, min(1.0, high), 0.0, lower.n, lower.seed_values)
+        before = b.sum() / n.sum()
+        low, high = low / before, high / before
+    low, high = intervals.widen(lower.value, (low, high), lower.seed_values)
+    return replace(lower, low=min(low, lower.low), high=min(1.0, max(high, lower.high)))
 
 
 # --- against the truth ---------------------------------------------------------------------------

@@ -6,8 +6,7 @@ from statistics import fmean
 
 import numpy as np
 
-from steps.distillation.section.statistics import mean_difference
-from steps.report.candidates import Candidate, Score, matched, paired, pooled
+from steps.report.candidates import Candidate, Score, items_of, matched, paired, paired_axes, pooled
 from steps.report.tables import Estimate
 from steps.settings.axes import CAPABILITIES
 from steps.stats import intervals
@@ -70,7 +69,7 @@ class Scores:
         """The same of all seeds as they stand."""
         if axis == "both":
             sides = ([self.of(side, axis) for axis in CAPABILITIES] for side in (candidate, other))
-            return mean_difference(*sides)
+            return paired_axes(*sides)
         return paired(self.of(candidate, axis), self.of(other, axis))
 
     def candidate(self, nodes: Iterable[str]) -> Candidate:
@@ -104,5 +103,4 @@ def _sampled(candidate: Candidate, task: str) -> Score | None:
         {s["doc_id"]: fmean(s["correct"]) for s in m.samples if s["task"] == task and s["kind"] == "sampled"}
         for m in members
     ]
-    items = {doc: fmean(seed[doc] for seed in seeds) for doc in seeds[0]}
-    return Score(task, "target", "pass@1", pooled(once, n), items)
+    return Score(task, "target", "pass@1", pooled(once, n), items_of(seeds), tuple(m.seed for m in members))

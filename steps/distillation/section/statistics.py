@@ -86,29 +86,6 @@ def _estimate(
     return Estimate(float(value), low, high, float(drawn.std(ddof=1)), n, tuple(seeds.tolist()))
 
 
-# --- both axes -----------------------------------------------------------------------------------
-
-
-def mean_difference(ours: list[list[Score]], theirs: list[list[Score]]) -> Estimate | None:
-    """How much higher the plain mean over axes is than elsewhere, paired by item; None where an axis cannot be paired.
-
-    Args:
-        ours, theirs: one list of tasks per axis.
-    """
-    both = [paired(a, b) for a, b in zip(ours, theirs, strict=True)]
-    if not all(both):
-        return None
-    value = float(np.mean([difference.value for difference in both]))
-    drawn = np.mean([resampled(a) - resampled(b) for a, b in zip(ours, theirs, strict=True)], axis=0)
-    seeds = np.mean([per_seed(a) - per_seed(b) for a, b in zip(ours, theirs, strict=True)], axis=0)
-    at_least = (0.0, 0.0)
-    if not np.ptp(drawn):
-        # Not one item differs: the chance of each axis' levels instead, as `paired` takes it.
-        low, high = intervals.combine([d.value for d in both], [(d.low, d.high) for d in both])
-        at_least = value - low, high - value
-    return _estimate(value, drawn, seeds, sum(difference.n for difference in both), at_least)
-
-
 # --- the cost of a score -------------------------------------------------------------------------
 
 

@@ -4,14 +4,23 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from steps.core.files import read_jsonl
 from steps.data.canonical import canonical
-from steps.report.candidates import Candidate, Checkpoint, Score, difference, matched, paired, pooled, settings_of
+from steps.report.candidates import (
+    Candidate,
+    Checkpoint,
+    Score,
+    difference,
+    items_of,
+    matched,
+    paired,
+    pooled,
+    settings_of,
+)
 from steps.report.logs import logged, spent
 from steps.report.tables import Estimate
 from steps.settings import methods
@@ -189,9 +198,11 @@ class Reinforcement:
         estimate = self.level(candidate, task, metric, mode)
         if estimate is None:
             return None
-        seeds = [run.per_item(task, mode, metric) for run in self._runs(candidate, task, mode)]
-        items = {doc: fmean(seed[doc] for seed in seeds) for doc in seeds[0]}
-        return Score(task, mode, metric, estimate, items)
+        runs = self._runs(candidate, task, mode)
+        items = items_of([run.per_item(task, mode, metric) for run in runs])
+        return Score(
+            task, mode, metric, estimate, items, tuple(m.seed for m in candidate.members if m.node in self.explored)
+        )
 
     def change(
         self, candidate: Candidate, other: Candidate, metric: str, task: str | None = None, mode: str = "cot"

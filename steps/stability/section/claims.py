@@ -266,7 +266,7 @@ def overshoot(interpolation: Interpolation) -> tuple[str, Estimate, Estimate] | 
     if general is None or target is None:
         return None
     between = [alpha for alpha in interpolation.alphas if 0 < alpha < 1]
-    if any(run["chosen"] in between for run in interpolation.runs) and general.low >= MORE and target.low >= -NO_LESS:
+    if any(run["chosen"] in between for run in interpolation.runs) and general.low > MORE and target.low >= -NO_LESS:
         return "held", general, target
     worse = bool(between) and 1.0 in interpolation.alphas
     for alpha in between if worse else ():
