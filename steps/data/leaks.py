@@ -7,10 +7,11 @@ What many items of one evaluation set share (an instruction, "Options: yes no") 
 - An item of at least twice `ngram_words` words matches a text that has a share of at least `min_overlap` of its
   n-grams, those that several items share left out, something of each of its clauses, and its numbers in order without
   another number between them: a problem with other numbers is another problem, and so is another question about the
-  same passage.
+  same passage. Where it asks, no word may stand in the place of another one: a median is no altitude.
 - A shorter item matches a text that asks the same: its words, fillers such as "please" left out, as whole consecutive
   clauses. Of fewer than `SPECIFIC_WORDS` words, which may stand anywhere by chance, it has to be a share of at least
-  `min_overlap` of what the text has beside the text that its rows share.
+  `min_overlap` of what the text has beside the text that its rows share. An item with options matches no text that
+  has others: "Which of these is a public good?" is asked of many things.
 """
 
 import re
@@ -29,8 +30,10 @@ SHARED_ITEMS = 3
 # So many words without fillers tell an item from others of its set and, where they stand as whole sentences, from all.
 SPECIFIC_WORDS = 5
 # Of a clause of so many words this share of its pairs of neighbours must be there: two questions about one passage have
-# fewer in common, a question in other words has more.
+# fewer in common, a question in other words has more. Of a shorter one ("find b") all.
 CLAUSE_WORDS, CLAUSE_SHARE = 4, 0.5
+# Clauses beside a question from which they are what there is to choose from.
+CHOICES = 3
 # Text that so many rows of a file, or items of a set, and such a share of them have is a frame around what they ask.
 FRAME_ROWS, FRAME_SHARE, SET_SHARE = 5, 0.05, 0.1
 # Words by which such a frame is noticed where no punctuation parts it from the question.
