@@ -431,3 +431,13 @@ def test_a_cell_of_an_evaluation_file_may_be_long(tmp_path):
     (tmp_path / "quiz.csv").write_text(f'question\n"{text}"\n')
     (item,) = read_items(tmp_path / "quiz.csv", "quiz")
     assert item.prompt == text
+
+
+def test_a_value_that_python_has_not_is_one_line(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    far = pyarrow.array([10**6 * 365], pyarrow.int32()).cast(pyarrow.date32())
+    pyarrow.parquet.write_table(pyarrow.table({"question": ["Who?"], "when": far}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"a\.parquet: it has a value that Python has not \(.*\); write its column as"):
+        list(read_items(tmp_path / "a.parquet", "a"))
