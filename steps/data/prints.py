@@ -1,5 +1,6 @@
 """What of a row is compared with others: 64-bit keys, equal for what is the same."""
 
+import re
 from array import array
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +21,7 @@ from steps.data.shingles import Hasher, Owners, distinct
 
 # Of answers whose form is remembered.
 SHORT_CHARS = 100
+_DIGIT = re.compile("[0-9]")
 
 
 class Prints(NamedTuple):
@@ -138,7 +140,8 @@ class Printer:
         answer = answer_key(row, said, most)
         # Their order is that of the words, which halves of a question may change.
         rest = [roles, [sorted(turn.numbers) for turn in turns], answer]
-        rest += [sorted({*numbers(says)})] if self.settings["numbers_must_match"] else []
+        counts = self.settings["numbers_must_match"] and not (response.isascii() and _DIGIT.search(response) is None)
+        rest += [sorted({*numbers(says)})] if counts else [[]]
         rest += [turn.get(key) for turn in row["messages"] if len(turn) > 2 for key in ("tool_calls", "train")]
         rest += [row.get(key) for key in ("tools", "check", "rejected")]
         source = self.settings.get("sources", {}).get(row["file"], {})
@@ -154,7 +157,7 @@ class Printer:
             hash64([orjson.dumps(rest).decode()]),
             *(hash64(words) if words else 0 for words in (tells[:half], tells[half:], sorted(tells), told)),
             turns[-1].ends if turns else 0,
-            ending(response, bare(response)),
+            ending(response, response),
             is_document,
             shows,
             source.get("near_duplicates", True),
