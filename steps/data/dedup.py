@@ -61,7 +61,8 @@ def contradictions(keys: Keys) -> dict[int, int]:
     able = np.flatnonzero((keys.answer > 0) & keys.contradicts)
     for members in groups(keys.question[able]):
         members = able[members]
-        answers = keys.answer[members]
+        answers, too = keys.answer[members], keys.answer_too[members]
+        answers = np.where(np.isin(too, answers), too, answers)
         if (answers != answers[0]).any():
             other = int(members[answers != answers[0]][0])
             for row, answer in zip(members.tolist(), answers, strict=True):

@@ -36,6 +36,7 @@ class Prints(NamedTuple):
     response: int
     response_case: int
     answer: int  # 0 where there is none to compare
+    answer_too: int  # as whom it may be read too: 1.250 is 1250 where decimals have a comma
     rest: int  # all else that near duplicates have alike: roles, tools, numbers in order, …
     # The telling words of the last question, its first half, its second half, all in any order; those of the response.
     first: int
@@ -59,6 +60,7 @@ class Keys:
     question: np.ndarray  # where it asks the same
     twin: np.ndarray  # where it asks the same and answers the same
     answer: np.ndarray  # where the answer is equal; 0 where there is none to compare
+    answer_too: np.ndarray  # see `Prints`
     rest: np.ndarray
     common: np.ndarray  # uint64 [rows, 4], of which near duplicates have one in common; 0 is none
     is_document: np.ndarray  # bool [rows], as those that follow; see `Prints`
@@ -88,16 +90,22 @@ def taken_apart(row: dict) -> tuple[list[str], str]:
     return (texts, "") if row["messages"][-1]["role"] == "user" else (texts[:-1], texts[-1])
 
 
-def answer_key(row: dict, response: str, short_answer_words: int) -> int:
-    """64 bits, equal for answers that `answers.equal` calls equal: the row's own, else its response; 0 without one."""
+def answer_keys(row: dict, response: str, short_answer_words: int) -> tuple[int, int]:
+    """64 bits, equal for answers that `answers.equal` calls equal: the row's own, else its response; and those as which
+    it may be read too. 0 without one."""
     answer = row["answer"]
     if answer is None:
         answer = short_answer(response, short_answer_words)
     if answer is None:
-        return 0
-    return hash64([canonical(answer) if len(answer) > SHORT_CHARS else _short_form(answer)]) or 1
+        return 0, 0
+    if len(answer) > SHORT_CHARS:
+        return hash64([canonical(answer)]) or 1, 0
+    form = _short_form(answer)
+    too = _POINTED.sub(r"\1\2", answer)
+    return hash64([form]) or 1, 0 if too == answer else hash64([_short_form(too)]) or 1
 
 
+_POINTED = re.compile(r"(?<![\d.,])([1-9]\d{0,2})\.(\d{3})(?![.,]?\d)")
 # Rows share their labels and numbers.
 _short_form = lru_cache(1 << 14)(canonical)
 
@@ -137,7 +145,7 @@ class Printer:
         # A document answers no question, and neither does the call of a tool. Of several good responses one is
         # preferred to another, and a constraint has many that keep it.
         said = response_of(row) if texts and response and not row.keys() & {"check", "rejected"} else ""
-        answer = answer_key(row, said, most)
+        answer, answer_too = answer_keys(row, said, most)
         # Their order is that of the words, which halves of a question may change.
         rest = [roles, [sorted(turn.numbers) for turn in turns], answer]
         counts = self.settings["numbers_must_match"] and not (response.isascii() and _DIGIT.search(response) is None)
@@ -154,6 +162,7 @@ class Printer:
             *key_of_all([turn.twin for turn in turns]),
             *key_of(says),
             answer,
+            answer_too,
             hash64([orjson.dumps(rest).decode()]),
             *(hash64(words) if words else 0 for words in (tells[:half], tells[half:], sorted(tells), told)),
             turns[-1].ends if turns else 0,
@@ -240,6 +249,7 @@ def read_keys(path: Path, printer: Printer, hasher: Hasher, cores: int = 1) -> t
         question=question,
         twin=mixed(twin, given, table.rest),
         answer=table.answer,
+        answer_too=table.answer_too,
         rest=table.rest,
         common=np.where(common > 0, mixed(common, table.rest[:, None]), 0),
         is_document=table.is_document > 0,
