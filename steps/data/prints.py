@@ -231,6 +231,17 @@ def read_keys(path: Path, printer: Printer, hasher: Hasher, cores: int = 1) -> t
         owners.add(part.shingles[np.repeat(new, part.sizes)], part.sizes[new])
         done += sum(part.lengths)
         progress.update(done)
+    seen.clear()
+    return keys_of(values, lengths), owners
+
+
+def keys_of(values: array, lengths: array) -> Keys:
+    """The keys of rows.
+
+    Args:
+        values: the `Prints` of one row after the other.
+        lengths: 0, and those of their lines in bytes.
+    """
     table = Prints(*np.frombuffer(values, np.uint64).reshape(-1, len(Prints._fields)).T)
     response = apart(resolved(table.response, table.response_case), table.says)
     turns, question, twin = (
@@ -243,21 +254,20 @@ def read_keys(path: Path, printer: Printer, hasher: Hasher, cores: int = 1) -> t
     )
     given = np.where((table.shows == 0) & (table.answer > 0), table.answer, response)
     common = np.stack([table.first, table.second, table.bag, table.told], 1)
-    keys = Keys(
+    return Keys(
         offset=np.cumsum(np.asarray(lengths)),
         text=mixed(turns, response, table.rest),
         question=question,
         twin=mixed(twin, given, table.rest),
-        answer=table.answer,
-        answer_too=table.answer_too,
-        rest=table.rest,
+        answer=table.answer.copy(),
+        answer_too=table.answer_too.copy(),
+        rest=table.rest.copy(),
         common=np.where(common > 0, mixed(common, table.rest[:, None]), 0),
         is_document=table.is_document > 0,
         shows=table.shows > 0,
         near=table.near > 0,
         contradicts=table.contradicts > 0,
     )
-    return keys, owners
 
 
 def apart(key: np.ndarray, ends: np.ndarray) -> np.ndarray:
