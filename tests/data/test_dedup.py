@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from steps.core.files import read_json, read_jsonl, write_jsonl
-from steps.data import dedup, near, shingles
+from steps.data import dedup, difference, near, shingles
 from steps.data.rows import core, numbers, words
 
 SETTINGS = {"short_answer_words": 3, "threshold": 0.7, "shingle_words": 3, "numbers_must_match": True}
@@ -179,6 +179,12 @@ def test_who_stands_in_whose_place_counts(tmp_path):
         ("How hot is propane there?", "How hot is propene there?", False),
         ("Is it a pear or a plum?", "Is it a pears or a plum?", False),
         ("Which letter is this, then? Say b.", "Which letter is this, then? Say a.", False),
+        ("Is 'a' a word of English?", "Is 'the' a word of English?", False),
+        ("Say it in French: the", "Say it in French: an", False),
+        ("What does __init__ do there?", "What does init do there?", False),
+        ("What does base**exp print?", "What does base exp print?", False),
+        ("What does x ** y print?", "What does x y print?", False),
+        ("What does **bold** mean here?", "What does bold mean here?", True),
         ("安娜有几个苹果在篮子里？", "安娜有几个红苹果在篮子里？", False),
         ("Where does the river begin?", "Where does the rievr begin?", True),
         ("Where does the river begin?", "Where does the rivver begin, please?", True),
@@ -228,6 +234,7 @@ def test_documents_that_differ_in_a_word_are_near_duplicates(tmp_path):
 
 
 def test_numbers_can_be_ignored(tmp_path):
+    assert difference.telling(["5"], with_numbers=False) == difference.telling([]) == []
     rows = [chat(LONG, "Ask Mara.", answer="x"), chat(LONG.replace("30", "31"), "Ask Mara.", answer="x")]
     assert cleaned(tmp_path, rows)[0] == [0, 1]
     assert cleaned(tmp_path, rows, numbers_must_match=False)[0] == [0]
