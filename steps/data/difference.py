@@ -24,16 +24,17 @@ thanks thank thx cheers appreciate appreciated regards please step help danke da
 obrigada bedankt tack dziękuję teşekkürler спасибо дякую ευχαριστώ شكرا תודה धन्यवाद 감사합니다
 """.split()) | frozenset("谢謝感ありがとう")  # fmt: skip
 _CLOSINGS = _THANKS | frozenset("""
-you so very much a lot many in advance for your any the answer answers time i we would will really it this that let s us
-me think by carefully best kind all be great greatly good day vielen schön im voraus beaucoup por favor muchas de
+you so very much a lot many is in advance for your any the answer answers time i we would will really it this that let s
+us me think by carefully best kind all be great greatly good day vielen schön im voraus beaucoup por favor muchas de
 antemano mille alvast заранее
 """.split()) | frozenset("您你了请請多指教非常ございます")  # fmt: skip
 # Behind a colon stands what something is done to.
 _CLOSING = re.compile(r"(?:(?<=[.!?。！？])|\n)\s*([^.!?:\n。！？：]{1,80})[.!?\s。！？]*\Z")
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+|[^\w\s,，'’-]")
-# "Could you please tell me what …" asks what.
+# "Could you please tell me what …" asks what, and "Can you explain …?" asks for it.
 _LEADS = re.compile(
-    r"\b(?:(?:can|could|would|will) you (?:please |kindly )|(?:(?:can|could|would|will) you )?(?:please )?"
+    r"\b(?:(?:can|could|would|will) you (?:(?:please|kindly) |(?=(?:explain|describe|write|give|list|show|name|provide|"
+    r"summari[sz]e|translate|create|generate|suggest) ))|(?:(?:can|could|would|will) you )?(?:please )?"
     r"(?:tell me|let me know),? (?=(?:what|who|whom|whose|which|where|when|why|how|whether|if)\b))|\A(?:请问|請問)",
     re.IGNORECASE,
 )

@@ -90,12 +90,13 @@ def taken_apart(row: dict) -> tuple[list[str], str]:
     return (texts, "") if row["messages"][-1]["role"] == "user" else (texts[:-1], texts[-1])
 
 
-def answer_keys(row: dict, response: str, short_answer_words: int) -> tuple[int, int]:
-    """64 bits, equal for answers that `answers.equal` calls equal: the row's own, else its response; and those as which
-    it may be read too. 0 without one."""
-    answer = row["answer"]
-    if answer is None:
-        answer = short_answer(response, short_answer_words)
+def numbers_of(text: str, words: list[str]) -> list[str]:
+    """The numbers of a text; most have none, which its characters tell sooner than its words."""
+    return [] if text.isascii() and _DIGIT.search(text) is None else numbers(words)
+
+
+def answer_keys(answer: str | None) -> tuple[int, int]:
+    """64 bits, equal for answers that `answers.equal` calls equal; and those as which it may be read too. 0 without."""
     if answer is None:
         return 0, 0
     if len(answer) > SHORT_CHARS:
@@ -128,7 +129,7 @@ class Printer:
         tells = telling(asks if said == opened else tokens(said), with_numbers)
         ends = ending(text, said)
         if with_numbers:
-            return Turn(key, question, question, numbers(asks), asks, tells, ends)
+            return Turn(key, question, question, numbers_of(opened, asks), asks, tells, ends)
         twin = key_of([token for token in asks if not token[-1:].isdigit()])
         return Turn(key, question, twin, [], asks, tells, ends)
 
@@ -145,16 +146,19 @@ class Printer:
         # A document answers no question, and neither does the call of a tool. Of several good responses one is
         # preferred to another, and a constraint has many that keep it.
         said = response_of(row) if texts and response and not row.keys() & {"check", "rejected"} else ""
-        answer, answer_too = answer_keys(row, said, most)
+        short = short_answer(response, most)
+        given = row["answer"]
+        if given is None:
+            given = short if said == response else short_answer(said, most)
+        answer, answer_too = answer_keys(given)
         # Their order is that of the words, which halves of a question may change.
         rest = [roles, [sorted(turn.numbers) for turn in turns], answer]
-        counts = self.settings["numbers_must_match"] and not (response.isascii() and _DIGIT.search(response) is None)
-        rest += [sorted({*numbers(says)})] if counts else [[]]
+        rest += [sorted({*numbers_of(response, says)})] if self.settings["numbers_must_match"] else []
         rest += [turn.get(key) for turn in row["messages"] if len(turn) > 2 for key in ("tool_calls", "train")]
         rest += [row.get(key) for key in ("tools", "check", "rejected")]
         source = self.settings.get("sources", {}).get(row["file"], {})
         tells, is_document = turns[-1].tells if turns else [], not texts
-        half, shows = len(tells) // 2, bool(response) and short_answer(response, most) is None
+        half, shows = len(tells) // 2, bool(response) and short is None
         told = telling(says, self.settings["numbers_must_match"]) if shows and not is_document else []
         found = Prints(
             *key_of_all([turn.key for turn in turns]),
