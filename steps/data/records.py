@@ -15,6 +15,7 @@ from steps.data.values import (
     flag,
     from_text,
     is_plain,
+    is_written,
     kind,
     missing,
     optional_text,
@@ -343,10 +344,6 @@ def _are_scores(value: Any, count: int) -> bool:
     return numbers and len(value) == count
 
 
-def _is_number(text: Any) -> bool:
-    return isinstance(text, str) and re.fullmatch(r"\s*[-+]?\d+(?:\.\d+)?\s*", text) is not None
-
-
 def _check_shown(messages: list[dict], beside: list[tuple[str, Any]]) -> None:
     """Refuse a field of what is asked, unless the turns show it, or it is them as a template writes them.
 
@@ -357,33 +354,13 @@ def _check_shown(messages: list[dict], beside: list[tuple[str, Any]]) -> None:
     asked = "\n".join(text for turn, text in zip(messages, said, strict=True) if turn["role"] in ("user", "system"))
     for name, value in beside:
         if isinstance(value, str):
-            is_shown = value.strip() in asked or _is_written(value, said)
+            is_shown = value.strip() in asked or is_written(value, said)
         else:
             turns = value if isinstance(value, list) else [value]
             texts = [turn.get("content", turn.get("value")) if isinstance(turn, dict) else None for turn in turns]
             is_shown = all(isinstance(text, str) and any(text.strip() in own for own in said) for text in texts)
         if not is_shown:
             raise unsupported(name)
-
-
-# What a template has between turns, and the two that begin with a sentence: Alpaca's and Vicuna's.
-_MARKS = re.compile(
-    r"<[^<>\n]*>|\[/?[A-Z]+\]|\n|\b(?:user|human|assistant|gpt|bot|system|instruction|input|output|response|question|answer)"
-    r"[ \t]*:",
-    re.IGNORECASE,
-)
-_HEADING = re.compile(
-    r"#.*|.*:|[\W_]*|(?:user|assistant|system)|Below is an instruction\b.*|A chat between a curious .*"
-)
-
-
-def _is_written(text: str, said: list[str]) -> bool:
-    """Whether a text is these turns as a template writes them: each line of theirs, and beside them only marks."""
-    lines = {line.strip() for turn in said for line in turn.split("\n")}
-    # A line may have a mark of its own ("Answer: 4").
-    parts = {part.strip() for way in (text.split("\n"), _MARKS.split(text)) for part in way}
-    rest = {part.strip() for line in text.split("\n") if line.strip() not in lines for part in _MARKS.split(line)}
-    return lines <= parts and all(part in lines or _HEADING.fullmatch(part) for part in rest)
 
 
 def _is_number(value: bool | float | str) -> bool:
