@@ -60,8 +60,8 @@ def _lowered(found: re.Match) -> str:
 # --- tokens --------------------------------------------------------------------------------------
 
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-# 1.250,5 is written by who writes decimals with a comma.
-_POINTED = re.compile(r"(?<![\d.,])\d{1,3}(?:\.\d{3})++,\d")
+# 1.250,5 and 1.250.000 are written by who writes decimals with a comma.
+_POINTED = re.compile(r"(?<![\d.,])\d{1,3}(?:(?:\.\d{3})++,\d|(?:\.\d{3}){2,}+(?![.,]?\d))")
 _COMMA_DECIMAL = re.compile(r"(?<![\d.,])(?:\d{1,3}(?:\.\d{3})++(?:,\d++)?|\d++,\d++)(?![.,]?\d)")
 # Punctuation that ends a clause stands before white space or the end, or next to a script without spaces.
 _ENDS = rf"(?:\s|\Z|[{UNSPACED}])"
@@ -79,7 +79,7 @@ _UNICODE = regex.compile(
 
 def without_thousands(text: str) -> str:
     """1,200 as 1200; of a text with decimal commas beside points of thousands 1.250,5 as 1250.5 and 1,250 as 1.250."""
-    if "," not in text:
+    if "," not in text and "." not in text:
         return text
     if "." in text and _POINTED.search(text):
         return _COMMA_DECIMAL.sub(lambda found: found[0].replace(".", "").replace(",", "."), text)
@@ -129,7 +129,7 @@ def tokens(text: str) -> list[str]:
 _OPENINGS = frozenset("""
 please kindly the a an this that these here is following below question problem task exercise riddle one solve answer
 think about consider carefully hello hi hey thanks thank you dear there can could would will help me with my now i have
-need let us q
+need let us q tell hope doing well good morning afternoon evening everyone sorry are really your was wondering just
 """.split()) | frozenset("请問问您你好解答回以下面的這这个個道題题目思考一想看有里谢謝")  # fmt: skip
 _CLAUSE = re.compile(r"\s*([^.!?:,;\n。！？：，；]{1,80})[.!?:,;\n。！？：，；]+\s*")
 _POLITE = re.compile(r"\s*(?:please|kindly)\s+(?=\w)", re.IGNORECASE)

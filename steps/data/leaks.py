@@ -7,30 +7,34 @@ What many items of one evaluation set share (an instruction, "Options: yes no") 
 - An item of at least twice `ngram_words` words matches a text that has a share of at least `min_overlap` of its
   n-grams, those that several items share left out, something of each of its clauses, and its numbers in order without
   another number between them: a problem with other numbers is another problem, and so is another question about the
-  same passage.
+  same passage. Where it asks, no word may stand in the place of another one: a median is no altitude.
 - A shorter item matches a text that asks the same: its words, fillers such as "please" left out, as whole consecutive
   clauses. Of fewer than `SPECIFIC_WORDS` words, which may stand anywhere by chance, it has to be a share of at least
-  `min_overlap` of what the text has beside the text that its rows share.
+  `min_overlap` of what the text has beside the text that its rows share. An item with options matches no text that
+  has others: "Which of these is a public good?" is asked of many things.
 """
 
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from difflib import SequenceMatcher
 from itertools import pairwise
 
 import regex
 
 from steps.data.identity import UNSPACED, asked, fold, without_thousands
 from steps.data.questions import Item
-from steps.data.rows import LETTER, core, numbers
+from steps.data.rows import FILLERS, LETTER, OPERATORS, core, numbers
 
 # Items of one set that have an n-gram from which it is shared: two may be one item twice.
 SHARED_ITEMS = 3
 # So many words without fillers tell an item from others of its set and, where they stand as whole sentences, from all.
 SPECIFIC_WORDS = 5
 # Of a clause of so many words this share of its pairs of neighbours must be there: two questions about one passage have
-# fewer in common, a question in other words has more.
+# fewer in common, a question in other words has more. Of a shorter one ("find b") all.
 CLAUSE_WORDS, CLAUSE_SHARE = 4, 0.5
+# Clauses beside a question from which they are what there is to choose from.
+CHOICES = 3
 # Text that so many rows of a file, or items of a set, and such a share of them have is a frame around what they ask.
 FRAME_ROWS, FRAME_SHARE, SET_SHARE = 5, 0.05, 0.1
 # Words by which such a frame is noticed where no punctuation parts it from the question.
@@ -201,7 +205,9 @@ class Index:
         self.by_question: dict[Clause, str] = {}
         self.openings: set[str] = set()  # first words of the short ones
         self.lengths: set[int] = set()  # of them, in words
+        self.options: dict[Clause, set[Clause]] = {}  # of those that all come with some
         self.parts: list[list[Clause]] = []
+        self.asking: list[list[Clause]] = []  # those of an item's clauses that ask
         self.frames = Frames()
         sets = defaultdict(list)
         for item in items:
@@ -211,12 +217,12 @@ class Index:
             once = {tuple(parts): parts for _, parts in members}
             self.frames |= Frames([[parts] for parts in once.values()], SET_SHARE)
         for members in sets.values():
-            readings = [(item.name, self._readings(item, self.frames.part(parts))) for item, parts in members]
+            readings = [(item, self._readings(item, self.frames.part(parts))) for item, parts in members]
             distinct = {tuple(words_of(ways[-1][0])) for _, ways in readings}
             counts = Counter(gram for words in distinct for gram in self._ngrams([*words]))
-            for name, ways in readings:
+            for item, ways in readings:
                 for parts, whole in ways:
-                    self._add(name, parts, whole, counts)
+                    self._add(item, parts, whole, counts)
 
     def _readings(self, item: Item, every: list[Clause]) -> list[tuple[list[Clause], bool]]:
         """What is an item's own, and whether it must be there in one piece.
@@ -237,12 +243,19 @@ class Index:
     def _is_short(self, parts: list[Clause]) -> bool:
         return len(words_of(parts)) < 2 * self.ngram_words
 
-    def _add(self, name: str, parts: list[Clause], whole: bool, counts: Counter) -> None:
+    def _add(self, item: Item, parts: list[Clause], whole: bool, counts: Counter) -> None:
         words = words_of(parts)
         if whole:
             question = tuple(core(words)) or tuple(words)
             if question:
-                self.by_question.setdefault(question, name)
+                options = {*clauses(item.options)}
+                if question not in self.by_question and options:
+                    self.options[question] = options
+                elif options and question in self.options:
+                    self.options[question] |= options
+                else:
+                    self.options.pop(question, None)
+                self.by_question.setdefault(question, item.name)
                 self.openings.add(question[0])
                 self.lengths.add(len(question))
             return
@@ -250,11 +263,12 @@ class Index:
         grams = {gram for gram in every if counts[gram] < SHARED_ITEMS}
         for gram in grams or every:
             self.by_ngram.setdefault(gram, []).append(len(self.names))
-        self.names.append(name)
+        self.names.append(item.name)
         self.sizes.append(len(grams or every))
         self.least.append(self.min_overlap if grams else 1.0)
         self.numbers.append(numbers(words))
-        self.parts.append([clause for clause in parts if len(clause) >= CLAUSE_WORDS])
+        self.parts.append([clause for clause in parts if len(clause) > 1])
+        self.asking.append([*(clause for clause in parts[:-1] if not _ASKS.isdisjoint(clause)), *parts[-1:]])
 
     def _ngrams(self, words: list[str]) -> set[int]:
         # `hash` of strings differs between processes, and nothing that is written depends on it.
@@ -266,15 +280,24 @@ class Index:
         own = [clause for clause in every if clause not in self.frames.clauses]
         readings = [every] if len(own) in (0, len(every)) else [own, every]
         for parts in readings:
-            if found := self._longer(words_of(parts)):
+            if found := self._longer(parts):
                 return found
         for parts in readings if self.by_question else ():
-            for question in self._questions(frames.part(parts), frames.clauses):
-                if question in self.by_question:
+            parts = frames.part(parts)
+            for question in self._questions(parts, frames.clauses):
+                if question in self.by_question and self._has_its_options(question, parts, frames):
                     return self.by_question[question], 1.0
         return None
 
-    def _longer(self, words: list[str]) -> tuple[str, float] | None:
+    def _has_its_options(self, question: Clause, parts: list[Clause], frames: Frames) -> bool:
+        """Whether a text with a question has none of the options that only come with it, or others."""
+        if question not in self.options:
+            return True
+        beside = {part for part in parts if part not in frames.clauses and not {*core([*part])} <= {*question}}
+        return len(beside) < CHOICES or not beside.isdisjoint(self.options[question])
+
+    def _longer(self, parts: list[Clause]) -> tuple[str, float] | None:
+        words = words_of(parts)
         grams = self._ngrams(words)
         # Of most texts all.
         if self.by_ngram.keys().isdisjoint(grams):
@@ -287,6 +310,7 @@ class Index:
                 share >= self.least[item]
                 and contains(inside, self.numbers[item])
                 and all(present(clause, pairs) for clause in self.parts[item])
+                and not any(asks_otherwise(clause, parts) for clause in self.asking[item])
             ):
                 found = max(found or (0.0, 0), (share, -item))
         return found and (self.names[-found[1]], found[0])
@@ -314,7 +338,33 @@ class Index:
 
 def present(clause: Clause, pairs: set[tuple[str, str]]) -> bool:
     """Whether a text with these pairs of neighbours has something of a clause."""
-    return sum(pair in pairs for pair in pairwise(clause)) >= CLAUSE_SHARE * (len(clause) - 1)
+    share = CLAUSE_SHARE if len(clause) >= CLAUSE_WORDS else 1
+    return sum(pair in pairs for pair in pairwise(clause)) >= share * (len(clause) - 1)
+
+
+# Words of questions and tasks; the last clause asks without one.
+_ASKS = frozenset("""
+what which who whom whose where when why how find compute determine calculate evaluate simplify express prove show name
+give list write explain describe solve
+""".split())  # fmt: skip
+# In the place of each other they ask the same.
+_ALIKE = FILLERS | frozenset("a what is are s find compute determine calculate evaluate give which".split())
+
+
+def asks_otherwise(clause: Clause, parts: list[Clause]) -> bool:
+    """Whether the clause of a text that is most like one that asks has other words, or another sign, in the place of
+    some of its words; those that it lacks or has beside them say nothing."""
+    pairs = {*pairwise(clause)}
+    like = max(reversed(parts), key=lambda part: len(pairs.intersection(pairwise(part))), default=())
+    changes = SequenceMatcher(None, clause, like, autojunk=False).get_opcodes()
+    for kind, begin, end, start, stop in changes:
+        ours, theirs = ({*run} - _ALIKE for run in (clause[begin:end], like[start:stop]))
+        if kind == "replace" and ours and theirs:
+            return True
+        inside = begin > 0 and end < len(clause)
+        if kind != "equal" and inside and any(word[0] in OPERATORS for word in ours ^ theirs):
+            return True
+    return False
 
 
 def contains(sequence: list[str], part: list[str]) -> bool:

@@ -108,8 +108,11 @@ def _parquet(path: Path) -> Iterator[dict]:
         with pyarrow.parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(1024):
                 yield from batch.to_pylist()
-    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+    except pyarrow.ArrowException as error:
         raise ValueError(f"{path}: not readable as Parquet ({error}); copy the file again") from None
+    # A date after the year 9999, or a text that is no UTF-8.
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{path}: it has a value that Python has not ({error}); write its column as text") from None
 
 
 def text_of(value: Any) -> str | None:

@@ -15,6 +15,7 @@ from steps.data.values import (
     flag,
     from_text,
     is_plain,
+    is_written,
     kind,
     missing,
     optional_text,
@@ -343,12 +344,8 @@ def _are_scores(value: Any, count: int) -> bool:
     return numbers and len(value) == count
 
 
-def _is_number(text: Any) -> bool:
-    return isinstance(text, str) and re.fullmatch(r"\s*[-+]?\d+(?:\.\d+)?\s*", text) is not None
-
-
 def _check_shown(messages: list[dict], beside: list[tuple[str, Any]]) -> None:
-    """Refuse a field of what is asked, unless the turns show it, or it has each line of theirs, as a template does.
+    """Refuse a field of what is asked, unless the turns show it, or it is them as a template writes them.
 
     Raises:
         RowProblem: unsupported_field.
@@ -357,8 +354,7 @@ def _check_shown(messages: list[dict], beside: list[tuple[str, Any]]) -> None:
     asked = "\n".join(text for turn, text in zip(messages, said, strict=True) if turn["role"] in ("user", "system"))
     for name, value in beside:
         if isinstance(value, str):
-            lines = (line.strip() for text in said for line in text.split("\n"))
-            is_shown = value.strip() in asked or all(line in value for line in lines)
+            is_shown = value.strip() in asked or is_written(value, said)
         else:
             turns = value if isinstance(value, list) else [value]
             texts = [turn.get("content", turn.get("value")) if isinstance(turn, dict) else None for turn in turns]

@@ -5,7 +5,7 @@ in common, all the more for a language model's states: the mean over all rows is
 a row's own. The similarity of two rows is the product of both cosines.
 
 A vector knows little of what single words mean, so that of two rows that are alike none goes unless their roles, tools,
-numbers and answers are equal (`dedup.Prints.rest`), both negate as often, and the names of the one stand in the other.
+numbers and answers are equal (`prints.Prints.rest`), both negate as often, and the names of the one stand in the other.
 Texts of which more than `MOST_WORDS` of the words are the same are no paraphrases: as for near duplicates, a word that
 stands there in the place of another one makes another row.
 
@@ -22,8 +22,8 @@ from math import isqrt, sqrt
 
 import numpy as np
 
+from steps.data.difference import operators, telling
 from steps.data.identity import tokens
-from steps.data.near import NEGATIONS, only_adds
 
 PROBES = 4
 # Of a centre, so that rows which are all alike are not all compared.
@@ -146,10 +146,37 @@ def _nearest(vectors: np.ndarray, centres: np.ndarray, most: int) -> np.ndarray:
     return found
 
 
+# What turns a sentence around where it is added, in the languages of the filter; "t" is of "can't". Chinese and Thai
+# are characters.
+NEGATIONS = frozenset("""
+not no never none nothing nobody nowhere neither nor cannot without except unless only t n't hardly rarely barely
+seldom false half twice double squared square squares different distinct descending desc opposite reverse reversed
+nicht kein keine keinen keinem keiner keines nie niemals ohne ne n pas jamais sans aucun aucune nunca sin ningún
+ninguna non mai senza nessuno nessuna não sem nenhum nenhuma niet geen nooit zonder nie nigdy bez inte aldrig utan ej
+değil не нет ни без никогда ні немає δεν μην χωρίς όχι لا لم لن ليس بدون غير לא אין בלי नहीं न मत बिना 안 못 없이
+不 没 沒 無 无 非 未 别 別 勿 莫 + / ^ = < > % ! ¬ ~ ≠
+""".split())  # fmt: skip
+
+
+def only_adds(one: str, other: str) -> bool:
+    """Whether the longer of two texts has the words of the shorter in their order, and what it adds negates nothing and
+    works on nothing."""
+    if operators(one) != operators(other):
+        return False
+    shorter, longer = sorted((telling(tokens(text)) for text in (one, other)), key=len)
+    rest = iter(longer)
+    return all(word in rest for word in shorter) and _negated(shorter) == _negated(longer)
+
+
+def _negated(words: list[str]) -> int:
+    """How often a text of these words negates."""
+    return sum(word in NEGATIONS for word in words)
+
+
 def _signs(text: str) -> tuple[int, set[str], set[str]]:
     """How often a text negates, its names and its words, in small letters."""
     words = tokens(text.lower())
-    return sum(word in NEGATIONS for word in words), {name.lower() for name in _NAME.findall(text)}, {*words}
+    return _negated(words), {name.lower() for name in _NAME.findall(text)}, {*words}
 
 
 def agree(one: Sequence[str], other: Sequence[str]) -> bool:

@@ -38,7 +38,7 @@ class Hasher:
             lengths.append(max(len(tokens), self.size))
             flat += [0] * (self.size - len(tokens))
         ids, of = np.fromiter(flat, np.uint64, len(flat)), np.repeat(np.arange(len(texts)), lengths)
-        count = len(ids) - self.size + 1
+        count = max(0, len(ids) - self.size + 1)
         hashed = np.zeros(count, np.uint64)
         for place, weight in enumerate(self.weights):
             hashed += ids[place : place + count] * weight

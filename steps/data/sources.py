@@ -193,7 +193,7 @@ def named(sources: list[dict]) -> list[list[SourceFile]]:
     Raises:
         ValueError: as `files_of`, or a file is read twice.
     """
-    paths: set[Path] = set()
+    paths: dict[Path, Path] = {}
     taken: set[str] = set()
     result = []
     for source in sources:
@@ -201,9 +201,13 @@ def named(sources: list[dict]) -> list[list[SourceFile]]:
         many = is_many(str(source["path"]))
         for file in source.get("files") or files_of(str(source["path"]), source.get("format", "auto")):
             path = Path(file)
-            if path.resolve() in paths:
+            if (real := path.resolve()) in paths:
+                if any(file.path == paths[real] for file in files):
+                    raise ValueError(
+                        f"{source['path']}: {path} and {paths[real]} are one file; remove a link, or name the files"
+                    )
                 raise ValueError(f"{path}: two sources of this data set read it; name it once")
-            paths.add(path.resolve())
+            paths[real] = path
             name, stem = next(
                 (name, stem)
                 for name, stem in _calls(path, folder_of(str(source["path"])), many)

@@ -1,6 +1,7 @@
 """Values of a raw record: texts, flags, values of JSON; what is wrong with one quarantines its row."""
 
 import math
+import re
 from decimal import Decimal
 from typing import Any
 
@@ -141,3 +142,23 @@ def unsupported(column: str) -> RowProblem:
     name = column.rpartition(".")[2]
     hint = f"it changes what the row means, and is not supported: take it out, or list {name} under `ignore:`"
     return RowProblem("unsupported_field", column, hint)
+
+
+# What a template has between turns, and the two that begin with a sentence: Alpaca's and Vicuna's.
+_MARKS = re.compile(
+    r"<[^<>\n]*>|\[/?[A-Z]+\]|\n|\b(?:user|human|assistant|gpt|bot|system|instruction|input|output|response|question|answer)"
+    r"[ \t]*:",
+    re.IGNORECASE,
+)
+_HEADING = re.compile(
+    r"#.*|.*:|[\W_]*|(?:user|assistant|system)|Below is an instruction\b.*|A chat between a curious .*"
+)
+
+
+def is_written(text: str, said: list[str]) -> bool:
+    """Whether a text is these turns as a template writes them: each line of theirs, and beside them only marks."""
+    lines = {line.strip() for turn in said for line in turn.split("\n")}
+    # A line may have a mark of its own ("Answer: 4").
+    parts = {part.strip() for way in (text.split("\n"), _MARKS.split(text)) for part in way}
+    rest = {part.strip() for line in text.split("\n") if line.strip() not in lines for part in _MARKS.split(line)}
+    return lines <= parts and all(part in lines or _HEADING.fullmatch(part) for part in rest)

@@ -125,6 +125,11 @@ def _rows(file: Path, field: str | None) -> Iterator[tuple[str, Any]]:
             yield from ((f"row {i}", row) for i, row in enumerate((r for b in batches for r in b.to_pylist()), 1))
         except pyarrow.ArrowException as error:
             raise ValueError(f"{file}: is no Parquet file ({str(error).splitlines()[0]}); convert it") from None
+        # A date after the year 9999, or a text that is no UTF-8.
+        except (ValueError, OverflowError) as error:
+            raise ValueError(
+                f"{file}: it has a value that Python has not ({error}); write its column as text"
+            ) from None
     elif file.suffix == ".csv":
         with open(file, encoding="utf-8-sig", newline="") as opened:
             try:

@@ -57,9 +57,10 @@ def main(args: argparse.Namespace) -> None:
     for document, file in zip(encode_corpus(tokenizer, read_documents(args.data)), files, strict=weighted):
         documents += 1
         (source,) = weigh([{"file": file}], settings) if weighted else ({},)
-        for piece in pieces(document, settings["max_length"]):
+        for part, piece in enumerate(pieces(document, settings["max_length"])):
             # All of it is trained on: its labels are its tokens.
-            rows.append(source | dict.fromkeys(("input_ids", "labels"), store.put(piece["input_ids"])))
+            tokens_ = dict.fromkeys(("input_ids", "labels"), store.put(piece["input_ids"]))
+            rows.append(source | ({"part": part} if part else {}) | tokens_)
     plan = Plan(
         batches=curriculum.plan_batches(rows, settings),
         accumulation=settings["gradient_accumulation"],

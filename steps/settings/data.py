@@ -173,7 +173,7 @@ class Dedup(Settings):
 
     short_answer_words: int = Field(ge=0, description="Responses of at most so many words count as answers")
     threshold: float = Field(gt=0, le=1, description="Similarity from which two rows are near duplicates")
-    shingle_words: int = Field(ge=1, description="Words per run")
+    shingle_words: int = Field(ge=1, description="Words per run, of documents")
     numbers_must_match: bool = Field(description="Two prompts that differ in a number are two problems")
     semantic: Semantic | None = Field(description="Whether rows in other words are looked for, and how; null: not")
 

@@ -6,6 +6,7 @@ from random import Random
 
 from steps.core import curriculum
 from steps.core.curriculum import epoch_rows, weight_of
+from steps.core.progress import say
 from steps.training import packing
 
 # What rows keep of the rule `bucket` for it.
@@ -53,6 +54,7 @@ def plan_batches(rows: Sequence[dict], settings: dict) -> list[list[int]]:
         dealt = curriculum.easy_to_hard(rates, _weights(rows, shares), wanted, Random(f"{seed}:easy_to_hard"))
     else:
         dealt = _mixed(rows, shares, wanted, seed)
+    _tell_missing(rows, shares or {}, dealt)
     return [dealt[start : start + size] for start in range(0, wanted, size)]
 
 
@@ -91,6 +93,15 @@ def _mixed(rows: Sequence[dict], shares: dict[str, float], wanted: int, seed: in
             groups[name] = [i for i in own if weight_of(rows[i]) == weight]
     totals = [sum(weights[i] for i in members) for members in groups.values()]
     return curriculum.mixed(groups, totals, epoch_rows(rows), wanted, seed)
+
+
+def _tell_missing(rows: Sequence[dict], shares: dict[str, float], dealt: Sequence[int]) -> None:
+    """Say which buckets have a share of less than half a row of the run."""
+    there = {rows[row]["bucket"] for row in dealt}
+    for bucket, share in shares.items():
+        if share and bucket not in there:
+            slots = share / sum(shares.values()) * len(dealt)
+            say("curriculum", f"no row that is {bucket} is dealt: its share of {len(dealt)} is {slots:.2g} rows")
 
 
 def counts(rows: Sequence[dict], batches: Sequence[Sequence[int]], settings: dict) -> dict:

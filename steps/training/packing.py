@@ -29,9 +29,18 @@ def plan_batches(
     Args:
         domains: the source of each row, to train on the sources one after the other, in the order in which they first
             appear: all epochs of one before the next. A batch may hold the end of one and the start of the next.
+
+    Raises:
+        ValueError: no row is dealt, or none of a source.
     """
-    domains = domains or [""] * rows
     check_epochs(rows, epochs)
+    for domain, size in Counter(domains).items():
+        if not round(size * epochs):
+            raise ValueError(
+                f"epochs: {epochs:g} of the {size} rows of {domain} is less than a row, with order: sources; set"
+                f" {1 / size:.2g} or more, or write shuffle"
+            )
+    domains = domains or [""] * rows
     order: list[int] = []
     for domain, size in Counter(domains).items():
         end, epoch = len(order) + round(size * epochs), 0

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from steps.data import answers, dedup, identity, quality, rows
+from steps.data import answers, identity, prints, quality, rows
 from steps.data import filter as filtering
 from steps.data.leaks import Index, clauses
 from steps.data.questions import Item
@@ -146,7 +146,7 @@ ALIKE = Index([Item(f"task:{i}", f"{'1 ' * 60}{i}") for i in range(20)], 8, 0.6)
         (lambda text: answers.follows(text, {"kind": "starts_with", "words": ["b"], "first": "b"}), "a ", ""),
         (lambda text: quality.repetition(rows.words(text)), "a b ", ""),
         (lambda text: Hasher(5).shingles(rows.words(text)), "a b ", ""),
-        (lambda text: dedup.answer_key({"answer": text}, "", 8), "9", ""),
+        (lambda text: prints.answer_keys(text), "9", ""),
         (identity.tokens, ".", "a"),
         (identity.tokens, " .", "a"),
         (identity.tokens, "?", "é"),

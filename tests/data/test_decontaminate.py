@@ -190,6 +190,43 @@ def test_another_question_about_the_passage_of_an_item_is_no_leak():
     assert find(f"Read this. {passage}\n{question} Answer in a word.") == "read:0"
 
 
+CLUB = (
+    "Our club has 25 members, and wishes to pick a president, a secretary and a treasurer out of them for this year. "
+)
+
+
+@pytest.mark.parametrize(
+    ("item", "text"),
+    [
+        (CLUB + "In how many ways, if nobody holds two offices?", CLUB + "In how many ways, if somebody may hold two?"),
+        (CLUB + "What is the chance of an old president?", CLUB + "What is the chance of a young president?"),
+        (CLUB + "Find the largest age of all.", CLUB + "Find the smallest age of all."),
+        (f"Find $a.$\n\n{CLUB}", f"Find $b.$\n\n{CLUB}"),
+        (CLUB + "Which is the graph of $y = -f(x)$?", CLUB + "Which is the graph of $y = -f(-x)$?"),
+        ("What share of the children of Kelso had seen a river more than once in the year before the flood of 1912?",
+         "What share of the children of Umber had seen a river more than once in the year before the flood of 1912?"),
+    ],
+)  # fmt: skip
+def test_another_word_or_sign_where_an_item_asks_is_another_question(item, text):
+    assert finder([Item("task:0", item)])(text) is None
+    assert finder([Item("task:0", item)])(item) == "task:0"
+
+
+def test_a_reworded_statement_or_verb_of_asking_is_the_same_question():
+    find = finder([Item("task:0", CLUB + "Find the number of ways.")])
+    assert find(CLUB.replace("club", "team") + "Determine the number of ways.") == "task:0"
+
+
+def test_a_short_question_with_other_options_is_no_leak():
+    good = "Which of these is the best example of a public good?"
+    find = finder([Item("task:0", good, "a lamp of the street\na pear\na coat\na cup")])
+    assert find(good) == "task:0"
+    assert find(f"{good}\nA. a plum\nB. a hat\nC. a light house by the sea\nD. a fork") is None
+    assert find(f"{good}\nA. a pear\nB. a cup\nC. a lamp of the street\nD. a coat") == "task:0"
+    both = finder([Item("task:0", good, "a lamp of the street"), Item("task:1", good)])
+    assert both(f"{good}\nA. a plum\nB. a hat\nC. a light house by the sea\nD. a fork") == "task:0"
+
+
 def test_another_instruction_asks_something_else_of_the_same_few_words():
     find = finder([Item(f"strings:{i}", f"Sort the letters: {' '.join(name)}") for i, name in enumerate(NAMES)])
     assert find(f"Reverse the letters: {' '.join(NAMES[0])}") is None
@@ -394,3 +431,13 @@ def test_a_cell_of_an_evaluation_file_may_be_long(tmp_path):
     (tmp_path / "quiz.csv").write_text(f'question\n"{text}"\n')
     (item,) = read_items(tmp_path / "quiz.csv", "quiz")
     assert item.prompt == text
+
+
+def test_a_value_that_python_has_not_is_one_line(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    far = pyarrow.array([10**6 * 365], pyarrow.int32()).cast(pyarrow.date32())
+    pyarrow.parquet.write_table(pyarrow.table({"question": ["Who?"], "when": far}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"a\.parquet: it has a value that Python has not \(.*\); write its column as"):
+        list(read_items(tmp_path / "a.parquet", "a"))

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from steps.core.files import read_json, read_jsonl, write_jsonl
-from steps.data import dedup, near, shingles
+from steps.data import dedup, difference, near, shingles
 from steps.data.rows import core, numbers, words
 
 SETTINGS = {"short_answer_words": 3, "threshold": 0.7, "shingle_words": 3, "numbers_must_match": True}
@@ -67,6 +67,10 @@ def test_words_keep_numbers_and_operators_and_drop_punctuation():
         (chat("Where does Una live?", "Kelso"), chat("Where does Una live?", "kelso."), False),
         (chat("Tell a story.", "Once there was a fox who"), chat("Tell a story.", "A goat went up a hill"), False),
         (chat("Tell a story.", "No."), chat("Tell a story.", "A goat went up a hill"), False),
+        (chat("Wie viele sind es?", "1.250"), chat("Wie viele sind es?", "1250"), False),
+        (chat("How long is it?", "1.250 m"), chat("How long is it?", "1.25 m"), False),
+        (chat("Wie viele sind es?", "1.250"), chat("Wie viele sind es?", "1251"), True),
+        (chat("How long is it?", "0.250"), chat("How long is it?", "250"), True),
         (chat("Reverse: a b", "b a"), chat("Reverse: a b c", "c b a"), False),
         (chat("Hi", "Hello", "Which day?", "Monday"), chat("Hi", "Hello", "Which day?", "Friday"), True),
         (chat("Hi", "Hello", "Which day?", "Monday"), chat("Hi", "Bye", "Which day?", "Friday"), False),
@@ -106,7 +110,7 @@ def test_exact_duplicates_ignore_case_and_spaces_and_the_first_stays(tmp_path):
     [
         (f"Think about this one. {LONG}", WORKED, "42", True),
         (LONG.replace("How many", "Tell me how many"), WORKED, "42", True),
-        (LONG.replace("market.", "market, today."), WORKED, "42", True),
+        (LONG.replace("market.", "market, today."), WORKED, "42", False),
         (LONG.replace("30", "31"), WORKED, "42", False),  # other numbers: another problem
         (LONG.replace("pears", "plums"), WORKED, "42", False),
         (LONG.replace("bowl", "dish"), WORKED, "42", False),  # which words mean the same, nothing here knows
@@ -135,22 +139,6 @@ SAID = (
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "only"),
-    [
-        ("the slope of e^{x} now", "the slope of e^{-x} now", False),
-        ("it returns x*y there", "it returns x**y there", False),
-        ("the graph of f(x)", "the graph of f'(x)", False),
-        ("sorted by age", "sorted by age, descending", False),
-        ("so **Paris** it is", "so Paris it is", True),
-        ("- pears\n- plums", "pears plums", True),
-        ("I'm here, don't go", "I'm here, don't go now", True),
-    ],
-)
-def test_what_is_added_may_turn_a_text_around(one, other, only):
-    assert near.only_adds(one, other) is only and near.only_adds(other, one) is only
-
-
-@pytest.mark.parametrize(
     ("first", "second"),
     [
         (("formal", "oldest", "Yes", "B", ""), ("informal", "oldest", "Yes", "B", "")),
@@ -175,11 +163,68 @@ def test_who_stands_in_whose_place_counts(tmp_path):
     assert cleaned(tmp_path, rows)[0] == [0, 1]
 
 
-def test_words_that_are_added_make_no_other_row(tmp_path):
-    rows = [chat(ASKED.format("formal", "old"), SAID.format("Yes", "B", ""))]
-    rows.append(chat(ASKED.format("short and formal", "old"), SAID.format("Yes", "B", "always ")))
-    rows.append(chat(ASKED.format("formal", "very old"), SAID.format('"Yes"', "the B", "")))
+@pytest.mark.parametrize("said", ["Kelso", SAID.format("Yes", "B", "")])
+@pytest.mark.parametrize(
+    ("one", "other", "near"),
+    [
+        ("Paint a man by the river.", "Paint a tall man by the river.", False),
+        ("Write a letter to the town.", "Write a letter to the town. Be brief.", False),
+        ("Write a letter to the town.", "Write a letter to the town today.", False),
+        ("What is the largest town of the isle?", "What is the smallest town of the isle?", False),
+        ("You go to the market.", "You go to the market?", False),
+        ("Una sits left of Nils. Who is first?", "Nils sits left of Una. Who is first?", False),
+        ("Una and Nils beat Mara and Olaf", "Mara and Olaf beat Una and Nils", False),
+        ("Name a woman of the house.", "Name a women of the house.", False),
+        ("List typical signs of it.", "List atypical signs of it.", False),
+        ("How hot is propane there?", "How hot is propene there?", False),
+        ("Is it a pear or a plum?", "Is it a pears or a plum?", False),
+        ("Which letter is this, then? Say b.", "Which letter is this, then? Say a.", False),
+        ("Is 'a' a word of English?", "Is 'the' a word of English?", False),
+        ("Say it in French: the", "Say it in French: an", False),
+        ("What does __init__ do there?", "What does init do there?", False),
+        ("What does base**exp print?", "What does base exp print?", False),
+        ("What does x ** y print?", "What does x y print?", False),
+        ("What does **bold** mean here?", "What does bold mean here?", True),
+        ("安娜有几个苹果在篮子里？", "安娜有几个红苹果在篮子里？", False),
+        ("Where does the river begin?", "Where does the rievr begin?", True),
+        ("Where does the river begin?", "Where does the rivver begin, please?", True),
+        ("How do I receive a letter here?", "How do I recieve the letter here?", True),
+        ("Where does the river begin?", "Hi there! Could you please tell me: where does the river begin?", True),
+        ("Where does the river begin?", "Where does the river begin? Thanks in advance!", True),
+        ("Where does the river begin?", "Tell me where the river does begin.", False),
+        ("Write a letter to the town.", "Could you please write a letter to the town? Thank you so much!", True),
+        ("If it rains all day, where does Una go?", "Where does Una go if it rains all day?", True),
+        ("Nils has 5 pears. How many of 12 are left?", "How many of 12 are left? Nils has 5 pears.", True),
+        ("安娜有几个苹果在篮子里？", "请问安娜有几个苹果在篮子里？谢谢！", True),
+    ],
+)  # fmt: skip
+def test_what_says_something_makes_another_row_and_nothing_else_does(tmp_path, said, one, other, near):
+    for name, pair in (("one", (one, other)), ("other", (other, one))):
+        (tmp_path / name).mkdir()
+        rows = [chat(text, said) for text in pair]
+        assert cleaned(tmp_path / name, rows)[0] == ([0] if near else [0, 1])
+
+
+def test_of_two_spellings_that_other_rows_have_each_is_a_word(tmp_path):
+    rows = [chat(f"Where is the {word} of Kelso?", "In the north.") for word in ("trial", "trail")]
+    others = [
+        chat(f"Was the {word} long, do you think?", said) for word, said in (("trial", "Yes"), ("trail", "So so"))
+    ]
     assert cleaned(tmp_path, rows)[0] == [0]
+    assert cleaned(tmp_path, [*rows, others[0]])[0] == [0, 2]
+    assert cleaned(tmp_path, [*rows, *others])[0] == [0, 1, 2, 3]
+
+
+def test_a_typing_error_in_the_response_says_nothing_else(tmp_path):
+    said = SAID.format("Yes", "B", "")
+    rows = [
+        chat("Is it sound?", said),
+        chat("Is it sound?", said.replace("bridge", "brigde").replace("since", "sicne")),
+    ]
+    assert cleaned(tmp_path, rows)[0] == [0]
+    parts = ["Una eats pears", "Nils eats plums"]
+    halves = [chat("Is it sound?", f"{', '.join(order)}.") for order in (parts, parts[::-1])]
+    assert cleaned(tmp_path, halves)[0] == [0, 1]
 
 
 def test_documents_that_differ_in_a_word_are_near_duplicates(tmp_path):
@@ -189,6 +234,7 @@ def test_documents_that_differ_in_a_word_are_near_duplicates(tmp_path):
 
 
 def test_numbers_can_be_ignored(tmp_path):
+    assert difference.telling(["5"], with_numbers=False) == difference.telling([]) == []
     rows = [chat(LONG, "Ask Mara.", answer="x"), chat(LONG.replace("30", "31"), "Ask Mara.", answer="x")]
     assert cleaned(tmp_path, rows)[0] == [0, 1]
     assert cleaned(tmp_path, rows, numbers_must_match=False)[0] == [0]
@@ -242,12 +288,12 @@ def test_distinct_rows_that_share_most_of_their_text_stay(tmp_path, rows):
 
 
 def test_text_that_many_rows_share_is_nobody_s_own(tmp_path):
-    """A template of responses around one word that is a row's own, and two rows that are near in spite of it."""
+    """A template around one word that is a row's own, and two rows that are near in spite of it."""
     frame = "The {0} that you ask about is an old thing of the town of Umber, and {0} is the name of a street there."
     question = "Tell me in a sentence or two all that you know of this thing in the town of Umber, which I saw: {}."
     names = [f"{a}{b}{c}{d}" for a in "bdfgk" for b in "aeiou" for c in "lm" for d in "aeiou"]
     rows = [chat(question.format(name), frame.format(name)) for name in names]
-    rows.append(chat(f"{question.format(names[3])} Be brief.", frame.format(names[3])))
+    rows.append(chat(f"{question.format(names[3]).replace('town', 'twon')} Thank you!", frame.format(names[3])))
     kept, quarantined = cleaned(tmp_path, rows)
     assert kept == list(range(250))
     assert quarantined[250][1].split(",")[0] == "a:3"
@@ -261,10 +307,10 @@ def test_rows_of_one_template_take_time_in_proportion_to_their_number(tmp_path):
     prompts = [f"{common} {' '.join(rng.choices(words_of, k=10))}" for _ in range(400)]
     answers = [" ".join([*common.split()[:20], *rng.choices(words_of, k=8)]) for _ in range(400)]
     rows = [chat(prompt, said) for prompt, said in zip(prompts, answers, strict=True)]
-    rows += [chat(f"{prompts[i]} {words_of[0]}", answers[i]) for i in (3, 350)]
-    similarity = near.Rows.similarity
+    rows += [chat(f"{prompts[i]}, please", answers[i]) for i in (3, 350)]
+    similarity = near.Conversations.similarity
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(near.Rows, "similarity", lambda *args: compared.append(1) or similarity(*args))
+        patch.setattr(near.Conversations, "similarity", lambda *args: compared.append(1) or similarity(*args))
         kept, quarantined = cleaned(tmp_path, rows)
     assert kept == list(range(400))
     assert [quarantined[row][1].split(",")[0] for row in (400, 401)] == ["a:3", "a:350"]
@@ -358,79 +404,93 @@ def test_texts_without_spaces_are_compared_by_characters(tmp_path):
 
 
 def variants(rng: Random, count: int) -> list[dict]:
-    """Rows of which many are copies of earlier ones with some words added or changed."""
-    vocabulary = [f"{a}{b}{c}" for a in "bdfgk" for b in "aeiou" for c in "lmnrst"]
+    """Rows of which many are copies of earlier ones, some with a word added or left out, an error or halves that
+    changed places."""
+    vocabulary = [f"{a}{b}{c}{d}" for a in "bdfgk" for b in "aeiou" for c in ("lm", "rst") for d in ("ona", "ebu")]
     rows: list[dict] = []
     for _ in range(count):
         if rows and rng.random() < 0.6:
             source = rng.choice(rows)
-            prompt, response = source["messages"][0]["content"].split(), source["messages"][1]["content"]
-            for _ in range(rng.randint(0, 3)):
-                at = rng.randrange(len(prompt) - 1)
-                prompt[at : at + (rng.random() < 0.2)] = [rng.choice(vocabulary)]
-            rows.append(chat(" ".join(prompt), response, answer=source["answer"]))
+            words, response = source["messages"][0]["content"].split(), source["messages"][1]["content"]
+            kind, at = rng.randrange(4), rng.randrange(len(words) - 1)
+            if kind == 0:
+                words.insert(at, rng.choice(["please", "the", rng.choice(vocabulary)]))
+            if kind == 1 and len(words[at]) > 5:
+                words[at] = f"{words[at][:2]}{words[at][3]}{words[at][2]}{words[at][4:]}"
+            if kind == 2:
+                words[at] = rng.choice(vocabulary)
+            if kind == 3 and (mark := next((i for i, word in enumerate(words) if word.endswith(",")), 0)):
+                words = [*words[mark + 1 :], *words[: mark + 1]]
+            rows.append(chat(" ".join(words), response))
         else:
-            number = str(rng.randint(1, 3))
-            prompt = " ".join([*rng.choices(vocabulary, k=30), number])
-            rows.append(chat(prompt, f"{' '.join(rng.choices(vocabulary, k=8))} #### {number}", answer=number))
+            words = rng.choices(vocabulary, k=12)
+            words[rng.randint(4, 8)] += ","
+            rows.append(chat(" ".join(words), " ".join(rng.choices(vocabulary, k=8))))
     return rows
 
 
-def runs(tokens: list[str], size: int) -> set[tuple[str, ...]]:
-    return {tuple(tokens[i : i + size]) for i in range(len(tokens) - size + 1)}
+def same_words(one: list[str], other: list[str], had: Counter) -> bool:
+    """Place by place; an error is two neighbours within a word that changed places."""
+
+    def errs(a: str, b: str) -> bool:
+        swapped = {f"{a[:i]}{a[i + 1]}{a[i]}{a[i + 2 :]}" for i in range(1, len(a) - 2)}
+        return b in swapped and not (had[a] > 1 and had[b] > 1)
+
+    return len(one) == len(other) and all(a == b or errs(a, b) for a, b in zip(one, other, strict=True))
 
 
-def common(one: list[str], other: list[str]) -> int:
-    """The length of the longest common subsequence, by its recurrence."""
-    best = [0] * (len(other) + 1)
-    for word in one:
-        row = [0]
-        for i, second in enumerate(other):
-            row.append(best[i] + 1 if word == second else max(best[i + 1], row[i]))
-        best = row
-    return best[-1]
+def reference(rows: list[dict]) -> set[int]:
+    """All pairs: the rows that an earlier row that stays says the same as."""
+    texts = [[turn["content"].split() for turn in row["messages"]] for row in rows]
+    had = Counter(word for said in {str(text): text for text in texts}.values() for word in {
+        word.strip(",") for words in said for word in words
+    })  # fmt: skip
+    idle = ("please", "the")
+    asked = [[word for word in text[0] if word.strip(",") not in idle] for text in texts]
 
-
-def reference(rows: list[dict], threshold: float) -> set[int]:
-    """All pairs, with sets of words: the rows that an earlier row that stays is near to."""
-    texts = [[turn["content"].replace("#", " # ").split() for turn in row["messages"]] for row in rows]
-    first = {str(text): i for i, text in reversed(list(enumerate(texts)))}
-    sets = [[runs(turn, 3) for turn in text] for text in texts]
-    owners = Counter(run for i in first.values() for run in set.union(*sets[i]))
-
-    def similarity(a: int, b: int) -> float:
-        found = 1.0
-        for place, (one, other) in enumerate(zip(sets[a], sets[b], strict=True)):
-            both = one & other
-            if place or (one - other and other - one):
-                both = {run for run in both if owners[run] <= shingles.MOST_OWNERS or (one == other and not place)}
-            found *= len(both) / (len(both) + len(one ^ other)) if both else float(one == other and not place)
-        pairs = [runs(texts[i][0], 2) for i in (a, b)]
-        alike = len(pairs[0] & pairs[1]) / len(pairs[0] | pairs[1])
-        if found < threshold or (texts[a][0] != texts[b][0] and alike < threshold):
-            return 0
-        turns = list(zip(texts[a], texts[b], strict=True))
-        return found if all(common(one, other) == min(len(one), len(other)) for one, other in turns) else 0
+    def says_the_same(a: int, b: int) -> bool:
+        one, other = ([word.strip(",") for word in asked[i]] for i in (a, b))
+        ends = {i + 1 for i, word in enumerate(asked[a]) if word.endswith(",")}
+        starts = {len(other) - i - 1 for i, word in enumerate(asked[b]) if word.endswith(",")}
+        turns = [at for at in ends | starts if 3 <= at <= len(one) - 3]
+        ways = [one, *([*one[at:], *one[:at]] for at in turns)]
+        return texts[a][1] == texts[b][1] and any(same_words(way, other, had) for way in ways)
 
     stay: list[int] = []
-    for i, row in enumerate(rows):
-        near_by = (
-            texts[i] == texts[j] or similarity(i, j) >= threshold
-            for j in stay
-            if rows[j]["answer"] == row["answer"] and texts[i][0][-1] == texts[j][0][-1]
-        )
-        if not any(near_by):
+    for i in range(len(rows)):
+        if not any(says_the_same(j, i) for j in stay):
             stay.append(i)
     return set(range(len(rows))) - set(stay)
 
 
-@pytest.mark.parametrize("threshold", [0.5, 0.7, 0.9, 1.0])
-def test_near_duplicates_are_those_of_a_comparison_of_all_pairs(tmp_path, threshold):
+def test_near_duplicates_are_those_of_a_comparison_of_all_pairs(tmp_path):
     rows = variants(Random(1), 400)
-    kept, _ = cleaned(tmp_path, rows, threshold=threshold)
-    expected = reference(rows, threshold)
+    kept, _ = cleaned(tmp_path, rows)
+    expected = reference(rows)
     assert 40 < len(expected) < 300
     assert expected == set(range(400)) - set(kept)
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.7, 0.9, 1.0])
+def test_near_documents_are_those_of_a_comparison_of_all_pairs(tmp_path, threshold):
+    rng, texts = Random(1), list[list[str]]()
+    vocabulary = [f"{a}{b}{c}" for a in "bdfgk" for b in "aeiou" for c in "lmnrst"]
+    for _ in range(300):
+        words = [*rng.choice(texts)] if texts and rng.random() < 0.6 else rng.choices(vocabulary, k=30)
+        for _ in range(rng.randint(0, 3)):
+            words[rng.randrange(len(words))] = rng.choice(vocabulary)
+        texts.append(words)
+    rows = [{"messages": [{"role": "document", "content": " ".join(words)}], "answer": None} for words in texts]
+    sets = [{tuple(words[i : i + 3]) for i in range(len(words) - 2)} for words in texts]
+    owners = Counter(run for own in {" ".join(w): s for w, s in zip(texts, sets, strict=True)}.values() for run in own)
+    stay: list[int] = []
+    for i, own in enumerate(sets):
+        agree = [{run for run in own & sets[j] if owners[run] <= shingles.MOST_OWNERS} for j in stay]
+        alike = [len(a) / (len(a) + len(own ^ sets[j])) for a, j in zip(agree, stay, strict=True) if a]
+        if texts[i] not in [texts[j] for j in stay] and max(alike, default=0) < threshold:
+            stay.append(i)
+    assert 30 < 300 - len(stay) < 250
+    assert cleaned(tmp_path, rows, threshold=threshold)[0] == stay
 
 
 def test_texts_without_words_are_near_to_nothing(tmp_path):
@@ -518,18 +578,16 @@ def test_several_processes_decide_the_same(tmp_path, monkeypatch):
 
 def test_rows_that_are_compared_are_kept_by_their_length(monkeypatch):
     monkeypatch.setattr(near, "MOST_HELD", 16 << 10)
-    hasher = shingles.Hasher(3)
     read: list[int] = []
 
-    def parts_at(row):
+    def texts_at(row):
         read.append(row)
         return ["a b c " * (1 << 10 if row else 1)]
 
-    rows = near.Rows(parts_at, hasher, shingles.Owners(1000))
+    rows = near.Held(texts_at, len)
     for row in (0, 1, 2, 1, 0):
-        rows.parts_at(row)
+        assert rows[row] == [6 if row == 0 else 6 << 10]
     assert read == [0, 1, 2]
-    for row in range(3, 6):
-        rows.parts_at(row)
-    rows.parts_at(1)
+    for row in (3, 4, 5, 1):
+        rows[row]
     assert read == [0, 1, 2, 3, 4, 5, 1]

@@ -901,6 +901,28 @@ def test_what_is_asked_beside_the_turns_must_be_shown_in_them(name):
     assert row_of(record | {name: "What is 3 + 3?"}, ignore=[name])["messages"] == turns
 
 
+@pytest.mark.parametrize(
+    ("value", "is_shown"),
+    [
+        ("Mara was born in Kelso and lives in Umber.", False),
+        ("Mara\nKelso", True),
+        ("Mara\nKelso\nNils\nUmber", False),
+        ("The town of Mara has a mill.\nMara\nKelso", False),
+        ("USER: Mara ASSISTANT: Kelso</s>", True),
+        ("<|im_start|>user\nMara<|im_end|>\n<|im_start|>assistant\nKelso<|im_end|>", True),
+        ("[INST] Mara [/INST] Kelso", True),
+        ("Below is an instruction that asks.\n\n### Instruction:\nMara\n\n### Response: Kelso", True),
+        ("It is late. USER: Mara ASSISTANT: Kelso", False),
+    ],
+)
+def test_a_context_that_holds_pieces_of_the_turns_is_not_shown_by_them(value, is_shown):
+    record = {"messages": [user("Mara"), assistant("Kelso")], "context": value}
+    if is_shown:
+        assert row_of(record)["messages"] == record["messages"]
+    else:
+        assert problem_of(record) == ("unsupported_field", "context")
+
+
 def test_the_whole_row_as_alpaca_writes_it_is_a_note():
     text = "Below is an instruction.\n\n### Instruction:\nAdd.\n\n### Input:\n2, 2\n\n### Output:\n4"
     record = {"instruction": "Add.", "input": "2, 2", "output": "4", "prompt": text}

@@ -73,6 +73,7 @@ def test_questions_that_differ_in_a_sign(one, other):
     [
         ("Run it:\n  a()\n\n  b()", "Run it: \n  a() \n  b()"),
         ("Wie viel ist 1.250,50 mal 2?", "Wie viel ist 1250.50 mal 2?"),
+        ("Wie viel ist 1.250.000 mal 1.250?", "Wie viel ist 1250000 mal 1250?"),
         (
             "Mara has 12 pears, and buys 3. In all, how many are there?",
             "Mara has 12 pears and buys 3. In all how many are there",

@@ -846,6 +846,14 @@ def test_linked_folders_are_read_once_and_circles_end(tmp_path):
     assert files_of(data, "b/**/*.jsonl") == [f"b/deep/0/{found[0]}", f"b/deep/0/{found[2]}", "b/deep/y.jsonl"]
 
 
+def test_a_source_that_reaches_a_file_by_two_names_is_told(tmp_path):
+    (tmp_path / "a.jsonl").touch()
+    (tmp_path / "b.jsonl").symlink_to("a.jsonl")
+    match = r"\*\.jsonl: \S+/b\.jsonl and \S+/a\.jsonl are one file; remove a link"
+    with pytest.raises(ValueError, match=match):
+        sources.named([{"path": str(tmp_path / "*.jsonl")}])
+
+
 def test_a_link_to_rows_that_are_not_there_is_named(tmp_path):
     (tmp_path / "a.jsonl").touch()
     (tmp_path / "b.jsonl").symlink_to("nowhere/b.jsonl")

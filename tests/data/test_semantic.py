@@ -10,7 +10,7 @@ import pytest
 from benches.semantic import JOIN, PARAPHRASE, judged, planted
 from steps.core.files import read_json, read_jsonl, write_jsonl
 from steps.data import dedup, semantic
-from steps.data.semantic import Vectors, agree, alike, centred
+from steps.data.semantic import Vectors, agree, alike, centred, only_adds
 
 BASE = Path("data/fable/base")
 
@@ -134,3 +134,19 @@ def test_without_the_setting_none_is_looked_for(tmp_path):
     ]
     write_jsonl(tmp_path / "rows.jsonl", said)
     assert judged(rows, dedup.decide(tmp_path / "rows.jsonl", JOIN))["recall"] < 0.2
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "only"),
+    [
+        ("the slope of e^{x} now", "the slope of e^{-x} now", False),
+        ("it returns x*y there", "it returns x**y there", False),
+        ("the graph of f(x)", "the graph of f'(x)", False),
+        ("sorted by age", "sorted by age, descending", False),
+        ("so **Paris** it is", "so Paris it is", True),
+        ("- pears\n- plums", "pears plums", True),
+        ("I'm here, don't go", "I'm here, don't go now", True),
+    ],
+)
+def test_what_is_added_may_turn_a_text_around(one, other, only):
+    assert only_adds(one, other) is only and only_adds(other, one) is only

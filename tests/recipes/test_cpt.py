@@ -89,7 +89,8 @@ def test_long_documents_are_read_in_pieces_and_a_killed_run_ends_the_same(
     train = manifest["counts"]["train"]
     tokens = sum(len(row["input_ids"]) for row in encoded)
     assert (train["documents"], train["tokens"], train["quarantined"]) == (16, tokens, {})
-    assert train["in"] == train["kept"] == 15 + -(-len(encoded[-1]["input_ids"]) // SETTINGS["max_length"])
+    assert train["in"] == train["kept"] == 16
+    assert train["texts"] == 15 + -(-len(encoded[-1]["input_ids"]) // SETTINGS["max_length"])
     parameters = manifest["counts"]["parameters"]
     assert parameters["trained"] == parameters["total"] > 100_000
     losses = [float(line.split(",")[2]) for line in (out / "training_log.csv").read_text().splitlines()[1:]]

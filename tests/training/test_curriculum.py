@@ -95,6 +95,16 @@ def test_a_small_share_has_its_slots_over_the_epochs():
     assert max(per_epoch) == 1
 
 
+@pytest.mark.parametrize("order", ["shuffle", "easy_to_hard"])
+def test_a_share_of_less_than_a_row_is_said(order, capsys):
+    shares = {"easy": 0.01, "medium": 0.5, "hard": 0.49}
+    dealt = order_of(ROWS, order=order, bucket_shares=shares)
+    assert "easy" not in {ROWS[row]["bucket"] for row in dealt}
+    assert "no row that is easy is dealt: its share of 32 is 0.32 rows" in capsys.readouterr().out
+    order_of(ROWS, order=order, bucket_shares=SHARES)
+    assert "is dealt" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_what_a_share_has_had_is_within_a_slot_of_its_part(seed):
     rng = Random(seed)

@@ -84,6 +84,13 @@ def test_every_epoch_of_a_source_comes_before_the_next_source():
     assert wide[0] != wide[1] and wide[0] != sorted(wide[0], key=lambda row: (row % 2, row))
 
 
+def test_a_source_of_which_no_row_would_be_dealt_is_named():
+    domains = ["a.jsonl"] * 20 + ["b.jsonl"]
+    with pytest.raises(ValueError, match=r"epochs: 0\.4 of the 1 rows of b\.jsonl is less than a row, with order: sou"):
+        packing.plan_batches(21, 4, 0.4, seed=0, domains=domains)
+    assert sum(map(len, packing.plan_batches(21, 4, 0.4, seed=0))) == 8
+
+
 @pytest.fixture(scope="module")
 def model(tiny_checkpoint):
     import torch
