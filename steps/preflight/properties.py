@@ -4,6 +4,8 @@ Each returns what it found and how the model will be treated for it, or raises a
 that is done here can be right.
 """
 
+import contextlib
+import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -334,14 +336,19 @@ def adapters(model: Any) -> dict[str, str]:
     from transformers import AutoModelForCausalLM
 
     found = {"full": f"all {model.num_parameters():,} weights"}
+    linear = len(linear_layers(model))
     for kind, adapter in ADAPTERS_TRIED.items():
         like = "lora" if KINDS[kind].four_bit or KINDS[kind].triplets else kind
-        with torch.device("meta"):
-            copy = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32)
-        linear = len(linear_layers(copy))
         try:
-            find_targets(copy, adapter)
-            found[kind] = found[like] if like != kind else changed(attach(copy, adapter, seed=0, steps=100), linear)
+            # What a training would say of the layers that stay is in the numbers here.
+            with contextlib.redirect_stdout(io.StringIO()):
+                find_targets(model, adapter)
+                if like == kind:
+                    with torch.device("meta"):
+                        copy = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32)
+                    found[kind] = changed(attach(copy, adapter, seed=0, steps=100), linear)
+                else:
+                    found[kind] = found[like]
         except ValueError as error:
             found[kind] = f"refused: {error}"
         # PEFT raises a dozen classes for layers that it does not know.

@@ -1,5 +1,6 @@
 """What of a model an adapter can change, found on the model at hand: its linear layers and its experts."""
 
+import functools
 import inspect
 import re
 from collections.abc import Iterable
@@ -87,9 +88,14 @@ def passed_by(model: Any, names: Iterable[str]) -> set[str]:
     for name in names:
         parent, _, last = name.rpartition(".")
         mixer = model.get_submodule(parent)
-        if hasattr(mixer, STATE) and last in HANDED_ON.findall(inspect.getsource(type(mixer))):
+        if hasattr(mixer, STATE) and last in _handed_on(type(mixer)):
             found.add(name)
     return found
+
+
+@functools.cache
+def _handed_on(mixer: type) -> frozenset[str]:
+    return frozenset(HANDED_ON.findall(inspect.getsource(mixer)))
 
 
 def freeze(model: Any, entries: list[str], where: str = "adapter.freeze") -> None:
