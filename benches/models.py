@@ -58,11 +58,26 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "Llama 3": ("Llama", GATED | {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}),
+    "Llama 4": (
+        "Llama4Text",
+        GATED | {"head_dim": 8, "intermediate_size_mlp": 64, "num_local_experts": 4, "attention_chunk_size": 64},
+    ),
     "Mistral": ("Mistral", GATED | {"sliding_window": 16}),
     "Gemma 2": ("Gemma2", GATED | {"head_dim": 8, "sliding_window": 16, "query_pre_attn_scalar": 8}),
     "Gemma 3": ("Gemma3Text", GATED | {"head_dim": 8, "sliding_window": 16, "query_pre_attn_scalar": 8}),
     "Phi 3": ("Phi3", GATED),
     "OLMo 2": ("Olmo2", GATED),
+    "Granite": ("Granite", GATED),
+    "DeepSeek-V3": (
+        "DeepseekV3",
+        GATED
+        | {
+            "num_key_value_heads": 4, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1,
+            "moe_intermediate_size": 16, "first_k_dense_replace": 1, "q_lora_rank": 16, "kv_lora_rank": 16,
+            "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8,
+        },
+    ),
+    "gpt-oss": ("GptOss", GATED | {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2}),
     "GPT-NeoX": ("GPTNeoX", SIZE | {"intermediate_size": 64}),
     "GPT-2": ("GPT2", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 1024}),
     "Falcon": ("Falcon", SIZE),

@@ -99,6 +99,7 @@ rule cpt:
 rule rl:
     input:
         parent=parents,
+        check=checked,
         preflight=preflights,
         prompts="results/{workload}/gate/{node}/manifest.json",
         judge=judge,
@@ -120,6 +121,7 @@ rule rl:
         settings=settings("rl"),
         prompts="results/{workload}/gate/{node}/prompts.jsonl",
         parent=parent_folders,
+        check=check,
         reward_model=reward_model,
         work="work/{workload}/{node}",
         logs="logs/{workload}/{study}/{node}",
@@ -127,7 +129,7 @@ rule rl:
     shell:
         "python -m steps.training.launch --kind {resources.launch:q} --processes {resources.processes:q} steps.reinforcement.rl"
         " --settings {params.settings:q} --parent {params.parent:q} --data {params.prompts:q}"
-        " {params.reward_model:q} --work {params.work:q} --logs {params.logs:q} --out {params.out:q} &> {log:q}"
+        " {params.reward_model:q} {params.check:q} --work {params.work:q} --logs {params.logs:q} --out {params.out:q} &> {log:q}"
 
 
 rule reward:
@@ -203,6 +205,7 @@ rule distill:
 rule opd:
     input:
         parent=parents,
+        check=checked,
         preflight=preflights,
         teachers=lambda wildcards: [f for t in GRAPH.nodes[wildcards.node].teachers for f in checkpoint(t)],
         prompts=lambda wildcards: edges(GRAPH.prompt_rows(wildcards.node)),
@@ -226,6 +229,7 @@ rule opd:
         settings=settings("opd"),
         prompts=lambda wildcards: GRAPH.prompt_rows(wildcards.node),
         parent=parent_folders,
+        check=check,
         teachers=teacher_folders,
         responses=responses,
         work="work/{workload}/{node}",
@@ -234,7 +238,7 @@ rule opd:
     shell:
         "python -m steps.training.launch --kind {resources.launch:q} --processes {resources.processes:q} steps.distillation.opd"
         " --settings {params.settings:q} --parent {params.parent:q} --teachers {params.teachers:q}"
-        " --data {params.prompts:q} {params.responses:q} --work {params.work:q} --logs {params.logs:q} --out {params.out:q} &> {log:q}"
+        " --data {params.prompts:q} {params.responses:q} {params.check:q} --work {params.work:q} --logs {params.logs:q} --out {params.out:q} &> {log:q}"
 
 
 rule merge:

@@ -36,7 +36,7 @@ from steps.settings.training import material
 from steps.training import arguments, boards, curriculum, kernels
 from steps.training import run as training
 from steps.training.finish import save_checkpoint
-from steps.training.layouts import check_given, settled
+from steps.training.layouts import add_check, check_given, settled
 from steps.training.plan import Plan
 from steps.training.spread import gather
 from steps.training.supervised import build_trainer, count
@@ -128,7 +128,7 @@ if __name__ == "__main__":
     parser.add_argument(
         "--logprobs", type=Path, nargs="*", default=[], help="folder of logprobs for each, with forward_kl"
     )
-    parser.add_argument("--check", type=Path, help="layout.json of the model that it descends from")
+    add_check(parser)
     parser.add_argument("--work", type=Path, required=True, help="folder of resumable state")
     parser.add_argument("--logs", type=Path, help="folder of TensorBoard's logs")
     run(main, parser)

@@ -36,12 +36,12 @@ from steps.engines import vllm_rollouts as vllm_sampler
 from steps.models import checkpoints, teachers
 from steps.models.adapters.attach import attach, weight_counts
 from steps.models.chat import Chat
-from steps.models.positions import by_mask
 from steps.settings.opd import Opd
 from steps.settings.training import material
 from steps.training import arguments, boards, kernels
 from steps.training import run as training
 from steps.training.finish import save_checkpoint
+from steps.training.layouts import add_check, check_given, pad
 from steps.training.plan import log_csv
 from steps.training.spread import gather
 
@@ -100,7 +100,7 @@ def main(args: argparse.Namespace) -> None:
     vllm_sampler.check(settings)
     folders = [args.parent, *args.teachers]
     inputs = [path for folder in folders for path in checkpoints.check(folder)]
-    inputs = list(dict.fromkeys([*inputs, *args.data, *args.responses]))
+    inputs = list(dict.fromkeys([*inputs, *args.data, *args.responses, *check_given(args)]))
     for folder in args.teachers:
         teachers.check_same_language(args.parent, folder)
     work = work_folder(args.work, args.out, material(settings), [*inputs, *code_paths(__spec__.name)])
@@ -126,7 +126,7 @@ def main(args: argparse.Namespace) -> None:
 
     model = checkpoints.load_model(args.parent, dtype=torch.float32)
     # In float32 on a CPU, which not every implementation of attention takes.
-    by_mask(model)
+    pad(model, check_given(args))
     model = kernels.use(model, settings)
     model = attach(model, settings["adapter"], settings["seed"], plan.steps)
     parameters = weight_counts(model)
@@ -179,6 +179,7 @@ if __name__ == "__main__":
     parser.add_argument("--teachers", type=Path, nargs="+", required=True, help="checkpoint folders of the teachers")
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="rows with the prompts of each data set")
     parser.add_argument("--responses", type=Path, nargs="+", default=[], help="generations of each data set's teacher")
+    add_check(parser)
     parser.add_argument("--work", type=Path, required=True, help="folder of resumable state")
     parser.add_argument("--logs", type=Path, help="folder for TensorBoard")
     run(main, parser)

@@ -15,7 +15,7 @@ from steps.data.sources import named, suffixes
 from steps.evaluation.questions import check_task
 from steps.graph.graph import Graph
 from steps.models import checkpoints, composed
-from steps.models.adapters import kinds
+from steps.models.adapters import experts, kinds
 from steps.models.context import check_length, stated_context
 from steps.models.files import read_config
 from steps.settings.data import is_file_of_template, templated
@@ -29,13 +29,15 @@ OF_WORLD = "fable_"
 def check_adapters(graph: Graph) -> None:
     """Raise a ValueError for an adapter setting that would be ignored on its model, where that model is here."""
     # Once for each folder: recipes are many, and models few.
-    shapes = functools.cache(checkpoints.linear_shapes)
+    shapes, shares = functools.cache(checkpoints.linear_shapes), functools.cache(experts.in_files)
     for name, node in graph.nodes.items():
         root = graph.root(name)
         adapter = node.settings.get("adapter", {"kind": "full"})
         if adapter["kind"] != "full" and _is_here(graph, root):
             where = f"studies.{node.study}.recipes.{node.recipe}.adapter"
-            kinds.check(adapter, shapes(Path(graph.source(root))), where)
+            folder = Path(graph.source(root))
+            kinds.check(adapter, shapes(folder), where)
+            experts.check_in_files(adapter, shares(folder), where)
 
 
 def _is_here(graph: Graph, model: str) -> bool:

@@ -162,13 +162,18 @@ def architecture_table() -> str:
     notes: dict[str, None] = {}
 
     def ended(outcomes: dict[str, str]) -> str:
-        parts, kinds = [], {name: outcome.partition(": ") for name, outcome in outcomes.items()}
-        for name, (kind, _, line) in kinds.items():
+        others: dict[str, list[str]] = {}
+        for name, outcome in outcomes.items():
+            kind, _, line = outcome.partition(": ")
             if kind not in ("works", "handled"):
-                notes.setdefault(line)
-                parts.append(f"{name} {kind} ({[*notes].index(line) + 1})")
-        left = len(outcomes) - len(parts)
-        return ", ".join([*(["all"] if not parts else [f"{left} of {len(outcomes)}"]), *parts])
+                # Kinds of adapter and shares of weights share a note.
+                note = re.sub(r"(?<=kind: )\w+|\d+(?=%)", "…", line)
+                notes.setdefault(note)
+                others.setdefault(f"{kind} ({[*notes].index(note) + 1})", []).append(name)
+        left = len(outcomes) - sum(map(len, others.values()))
+        if not others:
+            return "all"
+        return "; ".join([f"{left} of {len(outcomes)}", *(f"{how}: {', '.join(own)}" for how, own in others.items())])
 
     def row(name: str, own: dict) -> tuple[str, ...]:
         treated = {one["name"]: one["treated"] for one in own["properties"]}

@@ -96,15 +96,30 @@ class Places:
         return Places(self.hidden.detach(), replace(layer, bias=None if layer.bias is None else layer.bias.detach()))
 
 
-def output_layer(model: Any) -> Any | None:
-    """A model's output layer where it is one matrix; not an adapter's, and nothing that is spread over processes."""
+def is_plain(model: Any) -> bool:
+    """Whether a model's output layer is one matrix, with nothing of an adapter beside it."""
     import torch
     from accelerate.utils import extract_model_from_parallel
 
-    if processes.apart():
+    # FSDP makes a class of its own of it.
+    return isinstance(extract_model_from_parallel(model).get_output_embeddings(), torch.nn.Linear)
+
+
+def is_readable(model: Any) -> bool:
+    """Whether an output layer can be read without being called, as TRL's fused head does: what PEFT puts around rows of
+    new tokens has a weight and no bias."""
+    from accelerate.utils import extract_model_from_parallel
+
+    return hasattr(extract_model_from_parallel(model).get_output_embeddings(), "bias")
+
+
+def output_layer(model: Any) -> Any | None:
+    """A model's output layer where it `is_plain` and not spread over processes."""
+    from accelerate.utils import extract_model_from_parallel
+
+    if processes.apart() or not is_plain(model):
         return None
-    layer = extract_model_from_parallel(model).get_output_embeddings()
-    return layer if type(layer) is torch.nn.Linear else None
+    return extract_model_from_parallel(model).get_output_embeddings()
 
 
 def is_wide(model: Any) -> bool:

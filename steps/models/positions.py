@@ -22,8 +22,11 @@ def padded_difference(model: Any) -> float:
     return largest([logits[b, width - len(row) :] for b, row in enumerate(rows)], alone(model, rows))
 
 
-def by_mask(model: Any) -> bool:
+def by_mask(model: Any, checked: bool | None = None) -> bool:
     """Have a model take the positions of padded rows from their mask where it would read them otherwise than alone.
+
+    Args:
+        checked: whether it would, where that has been tried; None tries it here.
 
     Returns:
         Whether it would.
@@ -34,11 +37,12 @@ def by_mask(model: Any) -> bool:
     from transformers.integrations import is_deepspeed_zero3_enabled
 
     # Its weights are not there yet; positions by the mask are right for every model.
-    if not is_deepspeed_zero3_enabled() and same(model, padded_difference(model)):
+    untried = checked is None and not is_deepspeed_zero3_enabled()
+    if checked is False or (untried and same(model, padded_difference(model))):
         return False
     # The body and not the whole: an adapter calls the whole without its hooks.
     model.base_model.register_forward_pre_hook(_numbered, with_kwargs=True)
-    if not is_deepspeed_zero3_enabled() and not same(model, found := padded_difference(model)):
+    if untried and not same(model, found := padded_difference(model)):
         raise ValueError(
             f"{model.config.model_type}: rows that are padded on the left read otherwise than alone (by {found:.2g}"
             " standard deviations of the logits), so that no batch of prompts can be sampled or scored; choose another"

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from steps.core.files import read_json, write_json
+from steps.models.adapters.targets import OUTPUT
 from steps.models.checkpoints import CONFIG, WEIGHTS, full_checkpoint, load_config
 from steps.models.paths import layer
 from steps.models.weights import Weights
@@ -14,7 +15,6 @@ from steps.models.weights import Weights
 COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 # Outside of layers, what a model begins with; a norm and the head end it.
 BEGINNING = re.compile(r"emb|\bwte\b|\bwpe\b")
-HEAD = re.compile(r"lm_head|embed_out")
 
 
 class Origin(NamedTuple):
@@ -56,7 +56,7 @@ def stacked(slices: list[dict], parents: list[Weights]) -> dict[str, Origin]:
     for parent in dict.fromkeys((first, last)):
         for name in parents[parent].tensors:
             if layer(name) is None:
-                of = first if BEGINNING.search(name) and not HEAD.search(name) else last
+                of = first if BEGINNING.search(name) and not OUTPUT.search(name) else last
                 if of == parent:
                     made[name] = Origin(of, name)
     place = 0

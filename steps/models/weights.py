@@ -78,13 +78,16 @@ class Weights:
         for name, stored in self.tensors.items():
             self.layout.setdefault(Path(stored.file.name).name, []).append(name)
 
-    def merge_adapter(self, folder: Path) -> None:
+    def merge_adapter(self, folder: Path, by_token: Collection[str] = ()) -> None:
         """Write the model that an adapter makes to a folder, in float32, and read from there.
 
         As transformers writes it: what a model calls its weights is not always what its files do.
 
+        Args:
+            by_token: tensors that may have more rows than the base's, one for each token that the adapter added.
+
         Raises:
-            ValueError: it has other tensors than its base, such as rows of new tokens.
+            ValueError: it has other tensors than its base.
         """
         import torch
 
@@ -99,11 +102,12 @@ class Weights:
         }
         for own, stored in self.tensors.items():
             now = merged[names[own]].shape if names[own] in merged else "missing"
-            if now != stored.shape:
-                raise ValueError(
-                    f"{self.folder}: {own} is {stored.shape} in its base and {now} with the adapter merged; merge what"
-                    " has the same shape"
-                )
+            if now == stored.shape or (own in by_token and now[1:] == stored.shape[1:]):
+                continue
+            raise ValueError(
+                f"{self.folder}: {own} is {stored.shape} in its base and {now} with the adapter merged; rows of added"
+                " tokens are put together with tokenizer: union"
+            )
         self.tensors = {own: merged[name] for own, name in names.items()}
 
     def size(self, name: str) -> int:

@@ -7,8 +7,8 @@ cannot hold is handled, and the result says how, or the step ends with one line 
 Everything runs in float32, as trainings load a model; a few forward passes over a hundred tokens, and none with
 gradients.
 
-Out: layout.json (the layout of packed rows, which trainings read), check.json (every property as it was measured, whose
-last digits are the machine's), check.md (the same as a table for people).
+Out: layout.json (how rows are packed and padded ones numbered, which trainings read), check.json (every property as it
+was measured, whose last digits are the machine's), check.md (the same as a table for people).
 
 Run as: python -m steps.preflight.check_model --settings '{}' --model data/fable/base
     --out results/fable/check_model/base
@@ -27,6 +27,7 @@ from steps.models import checkpoints
 from steps.models.chat import Chat
 from steps.preflight import properties
 from steps.preflight.properties import Property
+from steps.training import layouts
 
 CHECK = "check.json"
 LAYOUT = "layout.json"
@@ -50,7 +51,7 @@ def checked(folder: Path) -> dict:
     tokenizer = checkpoints.load_tokenizer(folder)
     chat = Chat(tokenizer)
     chat.check()
-    layout, found = properties.reading(model)
+    read, found = properties.reading(model)
     engine = Engine(model, tokenizer, batch_size=8)
     kinds = properties.adapters(model)
     found = [
@@ -59,12 +60,13 @@ def checked(folder: Path) -> dict:
         *properties.asks(engine, chat),
         *properties.ends(engine, chat),
         *found,
+        *properties.experts(model),
         *properties.samples(engine),
         *properties.adapter_lines(kinds),
     ]
     return {
         "architecture": model.config.model_type,
-        "layout": layout,
+        **read,
         "context": engine.max_length,
         "adapters": kinds,
         "properties": [asdict(one) for one in found],
@@ -85,7 +87,7 @@ def main(args: argparse.Namespace) -> None:
     result = checked(args.model)
     out = fresh_folder(args.out)
     write_json(out / CHECK, result)
-    write_json(out / LAYOUT, {"layout": result["layout"]})
+    write_json(out / LAYOUT, {key: result[key] for key in (layouts.LAYOUT, layouts.BY_MASK)})
     write_text(out / TABLE, table(out.name, result))
     print(table(out.name, result), flush=True)
     treated = {one["name"]: one["treated"] for one in result["properties"] if one["treated"]}

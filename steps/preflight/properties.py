@@ -4,6 +4,8 @@ Each returns what it found and how the model will be treated for it, or raises a
 that is done here can be right.
 """
 
+import contextlib
+import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ from typing import Any
 from steps.core.turns import conversation
 from steps.engines.transformers import Engine
 from steps.models import checkpoints, positions, trial
-from steps.models.adapters.attach import attach, weight_counts
+from steps.models.adapters.attach import attach, find_targets, weight_counts
 from steps.models.adapters.frozen import linear_layers
 from steps.models.adapters.kinds import KINDS
 from steps.models.chat import Chat
@@ -22,7 +24,7 @@ from steps.models.context import UNBOUNDED
 from steps.models.files import one_line
 from steps.models.unfit import Unfit
 from steps.settings.adapters import ADAPTERS
-from steps.training import layouts
+from steps.training import balance, layouts
 from steps.training.texts import Text, texts
 
 SYSTEM = {"role": "system", "content": "Answer in a word."}
@@ -76,18 +78,29 @@ class Property:
 # --- how rows are read ---------------------------------------------------------------------------
 
 
-def reading(model: Any) -> tuple[str, list[Property]]:
-    """The layout of packed rows, and how rows are padded on the left. Positions go by the mask from here on."""
+def reading(model: Any) -> tuple[dict[str, Any], list[Property]]:
+    """The layout of packed rows, and how rows are padded on the left, as layout.json and as the table has them.
+    Positions go by the mask from here on."""
     layout, found = layouts.right_layout(model)
     packed = found[layouts.PACKED]
     said = "logits as of the row alone" if layout == layouts.PACKED else f"logits off by {packed:.2g} of their spread"
     off = positions.padded_difference(model)
     by_mask = positions.by_mask(model)
     padded = f"logits off by {off:.2g} of their spread" if by_mask else "logits as of the row alone"
-    return layout, [
+    return {layouts.LAYOUT: layout, layouts.BY_MASK: by_mask}, [
         Property("packed rows", said, layouts.SAID[layout]),
         Property("rows padded on the left", padded, "positions are given by the mask" if by_mask else ""),
     ]
+
+
+def experts(model: Any) -> list[Property]:
+    """The loss that balances a mixture's experts, where the configuration asks for it."""
+    if not balance.asked(model):
+        return []
+    value = getattr(model.config.get_text_config(), balance.COEFFICIENT)
+    if balance.there(model):
+        return [Property("balance of experts", f"the model's own loss, times {value:g}")]
+    return [Property("balance of experts", "asked for, and the model gives no such loss", "trained without it")]
 
 
 # --- tokens and weights --------------------------------------------------------------------------
@@ -323,32 +336,33 @@ def adapters(model: Any) -> dict[str, str]:
     from transformers import AutoModelForCausalLM
 
     found = {"full": f"all {model.num_parameters():,} weights"}
+    linear = len(linear_layers(model))
     for kind, adapter in ADAPTERS_TRIED.items():
         like = "lora" if KINDS[kind].four_bit or KINDS[kind].triplets else kind
-        if like != kind:
-            found[kind] = found[like]
-            continue
-        with torch.device("meta"):
-            copy = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32)
-        linear = len(linear_layers(copy))
         try:
-            wrapped = attach(copy, adapter, seed=0, steps=100)
+            # What a training would say of the layers that stay is in the numbers here.
+            with contextlib.redirect_stdout(io.StringIO()):
+                find_targets(model, adapter)
+                if like == kind:
+                    with torch.device("meta"):
+                        copy = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32)
+                    found[kind] = changed(attach(copy, adapter, seed=0, steps=100), linear)
+                else:
+                    found[kind] = found[like]
         except ValueError as error:
             found[kind] = f"refused: {error}"
         # PEFT raises a dozen classes for layers that it does not know.
         except Exception as error:
             found[kind] = f"refused: PEFT has it not for this model ({one_line(error)})"
-        else:
-            found[kind] = f"{changed(wrapped)} of {linear} linear layers, {weight_counts(wrapped)['trained']:,} weights"
     assert found.keys() == ADAPTERS.keys(), "a kind of adapter is not tried"
     return found
 
 
-def changed(wrapped: Any) -> int:
-    """How many layers of a model an adapter changes."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    return sum(isinstance(module, BaseTunerLayer) for module in wrapped.modules())
+def changed(wrapped: Any, linear: int) -> str:
+    """What of a model an adapter changes."""
+    layers, experts = wrapped.base_model.targeted_module_names, wrapped.base_model.targeted_parameter_names
+    beside = f" and {len(experts)} parameters of experts" if experts else ""
+    return f"{len(layers)} of {linear} linear layers{beside}, {weight_counts(wrapped)['trained']:,} weights"
 
 
 def adapter_lines(found: dict[str, str]) -> list[Property]:

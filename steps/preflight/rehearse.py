@@ -26,7 +26,7 @@ from steps.recipes.preferences import PairPlan, build_model, build_trainer
 from steps.reinforcement.reward_kinds import Scored
 from steps.reinforcement.rl_plan import RolloutPlan
 from steps.settings import stages
-from steps.training import kernels, memory, supervised
+from steps.training import kernels, layouts, memory, supervised
 from steps.training import run as training
 from steps.training.arguments import check_settings
 from steps.training.plan import Plan
@@ -107,7 +107,7 @@ def tried_plan(plan: type, settings: dict, lengths: list[int]) -> Any:
 
 def fine_tuning(args: argparse.Namespace, settings: dict, shape: memory.Shape) -> tuple[Any, Any]:
     """Trainer and plan of the stages sft, cpt and distill."""
-    tokenizer, model = load(args.model, settings)
+    tokenizer, model, settings = load(args.model, settings)
     rows = full_rows(settings, shape)
     plan = tried_plan(Plan, settings, [settings["max_length"]] * len(rows))
     settings = settings | {"gradient_accumulation": plan.accumulation}
@@ -133,7 +133,7 @@ def reinforced(args: argparse.Namespace, settings: dict, shape: memory.Shape) ->
     """Trainer and plan of stage rl."""
     from steps.reinforcement.rl_trainer import PolicyTrainer
 
-    tokenizer, model = load(args.model, settings)
+    tokenizer, model, settings = load(args.model, settings)
     settings = settings | {"steps": STEPS * settings["iterations"], "sampler": {"kind": "transformers"}}
     rows = prompts_of(tokenizer, args.settings["prompt_tokens"], settings["prompts"])
     plan = RolloutPlan(
@@ -155,7 +155,7 @@ def distilled(args: argparse.Namespace, settings: dict, shape: memory.Shape) -> 
     """Trainer and plan of stage opd."""
     from steps.distillation.opd_trainer import OnPolicyTrainer
 
-    tokenizer, model = load(args.model, settings)
+    tokenizer, model, settings = load(args.model, settings)
     horizon = settings["horizon"] and {"tokens": settings["horizon"]["tokens"]}
     settings = settings | {"steps": STEPS, "horizon": horizon, "curriculum": "shuffle"}
     settings |= {"sampler": {"kind": "transformers"}}
@@ -183,16 +183,22 @@ REHEARSALS = {
 }
 
 
-def load(folder: Path, settings: dict) -> tuple[Any, Any]:
-    """Tokenizer and model with its adapter, as a stage starts with them."""
+def load(folder: Path, settings: dict) -> tuple[Any, Any, dict]:
+    """Tokenizer, model with its adapter, and settings, as a stage starts with them: how the model reads rows that
+    share a batch is tried here, for its check may be still to be made."""
     import torch
 
-    model = kernels.use(checkpoints.load_model(folder, dtype=torch.float32), settings)
+    model = checkpoints.load_model(folder, dtype=torch.float32)
+    if "packing" in settings:
+        settings, _ = layouts.settled(settings, model, [])
+    else:
+        layouts.pad(model, [])
+    model = kernels.use(model, settings)
     tokenizer = checkpoints.load_tokenizer(folder)
     new_ids = tokens.add(tokenizer, settings["adapter"])
     # adalora's shares are of the whole training, whose steps are not known yet.
     steps = 100 * settings["adapter"].get("every", 1)
-    return tokenizer, attach(model, settings["adapter"], settings["seed"], steps, new_ids)
+    return tokenizer, attach(model, settings["adapter"], settings["seed"], steps, new_ids), settings
 
 
 def main(args: argparse.Namespace) -> None:

@@ -33,7 +33,7 @@ from steps.training import run as training
 from steps.training.arguments import check_settings
 from steps.training.documents import encode_corpus, pieces, read_documents
 from steps.training.finish import save_checkpoint
-from steps.training.layouts import check_given, settled
+from steps.training.layouts import add_check, check_given, settled
 from steps.training.micro_batch import MicroBatches
 from steps.training.plan import Plan
 from steps.training.spread import gather
@@ -112,7 +112,7 @@ if __name__ == "__main__":
     parser = step_parser(__doc__)
     parser.add_argument("--parent", type=Path, required=True, help="checkpoint folder to start from")
     parser.add_argument("--data", type=Path, required=True, help="rows of documents, or documents.jsonl of a mixture")
-    parser.add_argument("--check", type=Path, help="layout.json of the model that it descends from")
+    add_check(parser)
     parser.add_argument("--work", type=Path, required=True, help="folder of resumable state")
     parser.add_argument("--logs", type=Path, help="folder of TensorBoard's logs")
     run(main, parser)

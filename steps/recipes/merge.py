@@ -94,7 +94,7 @@ def main(args: argparse.Namespace) -> None:
     merged_adapters = [out / f".adapter-{index}" for index in range(len(models))]
     for model, path in zip(models, merged_adapters, strict=True):
         if checkpoints.is_adapter(model.folder):
-            model.merge_adapter(path)
+            model.merge_adapter(path, union.by_token if union else ())
     parents, base = models[: len(args.parents)], models[-1] if args.base else None
     rows = tokens.arrange(union, models, base) if union else 0
     dtypes = write_weights(out, parents, base, settings)

@@ -34,7 +34,6 @@ from steps.engines import rollouts
 from steps.engines import vllm_rollouts as vllm_sampler
 from steps.models import checkpoints
 from steps.models.adapters.attach import attach, weight_counts
-from steps.models.positions import by_mask
 from steps.reinforcement import rewards
 from steps.reinforcement.collapse import collapses
 from steps.reinforcement.rl_plan import log_columns, plan_rollouts
@@ -44,6 +43,7 @@ from steps.training import boards, kernels
 from steps.training import run as training
 from steps.training.arguments import check_settings
 from steps.training.finish import save_checkpoint
+from steps.training.layouts import add_check, check_given, pad
 from steps.training.spread import gather
 
 
@@ -52,7 +52,12 @@ def main(args: argparse.Namespace) -> None:
     settings = args.settings
     check_settings(settings, Rl)
     vllm_sampler.check(settings)
-    inputs = [*checkpoints.check(args.parent), args.data, *rewards.custom_files(settings["rewards"])]
+    inputs = [
+        *checkpoints.check(args.parent),
+        args.data,
+        *check_given(args),
+        *rewards.custom_files(settings["rewards"]),
+    ]
     if args.reward_model:
         inputs += checkpoints.check(args.reward_model)
     work = work_folder(args.work, args.out, material(settings), [*inputs, *code_paths(__spec__.name)])
@@ -67,7 +72,7 @@ def main(args: argparse.Namespace) -> None:
     tokenizer = checkpoints.load_tokenizer(args.parent)
     model = checkpoints.load_model(args.parent, dtype=torch.float32)
     # In float32 on a CPU, which not every implementation of attention takes.
-    by_mask(model)
+    pad(model, check_given(args))
     model = kernels.use(model, settings)
     model = attach(model, settings["adapter"], settings["seed"], plan.steps)
     parameters = weight_counts(model)
@@ -126,6 +131,7 @@ if __name__ == "__main__":
     parser.add_argument("--parent", type=Path, required=True, help="checkpoint folder to start from")
     parser.add_argument("--data", type=Path, required=True, help="prompts.jsonl of the gate")
     parser.add_argument("--reward-model", type=Path, help="checkpoint of a reward recipe, for the kind preference")
+    add_check(parser)
     parser.add_argument("--work", type=Path, required=True, help="folder of resumable state")
     parser.add_argument("--logs", type=Path, help="folder of TensorBoard's logs")
     run(main, parser)

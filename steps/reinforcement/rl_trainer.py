@@ -26,7 +26,7 @@ from steps.reinforcement.methods.interface import Distilled, Lesson, SelfTaught,
 from steps.reinforcement.rl_plan import RolloutPlan
 from steps.reinforcement.scored_samples import ScoredSamples
 from steps.reinforcement.token_scores import COMPLETIONS, TokenScores
-from steps.training import self_teacher
+from steps.training import balance, self_teacher
 from steps.training.arguments import trainer_arguments
 from steps.training.micro_batch import MicroBatches
 from steps.training.state import Resumable
@@ -83,7 +83,7 @@ class PolicyTrainer(Resumable, ScoredSamples, TokenScores, GRPOTrainer):
         super().__init__(
             model=model,
             reward_funcs=[self.reward_function(name) for name in plan.names],
-            args=self.config(settings | {"gradient_accumulation": planned_passes}),
+            args=self.config(settings | {"gradient_accumulation": planned_passes}, balance.arguments(model)),
             train_dataset=Dataset.from_list([{"prompt": rollouts.placeholder(rows[i]), "row": i} for i in plan.order]),
             processing_class=tokenizer,
             rollout_func=lambda prompts, trainer: trainer.rollouts(prompts),
@@ -101,10 +101,10 @@ class PolicyTrainer(Resumable, ScoredSamples, TokenScores, GRPOTrainer):
         self.eos_token_ids = self.engine.stop_ids
         self.rewards = scorer(believes=self.believes)
 
-    def config(self, settings: dict) -> GRPOConfig:
-        """What TRL is told."""
+    def config(self, settings: dict, of_model: dict) -> GRPOConfig:
+        """What TRL is told; of_model: because of the model at hand."""
         shared = trainer_arguments(settings, self.plan, self.work, self.micro_batches.cuts)
-        told = shared | {"per_device_train_batch_size": self.part_rows, "loss_type": settings["loss_type"]}
+        told = shared | of_model | {"per_device_train_batch_size": self.part_rows, "loss_type": settings["loss_type"]}
         return GRPOConfig(
             **told | self.method.config,
             num_generations=settings["generations"],

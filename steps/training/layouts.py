@@ -1,4 +1,4 @@
-"""Which layout of packed rows a model reads right, tried on the model at hand.
+"""Which layout of packed rows a model reads right, tried on the model at hand or read from its check.
 
 transformers tells packed rows apart by the restarts of their positions, but in the masks of attention alone: a state
 (linear attention, state-space layers), a convolution over time or a bias by distance (alibi) runs on into the next row
@@ -12,9 +12,12 @@ from typing import Any
 
 from steps.core.files import read_json
 from steps.models.context import check_length, context
+from steps.models.positions import by_mask
 from steps.models.trial import alone, largest, made_up, read, same
 from steps.training.packing import ALONE, FLATTENED, PACKED, collate, row_keywords
 
+# Keys of layout.json.
+LAYOUT, BY_MASK = "layout", "by_mask"
 SAID = {
     PACKED: "rows are packed, told apart by their positions",
     FLATTENED: "rows are packed into one sequence, told apart by keywords with their ends",
@@ -63,10 +66,19 @@ def right_layout(model: Any) -> tuple[str, dict[str, float]]:
     )
 
 
+def add_check(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--check", type=Path, help="layout.json of the model that it descends from")
+
+
 def check_given(args: argparse.Namespace) -> list[Path]:
     """layout.json of the model, where a step is told of one, among its inputs."""
     path = getattr(args, "check", None)
     return [path] if path else []
+
+
+def pad(model: Any, checked: list[Path]) -> None:
+    """Have a model read prompts that are padded on the left as it was found right, or as it is found here."""
+    by_mask(model, read_json(checked[0])[BY_MASK] if checked else None)
 
 
 def settled(settings: dict, model: Any, checked: list[Path]) -> tuple[dict, dict]:
@@ -88,7 +100,7 @@ def settled(settings: dict, model: Any, checked: list[Path]) -> tuple[dict, dict
     if not settings["packing"]:
         return settings, {}
     if checked:
-        layout = read_json(checked[0])["layout"]
+        layout = read_json(checked[0])[LAYOUT]
         # Only kernels for GPUs read the rows' ends, and the model may have been looked at where there are some.
         if layout == FLATTENED and model.device.type != "cuda" and not torch.cuda.is_available():
             layout = ALONE

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from steps.models import checkpoints
 from steps.models.adapters import kinds
-from steps.models.adapters.targets import inside
+from steps.models.adapters.targets import OUTPUT, inside, is_embedding
 from steps.models.files import header, read_config
 from steps.models.head import AT_ONCE, WIDE
 from steps.settings.methods import METHODS
@@ -60,9 +60,11 @@ class Shape:
     Attributes:
         parameters: all of them, tied ones once.
         linear: (out, in) of every linear layer of its blocks, by module.
+        heads: of queries, in a layer.
         queries, keys: width of all heads' queries, and of keys (or values).
         inner: width of the MLP; with experts, of all those that one token is sent to.
         normed: queries and keys are normalised.
+        eager: transformers has no other attention for the family.
         sizes: weights of every module.
     """
 
@@ -71,10 +73,12 @@ class Shape:
     vocabulary: int
     hidden: int
     layers: int
+    heads: int
     queries: int
     keys: int
     inner: int
     normed: bool
+    eager: bool = False
     sizes: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -115,14 +119,24 @@ def read_shape(folder: Path) -> Shape:
         vocabulary=config["vocab_size"],
         hidden=config["hidden_size"],
         layers=config["num_hidden_layers"],
+        heads=heads,
         queries=heads * size,
         keys=(config.get("num_key_value_heads") or heads) * size,
         inner=config.get("moe_intermediate_size", config["intermediate_size"]) * experts
         if experts
         else config["intermediate_size"],
         normed=any(module.endswith("k_norm") for module in sizes),
+        eager="model_type" in config and only_eager(folder),
         sizes=sizes,
     )
+
+
+def only_eager(folder: Path) -> bool:
+    """Whether transformers computes a model's attention eagerly where nothing else is asked for."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    config = type(checkpoints.load_config(folder))
+    return config in MODEL_FOR_CAUSAL_LM_MAPPING and not MODEL_FOR_CAUSAL_LM_MAPPING[config]._supports_sdpa
 
 
 # --- weights, gradients, optimizer ---------------------------------------------------------------
@@ -198,12 +212,22 @@ def layer_activations(shape: Shape, bf16: bool) -> float:
     return FP32 * (4 * h + h + q + h + q + 2 * k + 2 * normed + 4 * i)
 
 
-def activations(shape: Shape, rows: int, length: int, bf16: bool, checkpointing: bool, masked: bool) -> float:
+def squares(shape: Shape, length: int, bf16: bool) -> float:
+    """Bytes for each token that eager attention saves besides in a layer: probabilities of every head and place in fp32
+    with what autocast makes of them, and keys and values repeated for all heads
+    (`eager_attention_forward` of transformers' layers of Llama's kind)."""
+    number = BF16 if bf16 else FP32
+    return shape.heads * length * (FP32 + (BF16 if bf16 else 0)) + number * 2 * (shape.queries - shape.keys)
+
+
+def activations(
+    shape: Shape, rows: int, length: int, bf16: bool, checkpointing: bool, masked: bool, eager: bool = False
+) -> float:
     """What the forward pass of a batch saves: all layers, or with checkpointing each one's input (Chen et al. 2016,
     arXiv:1604.06174) and one whole layer while it is computed again; the last norm's two; a mask of rows x length^2 (a
     byte, and its additive form) where rows are packed or padded."""
     tokens = rows * length
-    layer = layer_activations(shape, bf16)
+    layer = layer_activations(shape, bf16) + (squares(shape, length, bf16) if eager else 0)
     saved = shape.layers * FP32 * shape.hidden + layer if checkpointing else shape.layers * layer
     mask = rows * length**2 * (1 + (BF16 if bf16 else FP32)) if masked else 0
     return tokens * (saved + 2 * FP32 * shape.hidden) + mask
@@ -215,6 +239,8 @@ def activations(shape: Shape, rows: int, length: int, bf16: bool, checkpointing:
 LOGITS = {
     # transformers' cross-entropy: logits, log_softmax, and a gradient
     "cross_entropy": 3.0,
+    # transformers' LabelSmoother, of all logits
+    "smoothed": 4.0,
     # steps/distillation/distill.py
     "forward_kl": 5.0,
     # steps/reinforcement/rl_trainer.py: plain policy gradients, and with the distribution of a self-teacher, where all
@@ -246,7 +272,20 @@ def objective(stage: str, settings: dict) -> str | None:
         if kind == "top_k":
             return "tail" if settings["support"]["rest"] == "tail" else "top_k"
         return "full_jsd" if kind == "full" and settings["divergence"]["kind"] == "jsd" else kind
-    return "forward_kl" if settings.get("objective") == "forward_kl" else "cross_entropy"
+    if settings.get("objective") == "forward_kl":
+        return "forward_kl"
+    return "smoothed" if settings.get("label_smoothing") else "cross_entropy"
+
+
+def wraps_head(shape: Shape, adapter: dict) -> bool:
+    """Whether an adapter has something beside the weight of the output layer: it is not `head.is_plain`."""
+    if adapter["kind"] == "full" or adapter.get("new_tokens"):
+        return adapter["kind"] != "full"
+    tables = [m for m, size in shape.sizes.items() if is_embedding(m) and size >= shape.vocabulary * shape.hidden]
+    whole = adapter.get("modules_to_save", ())
+    if len(tables) == 1:  # tied
+        return any(is_embedding(entry) for entry in whole)
+    return any(OUTPUT.search(module) and inside(module, entry) for module in tables for entry in whole)
 
 
 def logits(
@@ -257,18 +296,20 @@ def logits(
     Cross-entropy and plain policy gradients go through TRL's fused head on a GPU: a tile of logits and its gradient,
     and the gradients of the last states and of the head in fp32 (trl/kernels/chunked_logprob.py). What is measured
     under way (trajectory, buckets, resample) reads logits without gradients, in full. Logits of a wide vocabulary are
-    otherwise there some places at a time, with the same gradients (steps/models/head.py).
+    otherwise there some places at a time, with the same gradients (steps/models/head.py). Where an adapter is beside
+    the head's weight, or labels are smoothed, all of them are there.
     """
     kind = objective(stage, settings)
     if kind is None:
         return 0
     written = written_tokens(stage, settings)
     places = rows * (length if written is None else written + 1)
-    wide = shape.vocabulary >= WIDE and not apart
+    adapter = settings.get("adapter", {"kind": "full"})
+    wide = shape.vocabulary >= WIDE and not (apart or wraps_head(shape, adapter) or kind == "smoothed")
     at_once = max(1, AT_ONCE[device] // shape.vocabulary) if wide else places
     whole = min(places, at_once) * shape.vocabulary * FP32
     summed = FP32 * shape.hidden * (2 * places + shape.vocabulary) if wide else 0
-    if device == "cuda" and kind in ("cross_entropy", "policy"):
+    if device == "cuda" and kind in ("cross_entropy", "policy") and not adapter.get("new_tokens"):
         tile = min(places, TILE[0]) * min(shape.vocabulary, TILE[1]) * (BF16 + FP32)
         fused = tile + FP32 * shape.hidden * (2 * places + shape.vocabulary)
         looks = any(settings.get(key) for key in ("trajectory", "buckets", "resample"))
@@ -356,6 +397,8 @@ def needs(
     length = settings["max_length"] if written is None else prompt_tokens + written
     checkpointing = settings["gradient_checkpointing"]
     masked = written is not None or settings.get("packing", True)
+    attention = settings.get("attention", "auto")
+    eager = attention == "eager" or (attention == "auto" and shape.eager)
 
     whole = FP32 * (2 * shape.in_layers / shape.layers + shape.vocabulary * shape.hidden) if spread > 1 else 0
     terms = {
@@ -365,7 +408,7 @@ def needs(
         "gradients": count * FP32 * (2 if kind == "ddp" else 1) / spread_state,
         "optimizer": optimizer(shape, adapter, settings["optimizer"]) / spread_state,
         "casts": casts(shape, half, checkpointing or spread > 1),
-        "activations": activations(shape, rows, length, half, checkpointing, masked),
+        "activations": activations(shape, rows, length, half, checkpointing, masked, eager),
         "logits": logits(stage, settings, shape, rows, length, device, half, kind in APART),
     }
     held = sorted((teacher.parameters * (FP32 if device == "cpu" else BF16) for teacher in teachers), reverse=True)

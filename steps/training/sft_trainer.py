@@ -19,7 +19,7 @@ from trl import SFTConfig, SFTTrainer
 from steps.core import processes
 from steps.models import head
 from steps.models.adapters import hooks
-from steps.training import packing
+from steps.training import balance, packing
 from steps.training.arguments import trainer_arguments
 from steps.training.micro_batch import MicroBatches
 from steps.training.plan import Plan
@@ -59,6 +59,7 @@ class SupervisedTrainer(Resumable, SFTTrainer):
             model=model,
             args=SFTConfig(
                 **trainer_arguments(settings, plan, work, self.micro_batches.cuts),
+                **balance.arguments(model),
                 dataset_kwargs={"skip_prepare_dataset": True},
             ),
             train_dataset=Dataset.from_dict({"part": range(len(plan.batches) * self.micro_batches.parts)}),
@@ -101,7 +102,8 @@ class SupervisedTrainer(Resumable, SFTTrainer):
             # TRL's fused head saves the memory of the logits where Triton runs, and has the auxiliary loss of a mixture
             # of experts. On a CPU it scores every position for its entropy and makes a step of the tiny model 17 %
             # slower than the model's own loss.
-            fused = self.accelerator.device.type == "cuda" or (self.aux_loss_enabled and head.is_wide(model))
+            saves = self.accelerator.device.type == "cuda" or (self.aux_loss_enabled and head.is_wide(model))
+            fused = saves and head.is_readable(model)
             of_base = SFTTrainer if fused else transformers.Trainer
             value = of_base.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
         if not model.training:

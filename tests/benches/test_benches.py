@@ -2,8 +2,9 @@
 
 import importlib.util
 import json
+import multiprocessing
 import os
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 from random import Random
@@ -54,11 +55,31 @@ def options(name: str, inputs: Path) -> list[str]:
     }.get(name, [])
 
 
-def smoke(name: str, out: Path, *options: str) -> dict:
+def started(name: str, options: list[str], log: Path) -> None:
+    """A bench as `python -m` starts it, in a process that has imported what is heavy."""
+    with open(log, "w") as file:
+        os.dup2(file.fileno(), sys.stdout.fileno())
+        os.dup2(file.fileno(), sys.stderr.fileno())
+    os.chdir(ROOT)
+    sys.argv[1:] = options
+    runpy.run_module(f"benches.{name}", run_name="__main__", alter_sys=True)
+
+
+@pytest.fixture(scope="module")
+def fresh():
+    """Processes of their own, forked of one that has imported what takes longer than most of the benches."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["steps.training.sft_trainer", "steps.reinforcement.rl_trainer"])
+    return context
+
+
+def smoke(fresh, name: str, out: Path, *options: str) -> dict:
     """What a bench writes at its smallest size."""
-    command = [sys.executable, "-m", f"benches.{name}", "--smoke", *options, "--out", str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    log = out.with_suffix(".log")
+    process = fresh.Process(target=started, args=(name, ["--smoke", *options, "--out", str(out)], log))
+    process.start()
+    process.join()
+    assert process.exitcode == 0, log.read_text()[-6000:]
     result = read_json(out)
     assert result["machine"]["cores"] == os.cpu_count() and result["versions"]["torch"]
     assert result["title"] and result["figures"]
@@ -70,10 +91,10 @@ def smoke(name: str, out: Path, *options: str) -> dict:
 
 # Damage and kills need a finished workload: tests/workflow/test_standing.py runs them, where there is one.
 @pytest.mark.parametrize("name", [*NAMES, "mutation"])
-def test_smoke(name, inputs, tmp_path):
+def test_smoke(name, inputs, fresh, tmp_path):
     if name == "engines" and importlib.util.find_spec("vllm") is None:
         pytest.skip("vLLM is not installed")
-    result = smoke(name, tmp_path / f"{name}.json", *options(name, inputs))
+    result = smoke(fresh, name, tmp_path / f"{name}.json", *options(name, inputs))
     if name == "models":
         own = result["detail"]["LFM2"]
         assert (own["check"], own["layout"]) == ("works", "alone")

@@ -7,9 +7,10 @@ import pytest
 
 from steps.core.files import read_json, write_json
 from steps.models import checkpoints
-from steps.models.adapters import tokens
+from steps.models.adapters import experts, tokens
 from steps.models.adapters.attach import attach, find_targets, weight_counts
 from steps.models.adapters.kinds import check
+from steps.models.adapters.layers import expert_parameters
 from steps.models.adapters.save import save_adapter
 from steps.models.adapters.stacked import unstack
 from steps.models.adapters.targets import matches, of_blocks
@@ -20,6 +21,7 @@ from tests.models.test_adapters import KINDS
 SIZE = {"vocab_size": 768, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 GROUPED = SIZE | {"num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 128}
 EXPERTS = GROUPED | {"moe_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2, "head_dim": 8}
+STATE = {"vocab_size": 768, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}
 # Architecture: its class's beginning, and its configuration.
 MODELS = {
     "qwen3": ("Qwen3", GROUPED | {"head_dim": 8, "tie_word_embeddings": True}),
@@ -35,6 +37,9 @@ MODELS = {
     "gpt_neox": ("GPTNeoX", SIZE | {"intermediate_size": 48, "max_position_embeddings": 128}),
     "bloom": ("Bloom", {"vocab_size": 768, "hidden_size": 32, "n_layer": 2, "n_head": 4}),
     "falcon": ("Falcon", SIZE | {"new_decoder_architecture": False, "alibi": False}),
+    # Kernels are handed the weight of out_proj, and of dt_proj of Mamba by every implementation.
+    "mamba2": ("Mamba2", STATE | {"num_heads": 8, "head_dim": 8, "n_groups": 2, "chunk_size": 16}),
+    "mamba": ("Mamba", STATE),
 }
 LORA = {"kind": "lora", "r": 4, "alpha": 8}
 
@@ -123,6 +128,8 @@ def in_peft(folder: Path, rows: int = 0):
         ("falcon", {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"}),
         ("qwen3_moe", {"q_proj", "k_proj", "v_proj", "o_proj"}),
         ("mixtral", {"q_proj", "k_proj", "v_proj", "o_proj"}),
+        ("mamba2", {"in_proj"}),
+        ("mamba", {"in_proj"}),
     ],
 )
 def test_all_linear_is_what_the_model_has(folders, architecture, last):
@@ -130,6 +137,23 @@ def test_all_linear_is_what_the_model_has(folders, architecture, last):
     assert {name.rpartition(".")[2] for name in found["target_modules"]} == last
     experts = {name.rpartition(".")[2] for name in found.get("target_parameters", [])}
     assert experts == ({"gate_up_proj", "down_proj"} if architecture in ("qwen3_moe", "mixtral") else set())
+
+
+def test_a_change_that_kernels_would_leave_out_is_refused(folders):
+    model = load(folders("mamba2"))
+    with pytest.raises(ValueError, match=r"backbone.layers.0.mixer.out_proj is handed to the kernels of mamba2"):
+        find_targets(model, LORA | {"target_modules": ["in_proj", "out_proj"]})
+    assert find_targets(model, LORA | {"exclude_modules": ["out_proj"]}) == find_targets(model, LORA)
+    # What PEFT takes for others by their names.
+    with pytest.raises(ValueError, match="adapter: no linear layer is left to change; see target_modules and exclude_"):
+        find_targets(load(folders("qwen3_moe_dense")), LORA | {"target_modules": ["gate_proj"], "experts": "frozen"})
+
+
+def test_a_weight_that_is_multiplied_without_its_layer_is_not_packed_in_four_bits(folders):
+    model = attach(load(folders("mamba")), LORA | {"kind": "qlora"}, 0, 8)
+    names = {name.rpartition("mixer.")[2]: type(module).__name__ for name, module in model.named_modules()}
+    assert (names["dt_proj"], names["in_proj.base_layer"]) == ("Linear", "Linear4bit")
+    assert logits(model).isfinite().all()
 
 
 def test_routers_experts_and_towers_are_told_by_their_names():
@@ -190,6 +214,28 @@ def test_a_kind_that_does_not_reach_experts_says_so_and_asks(folders, kind):
     trained = attach(model, adapter | {"experts": "frozen"}, 0, 8)
     assert not any("experts" in name for name, p in trained.named_parameters() if p.requires_grad)
     assert torch_close(logits(trained), logits(load(folders("qwen3_moe")))) or kind == "qlora"
+
+
+@pytest.mark.parametrize("architecture", ["qwen3_moe", "mixtral", "llama"])
+def test_files_tell_of_experts_what_the_model_does(folders, architecture):
+    """Before the first job, from names and shapes: the share, and the refusal."""
+    model, shares = load(folders(architecture)), experts.in_files(folders(architecture))
+    total = sum(parameter.numel() for parameter in model.parameters())
+    of_model = sum(parameter.numel() for parameter in expert_parameters(model).values())
+    assert sum(shares.values()) == pytest.approx(of_model / total)
+    oft = {"kind": "oft", "block_size": 8}
+    if architecture == "llama":
+        experts.check_in_files(oft, shares, "here")
+        with pytest.raises(ValueError, match=r"here\.experts: has no effect on a model without experts of its own"):
+            experts.check_in_files(LORA | {"experts": "frozen"}, shares, "here")
+        return
+    for adapter in (LORA, oft | {"experts": "frozen"}, oft | {"target_modules": ["q_proj"]}):
+        experts.check_in_files(adapter, shares, "here")
+    for adapter, what in ((oft, "kind: oft"), (LORA | {"dropout": 0.1}, "dropout")):
+        with pytest.raises(
+            ValueError, match=rf"here\.experts: {what} does not reach the experts, {of_model / total:.0%} of"
+        ):
+            experts.check_in_files(adapter, shares, "here")
 
 
 def torch_close(one, other) -> bool:
@@ -300,15 +346,22 @@ def test_what_peft_cannot_keep_tied_is_refused(folders):
         attach(load(folders("llama")), {"kind": "oft", "block_size": 8, "target_modules": ["lm_head"]}, 0, 8)
 
 
-def test_embeddings_and_head_as_targets(folders, tmp_path):
+def test_embeddings_as_targets(folders, tmp_path):
     import torch
 
-    adapter = LORA | {"target_modules": ["all-linear", "embed_tokens", "lm_head"]}
+    adapter = LORA | {"target_modules": ["all-linear", "embed_tokens"]}
     model = attach(load(folders("llama")), adapter, 0, 8)
-    assert sum("lora_embedding" in name or "lm_head.lora" in name for name, _ in model.named_parameters()) == 4
+    assert sum("lora_embedding" in name for name, _ in model.named_parameters()) == 2
     expected = adapter_on(folders("llama"), tmp_path / "out", adapter)
     torch.testing.assert_close(logits(in_peft(tmp_path / "out")), expected, rtol=0, atol=1e-5)
     torch.testing.assert_close(logits(load(tmp_path / "out")), expected, rtol=0, atol=1e-5)
+
+
+def test_an_output_layer_as_target_is_refused_before_any_job(folders):
+    """As TRL refuses it, once all is loaded."""
+    line = "here.target_modules: lm_head is an output layer, .* name it in modules_to_save"
+    with pytest.raises(ValueError, match=line):
+        check(LORA | {"target_modules": ["q_proj", "lm_head"]}, checkpoints.linear_shapes(folders("llama")), "here")
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3"])
@@ -417,6 +470,32 @@ def merged(parents: list[Path], out: Path) -> Path:
     settings = {"method": "linear", "weights": [1 / len(parents)] * len(parents)}
     merge.main(argparse.Namespace(settings=settings, parents=parents, base=None, out=out))
     return out
+
+
+def test_an_adapter_with_new_tokens_is_merged_into_the_tokens_of_both(folders, tmp_path):
+    import torch
+
+    adapter = LORA | {"new_tokens": ["<call>"]}
+    tokenizer = checkpoints.load_tokenizer(folders("llama"))
+    (number,) = tokens.add(tokenizer, adapter)
+    base, own = tmp_path / "base", tmp_path / "adapter"
+    # Embeddings end where the tokenizer does, so that the adapter's base has no row for its token.
+    model = load(folders("llama"))
+    model.resize_token_embeddings(number)
+    model.save_pretrained(base)
+    build_tokenizer().save_pretrained(base)
+    adapter_on(base, own, adapter, [number])
+    tokenizer.save_pretrained(own)
+    settings = {"method": "linear", "weights": [0.5, 0.5]}
+    with pytest.raises(ValueError, match="tokenizer: union"):
+        merge.main(argparse.Namespace(settings=settings, parents=[base, own], base=None, out=tmp_path / "out"))
+    settings |= {"tokenizer": "union"}
+    merge.main(argparse.Namespace(settings=settings, parents=[base, own], base=None, out=tmp_path / "out"))
+    start, end, found = (load(folder).get_input_embeddings().weight for folder in (base, own, tmp_path / "out"))
+    torch.testing.assert_close(found[:number], (start + end[:number]) / 2, rtol=0, atol=1e-6)
+    # The base has no row for it: the one of the parent that does.
+    torch.testing.assert_close(found[number], end[number])
+    assert checkpoints.load_tokenizer(tmp_path / "out").convert_tokens_to_ids("<call>") == number
 
 
 @pytest.mark.parametrize("architecture", ["qwen3_moe", "mixtral", "gpt_neox", "gpt2"])

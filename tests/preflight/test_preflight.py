@@ -11,16 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from benches.models import build
 from steps.core.files import read_json
 from steps.core.manifest import verify_manifest
 from steps.graph import graph as dag
 from steps.graph import recipes
+from steps.models import positions
 from steps.preflight import machine as preflight_machine
 from steps.preflight import preflight, rehearse, remedies
 from steps.settings.launches import check_kind
 from steps.settings.stages import ON_POLICY
 from steps.settings.training import check_apart, check_divided
-from steps.training import memory
+from steps.training import memory, packing
 from steps.training.memory import GIB
 from tests.graph.test_recipes import PARAMS, overlaid
 from tests.training.test_memory import FEW, LORA, OPD, settings_of
@@ -103,6 +105,31 @@ def test_every_stage_takes_two_full_steps(small_checkpoint, tmp_path, unlimited,
         # Two passes of a step, of which there are two.
         rows = 2 * settings["batch_size"] if stage == "reward" else settings["batch_size"]
         assert plan.steps == 2 and shapes == [(rows, 64)] * 4
+
+
+def test_rows_lie_as_the_model_reads_them_right(tmp_path, monkeypatch):
+    """Packed, each its own sequence, or all in one with their ends: as the training's."""
+    shape = memory.Shape(0, {}, 40, *[1] * 6, normed=False)
+    found = {}
+    for name, layout in (("Qwen3", packing.PACKED), ("LFM2", packing.ALONE), ("Qwen2", packing.FLATTENED)):
+        folder = build(name, tmp_path / name)
+        if layout == packing.FLATTENED:  # what only kernels for GPUs read
+            monkeypatch.setattr(rehearse.layouts, "right_layout", lambda model: (packing.FLATTENED, {}))
+        args = arguments(tmp_path / name, folder, "sft", {})
+        trainer, _ = rehearse.fine_tuning(args, settings_of("sft", **SHORT), shape)
+        batch = trainer.collate([{"part": 0}])
+        found[layout] = (tuple(batch["input_ids"].shape), "cu_seq_lens_q" in batch)
+    assert found == {
+        packing.PACKED: ((2, 64), False),
+        packing.ALONE: ((2, 64), False),
+        packing.FLATTENED: ((1, 128), True),
+    }
+    assert trainer.settings["layout"] == packing.FLATTENED
+
+
+def test_padded_prompts_are_numbered_as_the_training_does(tmp_path):
+    _, model, _ = rehearse.load(build("GPT-2", tmp_path / "base"), settings_of("rl", adapter=FULL))
+    assert positions.padded_difference(model) < 1e-4
 
 
 def test_prompts_are_as_long_as_told(small_checkpoint):

@@ -12,7 +12,9 @@ from steps.models import checkpoints, positions, trial
 from steps.training import layouts, packing, supervised
 
 # A state, a convolution, a bias by distance, or a mask (Falcon) that transformers does not cut where a row begins.
-UNPACKED = {"Qwen3.5", "Falcon", "Falcon, alibi", "Bloom", "LFM2", "Granite 4 hybrid", "Falcon-H1", "Mamba 2"}
+UNPACKED = {
+    "Qwen3.5", "Falcon", "Falcon, alibi", "Bloom", "LFM2", "Granite 4 hybrid", "Falcon-H1", "Mamba 2", "gpt-oss",
+}  # fmt: skip
 SETTINGS = {"packing": True, "max_length": 128}
 
 
@@ -103,7 +105,7 @@ def test_kernels_that_take_the_ends_of_rows_have_them_as_trl_writes_them():
 
 def test_a_checked_model_is_not_tried_again(tmp_path):
     file = tmp_path / "check.json"
-    file.write_text(json.dumps({"layout": "alone"}))
+    file.write_text(json.dumps({"layout": "alone", "by_mask": True}))
     assert layouts.check_given(Namespace(check=file)) == [file] and layouts.check_given(Namespace()) == []
 
     class Untried(Summing):
@@ -112,6 +114,11 @@ def test_a_checked_model_is_not_tried_again(tmp_path):
 
     settings, said = layouts.settled(SETTINGS, Untried(takes=False), [file])
     assert settings["layout"] == said["layout"] == "alone"
+    model = checkpoints.load_model(build("GPT-2", tmp_path / "base"), torch.float32)
+    forward, model.forward = model.forward, Untried(takes=False).forward
+    layouts.pad(model, [file])
+    model.forward = forward
+    assert positions.padded_difference(model) < 1e-4
     unpacked = SETTINGS | {"packing": False}
     assert layouts.settled(unpacked, Untried(takes=False), []) == (unpacked, {})
 

@@ -3,10 +3,12 @@
 import argparse
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from benches.models import build
 from steps.models import checkpoints, head
 from steps.models.adapters.attach import attach, weight_counts
 from steps.preflight import rehearse
@@ -301,6 +303,65 @@ def test_activations_are_what_autograd_saves(tmp_path, family, half):
     assert saved_bytes(model, ids, half) == pytest.approx(inputs, rel=0.03)
 
 
+@pytest.mark.parametrize("half", [False, True], ids=["fp32", "bf16"])
+def test_eager_attention_saves_squares_of_the_length(tmp_path, half):
+    import torch
+    import transformers
+
+    config = transformers.LlamaConfig(
+        vocab_size=300, hidden_size=96, intermediate_size=320, num_hidden_layers=3, num_attention_heads=6,
+        num_key_value_heads=2, head_dim=24, tie_word_embeddings=True, attn_implementation="eager",
+    )  # fmt: skip
+    model = transformers.LlamaForCausalLM(config).train()
+    model.save_pretrained(tmp_path)
+    shape = memory.read_shape(tmp_path)
+    assert not shape.eager
+    for length in (60, 400):
+        ids = torch.zeros((2, length), dtype=torch.long)
+        casts = memory.casts(shape, half, False) - memory.BF16 * 300 * 96 * half
+        estimate = memory.activations(shape, 2, length, half, False, False, eager=True) + casts
+        assert saved_bytes(model, ids, half) == pytest.approx(estimate, rel=0.03)
+
+
+def test_families_without_another_attention_count_as_eager(tmp_path):
+    shapes = {name: memory.read_shape(build(name, tmp_path / name)) for name in ("Gemma 2", "Gemma 3")}
+    assert shapes["Gemma 2"].eager and not shapes["Gemma 3"].eager
+    settings = settings_of("sft", batch_size=2, max_length=512)
+    for name, shape in shapes.items():
+        asked = {
+            key: needs("sft", settings | {"attention": key}, shape)["activations"] for key in ("auto", "eager", "sdpa")
+        }
+        assert asked["eager"] > asked["sdpa"] and asked["auto"] == asked["eager" if name == "Gemma 2" else "sdpa"]
+
+
+HEADS = [
+    {}, {"modules_to_save": ["embed_tokens"]}, {"modules_to_save": ["lm_head"]}, {"modules_to_save": ["norm"]},
+    {"new_tokens": ["<call>"]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_what_is_beside_the_head_takes_its_logits_whole(tmp_path, tied):
+    import torch
+    import transformers
+
+    tokenizer = build_tokenizer()
+    config = transformers.Qwen3Config(**SMALL, vocab_size=len(tokenizer), tie_word_embeddings=tied)
+    transformers.Qwen3ForCausalLM(config).save_pretrained(tmp_path)
+    shape = memory.read_shape(tmp_path)
+    for over in HEADS:
+        adapter = LORA | over
+        new = [len(tokenizer)] if "new_tokens" in over else []
+        model = attach(checkpoints.load_model(tmp_path, torch.float32), adapter, 0, 8, new)
+        assert memory.wraps_head(shape, adapter) == (not head.is_plain(model)), over
+    wide = replace(shape, vocabulary=2**17)
+    whole, parts = (
+        memory.logits("sft", settings_of("sft", adapter=LORA | over), wide, 4, 512, "cpu", False)
+        for over in ({"new_tokens": ["<call>"]}, {})
+    )
+    assert whole == 3 * 4 * 4 * 512 * 2**17 and parts < whole / 3
+
+
 def peak_bytes(function) -> int:
     """The most that PyTorch's allocator held at once while a function ran, beyond what was there before."""
     from torch.profiler import ProfilerActivity, profile
@@ -321,6 +382,8 @@ CASES = [
     ("sft", {"batch_size": 4, "packing": False}),
     ("sft", {"batch_size": 4, "packing": False, "adapter": LORA}),
     ("sft", {"batch_size": 4, "gradient_checkpointing": True, "max_length": 512}),
+    ("sft", {"batch_size": 4, "packing": False, "label_smoothing": 0.1}),
+    ("sft", {"batch_size": 4, "packing": False, "attention": "eager"}),
     ("distill", {"batch_size": 4, "objective": "forward_kl"}),
     ("reward", {"batch_size": 8}),
     ("rl", FEW | {"method": "grpo", "kl": 0.1}),

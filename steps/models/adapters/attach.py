@@ -7,6 +7,7 @@ from typing import Any
 from steps.core import processes
 from steps.models.adapters import layers
 from steps.models.adapters.butterfly import enable_butterfly
+from steps.models.adapters.experts import check_frozen, check_reached
 from steps.models.adapters.frozen import quantise, take_triplets
 from steps.models.adapters.kinds import KINDS, check, peft_config
 from steps.models.adapters.targets import (
@@ -80,12 +81,20 @@ def find_targets(model: Any, adapter: dict, where: str = "adapter") -> dict[str,
         ValueError: the settings do not fit the model, or leave its experts out without saying so.
     """
     shapes, experts = layers.shapes_of(model), chosen_experts(model, adapter, where)
+    past = sorted(name for name in layers.passed_by(model, shapes) if not left_out(adapter, name))
+    if named := [name for name in past for entry in wanted(adapter) if entry != ALL_LINEAR and matches(name, entry)]:
+        raise ValueError(
+            f"{where}.target_modules: {named[0]} is handed to the kernels of {model.config.model_type} without an"
+            " adapter's change of it; take it out"
+        )
+    shapes = {name: shape for name, shape in shapes.items() if name not in past}
     routed = bool(layers.expert_parameters(model))
     check(adapter, shapes, where, experts, routed)
     names = [*targeted(adapter, shapes, where, experts, routed)]
     notes = {
         "routers": [name for name in shapes if ROUTERS.search(name) and name not in names and routed],
         "towers of other senses": [name for name in shapes if TOWERS.search(name) and name not in names],
+        "layers whose weights are handed to kernels without an adapter's change": past,
     }
     if ADAPTERS[adapter["kind"]].tied:  # a LoRA to PEFT
         beyond = layers.beyond_peft(model, names)
@@ -101,6 +110,8 @@ def find_targets(model: Any, adapter: dict, where: str = "adapter") -> dict[str,
         for what, left in notes.items():
             if left:
                 print(f"{where}: {len(left)} {what} stay as they are (such as {left[0]})", flush=True)
+    if not names and not experts and not targeted_embeddings(adapter):
+        raise ValueError(f"{where}: no linear layer is left to change; see target_modules and exclude_modules")
     ends = (model.get_input_embeddings(), model.get_output_embeddings())
     for entry in targeted_embeddings(adapter):
         found = [layers.name_of(model, part) for part in ends]
@@ -124,18 +135,12 @@ def chosen_experts(model: Any, adapter: dict, where: str) -> list[str]:
     """
     every = layers.expert_parameters(model)
     if adapter.get("experts") == "frozen":
-        if not every:
-            raise ValueError(f"{where}.experts: has no effect on a model without experts of its own; remove it")
+        check_frozen(bool(every), where)
         return []
     meant = [name for name in every if any(entry == ALL_LINEAR or matches(name, entry) for entry in wanted(adapter))]
     meant = [name for name in meant if not left_out(adapter, name)]
-    if meant and (not ADAPTERS[adapter["kind"]].experts or adapter.get("dropout")):
-        share = sum(every[name].numel() for name in meant) / sum(p.numel() for p in model.parameters())
-        what = "dropout" if ADAPTERS[adapter["kind"]].experts else f"kind: {adapter['kind']}"
-        raise ValueError(
-            f"{where}.experts: {what} does not reach the experts, {share:.0%} of the model's weights, which PEFT adapts"
-            " with lora and rslora without dropout; write experts: frozen to train the rest alone"
-        )
+    total = sum(parameter.numel() for parameter in model.parameters())
+    check_reached(adapter, sum(every[name].numel() for name in meant) / total, where)
     return meant
 
 

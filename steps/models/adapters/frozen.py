@@ -5,7 +5,7 @@ from typing import Any
 
 from steps.core.progress import Progress
 from steps.models.adapters.files import NAME
-from steps.models.adapters.layers import linear_layers
+from steps.models.adapters.layers import linear_layers, passed_by
 
 
 def take_triplets(model: Any, smallest: bool) -> None:
@@ -36,12 +36,17 @@ def take_triplets(model: Any, smallest: bool) -> None:
 
 
 def quantise(model: Any) -> None:
-    """Replace the linear layers of the blocks by 4-bit ones: NF4 in blocks of 64, their scales quantised again."""
+    """Replace the linear layers of the blocks by 4-bit ones: NF4 in blocks of 64, their scales quantised again.
+
+    A weight that is multiplied without its layer stays, for nothing would unpack it.
+    """
     import torch
     from bitsandbytes.nn import Linear4bit, Params4bit
 
+    found = linear_layers(model)
+    past = passed_by(model, [*found])
     # Of a class of its own, such as a router's, a layer does more than to multiply.
-    layers = [(name, layer) for name, layer in linear_layers(model).items() if type(layer) is torch.nn.Linear]
+    layers = [(name, layer) for name, layer in found.items() if type(layer) is torch.nn.Linear and name not in past]
     progress = Progress("4 bits", len(layers), "layer")
     for done, (name, layer) in enumerate(layers, start=1):
         packed = Linear4bit(layer.in_features, layer.out_features, layer.bias is not None, device="meta")

@@ -47,6 +47,7 @@ from typing import Any
 
 from steps.models.adapters.targets import (
     OF_EXPERTS,
+    OUTPUT,
     Shapes,
     entries,
     matches,
@@ -97,10 +98,16 @@ def check(
     kind = ADAPTERS[adapter["kind"]]
     if adapter["kind"] == "full":
         return
-    if (named := targeted_embeddings(adapter)) and not kind.experts:
+    named = targeted_embeddings(adapter)
+    if named and not kind.experts:
         raise ValueError(
             f"{where}.target_modules: {named[0]} is no layer that kind {adapter['kind']} changes; name it in"
             " modules_to_save, or write kind: lora"
+        )
+    if heads := [entry for entry in named if OUTPUT.search(entry)]:
+        raise ValueError(
+            f"{where}.target_modules: {heads[0]} is an output layer, whose weight TRL reads without an adapter's change"
+            " of it; name it in modules_to_save"
         )
     modules = targeted(adapter, shapes, where, experts, routed)
     if modules and (own := KINDS[adapter["kind"]].check):

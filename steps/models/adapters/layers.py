@@ -1,12 +1,18 @@
 """What of a model an adapter can change, found on the model at hand: its linear layers and its experts."""
 
+import functools
+import inspect
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from steps.models.adapters.targets import OF_EXPERTS, Shapes, inside
 
 # Linear layers of GPT-2 and its kin, whose weights are (in, out).
 TRANSPOSED = "Conv1D"
+# What only state-space mixers and their kin have, and how their code hands a layer's weight to a kernel itself.
+STATE = "A_log"
+HANDED_ON = re.compile(r"\bself\.(\w+)\.weight\b(?!\.)")
 
 
 def is_transposed(module: Any) -> bool:
@@ -70,6 +76,26 @@ def beyond_peft(model: Any, names: list[str]) -> set[str]:
         if not kept:
             lost.add(last)
     return {name for name in names if name.rpartition(".")[2] in lost}
+
+
+def passed_by(model: Any, names: Iterable[str]) -> set[str]:
+    """Of the layers those whose weight a state-space mixer hands to its kernels without calling the layer, which is
+    where an adapter adds its change: `out_proj` of Mamba 2 and its kin on a GPU, `dt_proj` of Mamba everywhere.
+
+    PEFT refuses some of these layers in a list of families, and lets a change of the others be without effect.
+    """
+    found = set()
+    for name in names:
+        parent, _, last = name.rpartition(".")
+        mixer = model.get_submodule(parent)
+        if hasattr(mixer, STATE) and last in _handed_on(type(mixer)):
+            found.add(name)
+    return found
+
+
+@functools.cache
+def _handed_on(mixer: type) -> frozenset[str]:
+    return frozenset(HANDED_ON.findall(inspect.getsource(mixer)))
 
 
 def freeze(model: Any, entries: list[str], where: str = "adapter.freeze") -> None:

@@ -8,6 +8,7 @@ from steps.settings.adapters import ALL_LINEAR, IA3_MODULES
 
 Shapes = dict[str, tuple[int, int]]  # (out, in) of linear layers, by module
 EMBEDDINGS = re.compile(r"emb|lm_head|^wte$|^wpe$")  # and output layers, by the last part of their names
+OUTPUT = re.compile(r"lm_head|embed_out")  # output layers that are not tied
 # What sends a token to experts, and scales what is shared: only where there are experts is a `gate` one.
 ROUTERS = re.compile(r"(^|\.)(gate|shared_expert_gate|\w*router\w*)(\.|$)")
 FUSED = "gate_up_proj"
