@@ -258,9 +258,13 @@ def _over_seeds(within: Estimate, ours: list[list[Score]], theirs: list[list[Sco
 
 
 def _pairs(ours: Score, theirs: Score) -> list[int] | None:
-    """Which seeds of theirs belong to ours, in the order of ours; None where both have several and not the same."""
+    """Which seeds of theirs belong to ours, in the order of ours; None where both have several and not the same.
+
+    A checkpoint of one seed may stand in the place of each of the other side's.
+    """
     k, m = ours.values.shape[1], theirs.values.shape[1]
-    if 1 in (k, m) or ours.seeds == theirs.seeds:
+    once = any(len(set(side.seeds)) == 1 for side in (ours, theirs))
+    if 1 in (k, m) or (k == m and (once or ours.seeds == theirs.seeds)):
         return list(range(m))
     if sorted(map(str, ours.seeds)) == sorted(map(str, theirs.seeds)) and len(set(ours.seeds)) == k:
         return [theirs.seeds.index(seed) for seed in ours.seeds]

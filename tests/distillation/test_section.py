@@ -423,12 +423,10 @@ def test_continuations_are_means_over_seeds_with_their_spread():
     line = continued(seeds)
     assert [share for share, _ in line] == [0.0, 0.25]
     # Variances add, and the quantile is t's of Satterthwaite's degrees: of two seeds alone, one.
-    seeds = np.var([0.3, 0.5], ddof=1) / 2
-    below, above = (
-        np.sqrt((side / 1.959964) ** 2 + seeds) * t(((side / 1.959964) ** 2 + seeds) ** 2 / seeds**2).ppf(0.975)
-        for side in (0.1, 0.2)
-    )
-    halves = [(0.4, below, above), (0.3, 12.7062 * np.sqrt(seeds), 12.7062 * np.sqrt(seeds))]
+    spread = np.var([0.3, 0.5], ddof=1) / 2
+    sides = [(side / 1.959964) ** 2 + spread for side in (0.1, 0.2)]
+    below, above = (np.sqrt(variance) * t(variance**2 / spread**2).ppf(0.975) for variance in sides)
+    halves = [(0.4, below, above), (0.3, 12.7062 * np.sqrt(spread), 12.7062 * np.sqrt(spread))]
     for (_, e), expected in zip(line, halves, strict=True):
         assert (e.value, e.value - e.low, e.high - e.value) == pytest.approx(expected, rel=1e-4)
     alone = continued(seeds[:1])
