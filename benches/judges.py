@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import yaml
+from steps.data.equivalence import Checker
 
 from benches.common import bench_parser, figure, write_result
 from steps.core import bounded
 from steps.data import answers
-from steps.data.equivalence import Checker
 from steps.reinforcement.reward_kinds import numeric
 
 CASES = Path(__file__).with_suffix(".yaml")

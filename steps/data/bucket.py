@@ -12,13 +12,13 @@ from pathlib import Path
 
 from steps.core.files import read_jsonl
 from steps.core.step import run, step_parser
-from steps.data.pass_rates import measure, pass_rates
+from steps.data.pass_rates import measure
 from steps.settings.pass_rates import PassRates
 
 
 def main(args) -> None:
     PassRates.fit(args.settings)
-    measure(args, "bucket", list(read_jsonl(args.input)), pass_rates, keep_samples=False)
+    measure(args, "bucket", list(read_jsonl(args.input)), keep_samples=False)
 
 
 if __name__ == "__main__":

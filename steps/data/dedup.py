@@ -38,8 +38,6 @@ from steps.core.manifest import write_manifest
 from steps.core.pool import in_order
 from steps.core.progress import Progress
 from steps.core.step import add_cores, cores_of, run, step_parser
-from steps.data.answers import short_answer
-from steps.data.canonical import canonical
 from steps.data.identity import Key, asked, groups, hash64, key_of, resolved, tokens
 from steps.data.near import Join, Rows, near_rows
 from steps.data.rows import (
@@ -57,6 +55,8 @@ from steps.data.rows import (
 )
 from steps.data.semantic import Vectors, semantic_rows
 from steps.data.shingles import Hasher, Owners, distinct
+from steps.judges.canonical import canonical
+from steps.judges.reading import short_answer
 from steps.models import checkpoints
 
 # Rows whose texts are embedded at once, in batches of about one length.

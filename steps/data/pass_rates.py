@@ -2,19 +2,17 @@
 
 import os
 import time
-from collections.abc import Callable
 
 from steps.core.files import fresh_folder, write_jsonl
 from steps.core.manifest import write_manifest
 from steps.core.progress import Progress
 from steps.core.turns import asked_turns
-from steps.data.answers import equal, given_answer
 from steps.engines.load import load_engine
 from steps.engines.rollouts import askable
+from steps.judges.rows import RowJudge, unverifiable
 from steps.models import checkpoints
 
 BUCKETS = ("easy", "medium", "hard", "unverified")
-PassRates = Callable[[list[dict], list[list[str]]], tuple[list[float], dict[str, int]]]
 
 
 def bucket_of(pass_rate: float | None, edges: list[float]) -> str:
@@ -24,24 +22,23 @@ def bucket_of(pass_rate: float | None, edges: list[float]) -> str:
     return "hard" if pass_rate < edges[0] else "medium" if pass_rate < edges[1] else "easy"
 
 
-def pass_rate(responses: list[str], answer: str) -> float:
-    r"""Share of responses whose answer, behind the last `####` or in the last \boxed, equals the row's."""
-    answers = [given_answer("worked", response) for response in responses]
-    return sum(given != "" and equal(given, answer) for given in answers) / len(answers)
+def pass_rates(rows: list[dict], responses: list[list[str]]) -> tuple[list[float], int]:
+    """The share of each row's responses that its judge takes for right, and how many nobody can tell.
+
+    Args:
+        responses: [rows][samples].
+    """
+    with RowJudge() as judge:
+        verdicts = judge.verdicts(rows, responses, what="compare")
+    return [sum(verdict.right for verdict in own) / len(own) for own in verdicts], unverifiable(verdicts)
 
 
-def pass_rates(rows: list[dict], responses: list[list[str]]) -> tuple[list[float], dict[str, int]]:
-    """The pass rate of each row, and what its manifest should count besides: nothing."""
-    return [pass_rate(texts, row["answer"]) for row, texts in zip(rows, responses, strict=True)], {}
-
-
-def measure(args, step: str, rows: list[dict], rates: PassRates, keep_samples: bool) -> None:
+def measure(args, step: str, rows: list[dict], keep_samples: bool) -> None:
     """Sample a model on every row with an answer, and write the rows with their pass rates. A row that the model's chat
     template refuses has none.
 
     Args:
         rows: as read from `args.input`.
-        rates: the pass rates of rows with these responses, [rows][samples], and counts for the manifest.
         keep_samples: write samples.jsonl, too: id, responses and tokens of each row with an answer.
     """
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
@@ -60,7 +57,7 @@ def measure(args, step: str, rows: list[dict], rates: PassRates, keep_samples: b
         progress=Progress(step, len(verifiable) * settings["samples"], "answers"),
     )
     responses = [[sample.text for sample in own] for own in samples]
-    shares, more = rates(verifiable, responses)
+    shares, untold = pass_rates(verifiable, responses)
     by_id = {row["id"]: share for row, share in zip(verifiable, shares, strict=True)}
     for row in rows:
         row["pass_rate"] = by_id.get(row["id"])
@@ -76,7 +73,7 @@ def measure(args, step: str, rows: list[dict], rates: PassRates, keep_samples: b
         )
     counts = {"in": len(rows), "kept": len(rows), "quarantined": {}}
     counts |= {name: sum(row["bucket"] == name for row in rows) for name in BUCKETS}
-    counts |= {"truncated_prompts": engine.truncated} | more
+    counts |= {"truncated_prompts": engine.truncated, "unverifiable": untold}
     if refused := len(with_answer) - len(verifiable):
         # They are among the unverified.
         counts["template_refuses"] = refused

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from steps.data.sources import named
+from steps.judges.judge import AUTO
 from steps.settings.axes import AXES
 from steps.settings.data import OF_SOURCE, TEMPLATED, templated
 from steps.settings.params import ASIDE
@@ -106,13 +107,14 @@ def _own(seen: dict, rule: str, wanted: _Wanted) -> dict:
 
 
 def _with_sources(seen: dict, rule: str, wanted: _Wanted) -> dict:
-    """The section and, by the names of their files in rows, what sources say of it themselves."""
+    """The section and, by the names of their files in rows, what sources say of it themselves; of split, the judge."""
     own: dict[str, dict] = {}
     for source, names in _files(seen, wanted, wanted.wildcards.dataset):
         if said := {key: source[key] for key in OF_SOURCE[rule] if key in source}:
             said |= {"source": source["path"]} if rule == "split" else {}
             own |= dict.fromkeys(names, said)
-    return seen[rule] | ({"sources": own} if own else {})
+    judge = {"judge": seen["data"][wanted.wildcards.dataset].get("judge", AUTO)} if rule == "split" else {}
+    return seen[rule] | ({"sources": own} if own else {}) | judge
 
 
 def _files(seen: dict, wanted: _Wanted, dataset: str) -> list[tuple[dict, list[str]]]:

@@ -255,6 +255,8 @@ _CAMEL = re.compile(r"[a-z]{2,}[A-Z]\w*")
 _GENOTYPE = re.compile(r"(?:([A-Za-z])(?i:\1))+")
 _ACRONYM = re.compile(r"\b(?:[A-Z]\.){1,}[A-Z]\b\.?")
 _UNSPACED_GAP = re.compile(rf"(?<=[{UNSPACED}])\s+|\s+(?=[{UNSPACED}])")
+_LETTER = rf"[^\W\d_{UNSPACED}]"
+_COMMA_OF_WORDS = re.compile(rf"(?<={_LETTER}),(?={_LETTER})|(?<={_LETTER}{{2}}),(?=\w)|(?<=\w),(?={_LETTER}{{2}})")
 _SPACED_SIGN = re.compile(r"\s*([-+*/=^<>≤≥≠±∪∩∧∨→:(){}\[\]|%°&\\])\s*")
 _PLAIN = {"<=": "≤", ">=": "≥", "!=": "≠", "->": "→", "**": "^"}
 
@@ -274,9 +276,9 @@ def _text(text: str) -> str:
         text = _WORD.sub(lambda found: _word(found[0], bool(prose)), text)
         if not prose:
             text = re.sub(r"(?<![^\W\d_])pi(?![^\W\d_])", "π", text)
-    # A comma divides words as a space does, and numbers as nothing else: 1,2 is not 12.
+    # A comma divides words as a space does, numbers and symbols as nothing else: 1,2 is not 12, and 3i,-3i not 3i-3i.
     text = re.sub(r"\s*,\s*", ",", text)
-    text = re.sub(rf"(?<=[^\W\d_{UNSPACED}]),|,(?=[^\W\d_{UNSPACED}])", " ", text)
+    text = _COMMA_OF_WORDS.sub(" ", text)
     text = _UNSPACED_GAP.sub("", _SPACED_SIGN.sub(r"\1", text))
     return re.sub(r"(?<=\d)\s+(?=[^\W\d_])", "", " ".join(text.split()))
 
@@ -316,3 +318,8 @@ def canonical(answer: str) -> str:
     spaceless = re.sub(r"\s*([*/^])\s*|(?<=^[-+])\s+", lambda found: found[1] or "", text)
     number = without_separators(spaceless)
     return _value(number) or _measure(number) or _text(text)
+
+
+def equal(answer: str, other: str) -> bool:
+    """Whether two answers have one form."""
+    return canonical(answer) == canonical(other)

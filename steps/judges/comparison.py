@@ -25,7 +25,7 @@ class Unverifiable(Exception):
     """Why nobody can tell whether two expressions are equal."""
 
 
-_BASE = re.compile(r"([0-9A-Fa-f]+)_\(?([2-9]|[12]\d|3[0-6]|[a-z]{3,})\)?")
+_BASE = re.compile(r"(-?[0-9A-Fa-f]+)_\(?([2-9]|[12]\d|3[0-6]|[a-z]{3,})\)?")
 _LABELLED = re.compile(r"[(\[]?\s*([A-Ja-j])\s*[)\].:]\s*\S.*", re.DOTALL)
 _CHOSEN = re.compile(r".{0,40}\b(?:answer|option|choice)\b\s*(?:is|:|=)?\s*[(\[]?([A-J])[)\]]?", re.IGNORECASE)
 _TRAILING_UNIT = re.compile(r"(.*?)\s*\\text\s*\{([^{}]*)\}\s*(\^\s*\{?\d\}?)?", re.DOTALL)
@@ -47,7 +47,7 @@ def kind_of(gold: str) -> str:
         return "text" if _is_prose(typed) else "structure"
     if number_of(typed) is not None:
         return "number"
-    return "expression" if for_grammar(_without_unit(tidied)[0]) and not _is_prose(typed) else "text"
+    return "expression" if for_grammar(without_unit(tidied)[0]) and not _is_prose(typed) else "text"
 
 
 def number_of(typed: str) -> Quantity | None:
@@ -61,7 +61,7 @@ def number_of(typed: str) -> Quantity | None:
 
 def _is_prose(typed: str) -> bool:
     """Words and nothing of mathematics: at least one of three letters that is no function or symbol."""
-    words = re.findall(r"[^\W\d_]+", typed)
+    words = [word for word in re.findall(r"[^\W\d_]+", typed) if word not in ("and", "or")]
     return bool(words) and not re.search(r"[=<>≤≥^\\√π∞+*/{}|]", typed) and any(len(word) > 2 for word in words)
 
 
@@ -96,6 +96,11 @@ def compare(gold: str, given: str, mathematics: Mathematics | None) -> tuple[Out
     return _told(_same(gold, given, mathematics), kind)
 
 
+def same(answer: str, other: str) -> bool:
+    """Whether two answers are one, as far as that needs no calculation with symbols."""
+    return compare(other, answer, None)[0] == "right"
+
+
 def _told(right: bool, what: str) -> tuple[Outcome, str]:
     return ("right", f"the same {what}") if right else ("wrong", f"another {what}")
 
@@ -112,7 +117,7 @@ def _choice(gold: str, typed: str) -> tuple[Outcome, str]:
 
 def _digits(typed: str) -> tuple[str, str] | None:
     found = _BASE.fullmatch(typed)
-    return (found[1].lstrip("0").upper(), in_digits(found[2])) if found else None
+    return (re.sub(r"^(-?)0+(?=.)", r"\1", found[1]).upper(), in_digits(found[2])) if found else None
 
 
 # --- numbers -------------------------------------------------------------------------------------
@@ -131,7 +136,7 @@ def _number(gold: str, given: str, mathematics: Mathematics | None) -> tuple[Out
         several, why = isinstance(problem, Several), str(problem)
     shape = valued(shape_of(tidied))
     if shape.kind == "scalar" and mathematics is not None and not _unfinished(shape.parts[0]):
-        formula = for_grammar(_without_unit(shape.parts[0])[0])
+        formula = for_grammar(without_unit(shape.parts[0])[0])
         if formula and re.search(r"\\(?!text)|[\^!A-Za-z]", formula):
             right = mathematics(formula, f"({expected.value})" if expected.value < 0 else _literal(expected))
             return _told(right, "number")
@@ -148,7 +153,7 @@ def _literal(number: Quantity) -> str:
 def _unfinished(text: str) -> bool:
     """9 + 9 is a way to 18, often the question's own, and no answer."""
     typed = plain(text)
-    return evaluate(typed) is not None and not is_literal(typed)
+    return re.search(r"[+*]|[\d)!]\s*-", typed) is not None and evaluate(typed) is not None and not is_literal(typed)
 
 
 # --- mathematics ---------------------------------------------------------------------------------
@@ -163,7 +168,7 @@ def _same(gold: str, given: str, mathematics: Mathematics | None) -> bool:
             return same_quantity(number[0], number[1])
         if mathematics is None:
             return False
-        (expected, unit), (found, other_unit) = _without_unit(one), _without_unit(other)
+        (expected, unit), (found, other_unit) = without_unit(one), without_unit(other)
         if unit and other_unit and ratio(unit, other_unit) != 1:
             return False
         formulas = for_grammar(found), for_grammar(expected)
@@ -172,7 +177,7 @@ def _same(gold: str, given: str, mathematics: Mathematics | None) -> bool:
     return same_shape(shape_of(tidy(gold)), shape_of(tidy(given)), same)
 
 
-def _without_unit(text: str) -> tuple[str, str]:
+def without_unit(text: str) -> tuple[str, str]:
     """An expression and the unit behind it: 3\\pi \\text{ cm}."""
     found = _TRAILING_UNIT.fullmatch(text)
     return (found[1], unit_of(found[2] + (found[3] or "").strip("{} "))) if found and found[1] else (text, "")

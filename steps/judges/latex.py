@@ -82,6 +82,7 @@ def for_grammar(text: str) -> str | None:
     """A tidy answer as the grammar reads it; None where it holds words."""
     text = re.sub(r"(?<=[\w)}])\s*\*\*\s*|(?<=\w)\s*\^\s*\(([^()]*)\)", _power, text)
     text = re.sub(r"\\text\s*\{([A-Za-z])\}", r"\1", text)
+    text = re.sub(r"_\s*(\w)", r"_{\1}", text)
     text = re.sub(r"\\log\s*_\s*\{?e\}?(?![A-Za-z])", r"\\ln ", text)
     text = _WORD.sub(lambda word: f"\\{word[0]}" if word[0] in _FUNCTIONS else word[0], text)
     if r"\text" in text or _WORD.search(text):
@@ -89,12 +90,13 @@ def for_grammar(text: str) -> str | None:
     text = re.sub(r"(\d*)\.(\d*)\\overline\s*\{(\d+)\}", _repeating, text)
     text = re.sub(r"(?<=\d)[eE]([-+]?\d+)", r"\\cdot 10^{\1}", text)
     text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text.replace("*", r"\cdot "))
-    angle = r"(\\cdot\\frac{\\pi}{180})" if _FUNCTION_OF_ANGLE.search(text) else ""
-    text = re.sub(r"(\d+(?:\.\d+)?)\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ)", rf"(\1{angle[1:-1]})" if angle else r"\1", text)
-    # Two numbers side by side are no number.
-    return None if re.search(r"\d\s+[\d.]", text) else text.strip().rstrip(".,;:")
+    of_angle = r"(\1\\cdot\\frac{\\pi}{180})" if _FUNCTION_OF_ANGLE.search(text) else r"\1"
+    text = _DEGREES.sub(of_angle, text)
+    # Two numbers side by side are no number; the grammar drops the base of one, and divides by what a colon parts.
+    return None if re.search(r"\d\s+[\d.]|\d_|:", text.rstrip(".,;: ")) else text.strip().rstrip(".,;:")
 
 
+_DEGREES = re.compile(r"(\d+(?:\.\d+)?)\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ)")
 _FUNCTION_OF_ANGLE = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
 
 

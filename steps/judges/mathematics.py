@@ -32,6 +32,8 @@ from typing import Literal
 Outcome = Literal["right", "wrong", "unread", "no_gold", "timeout", "error"]
 # Address space that a judge may take beyond what the server has.
 MEMORY = 1 << 30
+# What a server reads first: a judge that is replaced needs 0.01 s for the next of their kind, and else 0.3 s.
+WARM = (("(x+1)^{2}", "x^{2}+2x+1"), (r"\frac{84}{2}", r"\sqrt{8}"), ("2x-y=0", "y=2x"), (r"\log_{2} 5", r"\ln 5"))
 # A judge remembers something of every answer, and is replaced after so many.
 ANSWERS_PER_JUDGE = 1000
 
@@ -126,7 +128,8 @@ def _serve() -> None:
     # It warns of every call that turns its own limit off.
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
     # The first reading compiles the patterns and the grammar: judges inherit them.
-    _judge("1+x", "x^{2}")
+    for pair in WARM:
+        _judge(*pair)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     bound = pages * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
@@ -221,8 +224,8 @@ def _judge(given: str, gold: str) -> str:
 
 
 def _parse(text: str):
-    """A SymPy expression of Math-Verify's grammar, its decimals exact. Without Math-Verify's own extraction, which drops
-    what it takes for a unit: 2\\pi r h would be 2\\pi r."""
+    r"""A SymPy expression of Math-Verify's grammar, its decimals exact. Without Math-Verify's own extraction, which
+    drops what it takes for a unit: 2\pi r h would be 2\pi r."""
     import sympy
     from latex2sympy2_extended import latex2sympy
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig

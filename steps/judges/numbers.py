@@ -37,7 +37,7 @@ _SIGN = r"(?<![\^_])(?:(?<![\w)\d.])[-+]\s?)?"
 _MONEY = rf"[{re.escape(units.CURRENCIES)}]"
 _TENS = r"(?:[eE][-+]?\d{1,4}(?![\d.])|\s*[*x]\s*10\s*\^\s*\(?[-+]?\d{1,4}\)?)"
 NUMERAL = re.compile(
-    rf"(?P<sign>{_SIGN})(?P<money>{_MONEY}\s?)?(?P<inner>[-+])?"
+    rf"(?P<sign>{_SIGN})(?:(?P<money>{_MONEY})\s?(?P<inner>[-+])?)?"
     rf"(?P<number>\d+\s+\d+\s*/\s*\d+|{_DIGITS}{_TENS}?(?:\s*/\s*-?{_DIGITS})?)\.?(?!\d)(?P<factorial>!+(?=\s*$))?"
 )
 _REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot|overbar)\s*\{?(\d+)\}?")
@@ -49,8 +49,7 @@ _ORDINAL = re.compile(r"^(?:st|nd|rd|th)\b")
 _HEDGES = frozenset(
     "not no or between less fewer than over under below above least most nearly almost about around roughly maybe"
     " perhaps either neither never but if unless except from until half third thirds quarter quarters isn't don't"
-    " cannot dozens hundreds thousands millions somewhere near oder nicht ou pas o y ni unknown impossible"
-    .split()
+    " cannot dozens hundreds thousands millions somewhere near oder nicht ou pas o y ni unknown impossible".split()
 )
 _CHINESE_HEDGES = re.compile("[或不非约至]|大于|小于")
 # A number behind one of these counts parts of the text.
@@ -79,7 +78,7 @@ def _of_equation(sides: list[str]) -> Quantity:
     if "" in sides[1:]:
         raise Unread("an equation without an end")
     if not re.search(r"\d", sides[-1]) and re.fullmatch(r"[^\W\d_]", sides[-1]):
-        sides = sides[::-1]
+        sides.reverse()
     found = read_side(sides[-1])
     for side in filter(None, sides[:-1]):
         value = evaluate(side)
@@ -98,7 +97,7 @@ def read_side(text: str) -> Quantity:
         return Quantity(value)
     if len(text) > 40 * MOST_WORDS or len(text.split()) > MOST_WORDS:
         raise Unread("more than an answer")
-    if aside := re.fullmatch(r"(.*\S)\s*[(（]([^()（）]*)[)）]", text):
+    if aside := re.fullmatch(r"(.*\S)(?:\s+\(|（)([^()（）]*)[)）]", text):
         _refuse_hedges(aside[2])
         if re.search(r"\d", aside[1]):
             text = aside[1]
@@ -119,8 +118,6 @@ def _with_words(found: re.Match, text: str) -> Quantity:
     if found["factorial"]:
         raise Unread("a factorial with words")
     value = value_of(number)
-    if found["sign"].strip() and found["inner"]:
-        raise Unread("two signs")
     if "-" in found["sign"] + (found["inner"] or ""):
         value = -value
     for around in (before, after):
@@ -138,8 +135,7 @@ def _with_words(found: re.Match, text: str) -> Quantity:
 
 def _currency(lead: str) -> str:
     word = lead.split()[-1].lower() if lead.split() else ""
-    symbol = units.symbol_of(word) if word in ("usd", "eur", "gbp", "inr", "rs", "rs.", "cny", "us$") else ""
-    return symbol
+    return units.symbol_of(word) if word in ("usd", "eur", "gbp", "inr", "rs", "rs.", "cny", "us$") else ""
 
 
 def _refuse_hedges(text: str) -> None:
@@ -226,23 +222,20 @@ def repeating(whole: str, once: str, again: str) -> Fraction:
 
 # --- words ---------------------------------------------------------------------------------------
 
-_ONES = {
-    word: i
-    for i, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
-        " eighteen nineteen".split()
-    )
-}
+_UP_TO_NINETEEN = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
+    " seventeen eighteen nineteen"
+)
+_ONES = {word: i for i, word in enumerate(_UP_TO_NINETEEN.split())}
 _DECADES = {word: 10 * i for i, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
-_NUMBER_WORDS = {*_ONES, *_DECADES, *_MULTIPLIERS}
+_NUMBER_WORD = "|".join(sorted({*_ONES, *_DECADES, *_MULTIPLIERS}))
 _RUN = re.compile(
-    rf"\b(?:half a dozen|(?:an? )?(?:{'|'.join(sorted(_NUMBER_WORDS))})(?:(?:\s+and\s+|[\s-]+)(?:{'|'.join(sorted(_NUMBER_WORDS))}))*)\b",
-    re.IGNORECASE,
-)  # fmt: skip
+    rf"\b(?:half a dozen|(?:an? )?(?:{_NUMBER_WORD})(?:(?:\s+and\s+|[\s-]+)(?:{_NUMBER_WORD}))*)\b", re.IGNORECASE
+)
 
 
 def in_digits(text: str) -> str:
-    """Numbers in English words in digits; a text that has digits keeps its words: one apple each is no second number."""
+    """Numbers in English words in digits; a text that has digits keeps its words: "one each" is no second number."""
     if re.search(r"\d", text):
         return text
     return _RUN.sub(lambda run: str(_counted(run[0].lower())), text)

@@ -5,8 +5,6 @@ MATH's do (Hendrycks et al. 2021, arXiv:2103.03874). *Short* responses are the a
 """
 
 import re
-import string
-import unicodedata
 
 from steps.judges.canonical import CLOSING, NUMBER, closed, without_separators
 
@@ -21,7 +19,7 @@ _SHORT_WORDS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _LONG_WORDS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
 _SHORT, _LONG = re.compile(f"[{_SHORT_WORDS}]"), re.compile(f"[{_LONG_WORDS}]")
 UNSPACED_WORD = re.compile(f"([{_SHORT_WORDS}{_LONG_WORDS}])")
-_DOLLAR = re.compile(r"^\$(?=\s?[\d.])")
+_DOLLAR = re.compile(r"^\$(?=\s?[\d.])(?!.*\$$)")
 
 # How templates set thinking apart: Qwen3's and DeepSeek's, Mistral's, gpt-oss's analysis, and names in use besides.
 _THINKING = re.compile(
@@ -73,32 +71,33 @@ _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*(\{|[0-9A-Za-z])")
 
 
 def boxes(response: str) -> list[tuple[str | None, int, int]]:
-    r"""What each \boxed{…} behind the thinking holds, and where it stands; None of one that is not closed, "" of an empty
-    one. A box in a box is a part of it."""
+    r"""What each \boxed{…} behind the thinking holds, and where it stands; None of one that is not closed, "" of an
+    empty one. A box in a box is a part of it."""
     text, found, at = said(response), [], 0
+    closings = _closings(text) if _BOX.search(text) else {}
     while mark := _BOX.search(text, at):
         content: str | None
         if mark[1] != "{":
             content, at = mark[1], mark.end()
         else:
-            end = _closing(text, mark.end())
-            content, at = (None, mark.end()) if end is None else (text[mark.end() : end].strip(), end + 1)
+            end = closings.get(mark.end() - 1)
+            content, at = (None, mark.end()) if end is None else (" ".join(text[mark.end() : end].split()), end + 1)
         found.append((content, mark.start(), at))
     return found
 
 
-def _closing(text: str, begin: int) -> int | None:
-    """Where the group that begins here ends; a brace behind a backslash is a sign."""
-    depth, at = 1, begin
-    while at < len(text):
-        if text[at] == "\\":
-            at += 2
-            continue
-        depth += (text[at] == "{") - (text[at] == "}")
-        if depth == 0:
-            return at
-        at += 1
-    return None
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+
+
+def _closings(text: str) -> dict[int, int]:
+    """Where each group of a text begins → where it ends; a brace behind a backslash is a sign."""
+    found, begun = {}, []
+    for brace in _BRACE.finditer(text):
+        if brace[0] == "{":
+            begun.append(brace.start())
+        elif brace[0] == "}" and begun:
+            found[begun.pop()] = brace.start()
+    return found
 
 
 def boxed(response: str) -> str | None:
@@ -109,54 +108,82 @@ def boxed(response: str) -> str | None:
 
 # Between two boxes: they are one answer, or the second is what follows from the first.
 _BESIDE = re.compile(r"[\s$,;.]*(?:\\text\{)?\s*(?:and|or|,|;|)\s*\}?[\s$]*", re.IGNORECASE)
-_FOLLOWS = re.compile(
-    r"\b(?:hence|thus|so|therefore|finally|final|answer|conclude|consequently|altogether|total|then|also|daher|donc|por tanto)\b"
-    "|因此|所以|最终|答案|∴|\\\\therefore",
-    re.IGNORECASE,
-)  # fmt: skip
+_CONCLUDES = "hence thus so therefore finally final answer conclude consequently altogether total then also daher donc"
+_FOLLOWS = re.compile(rf"\b(?:{'|'.join(_CONCLUDES.split())})\b|因此|所以|最终|答案|∴|\\therefore", re.IGNORECASE)
 
 
-def last_boxes(response: str) -> list[str]:
+def last_boxes(response: str) -> list[tuple[str, ...]]:
     r"""The boxes that answer: all, but for those before one that is said to follow from them. Those that stand side by
     side, \boxed{2} and \boxed{5}, are one answer of several parts. "" for one that is empty or not closed."""
-    text, groups, place = said(response), [], 0
+    text, place = said(response), 0
+    groups: list[tuple[str, ...]] = []
     for content, begin, end in boxes(response):
         between = text[place:begin]
         if groups and _FOLLOWS.search(between):
             groups = []
-        if groups and groups[-1] and content and _BESIDE.fullmatch(between):
-            groups[-1] = groups[-1] if groups[-1] == content else f"{groups[-1]}, {content}"
+        if groups and all(groups[-1]) and content and _BESIDE.fullmatch(between):
+            groups[-1] = (*groups[-1], content)
         else:
-            groups.append(content or "")
+            groups.append((content or "",))
         place = end
     return groups
 
 
-def marked(response: str, mark: str) -> list[str]:
-    r"""The answers of a response, one for each mark that counts; "" where a mark has none. Of `either` those behind
-    `####`, or those in \boxed where there is no `####`; of `none` the first line."""
+class Read(str):
+    """What a response answers, as one text to show and to vote by: the last answer or, where it marks several, all.
+
+    Attributes:
+        answers: one of one or several parts for each mark.
+        prose: what it says besides: the whole response, where that is to be the answer; else "".
+    """
+
+    answers: tuple[tuple[str, ...], ...]
+    prose: str
+
+    def __new__(cls, answers: list[tuple[str, ...]], prose: str = "") -> "Read":
+        shown = dict.fromkeys(normalize(", ".join(dict.fromkeys(parts))) for parts in answers)
+        read = super().__new__(cls, " | ".join(shown))
+        read.answers, read.prose = tuple(answers), prose
+        return read
+
+
+# A heading of Markdown has the mark of a worked answer: of a part of the text by its number, or of what follows.
+_HEADING = re.compile(r"(?:\**(?:step|part|case|section)\s+\w+\b.*|[^\d]*:\**)", re.IGNORECASE)
+
+
+def read(response: str, mark: str) -> Read:
+    """What a response answers, where its answer stands by `mark`, of `MARKS`; "" where it has no answer.
+
+    `#### Step 1: add` is a heading where an answer follows; alone it is what is answered.
+    """
+    answers = marked(response, mark)
     if mark == "none":
-        return [said(response).strip().split("\n", 1)[0]]
-    found = behind_sharps(response) if mark in ("####", "either") else []
-    return last_boxes(response) if mark == "boxed" or (mark == "either" and not found) else found
+        return Read(answers, said(response))
+    return Read([answer for answer in answers if not _HEADING.fullmatch(answer[0])] or answers)
 
 
-def bare(answer: str) -> str:
-    """An answer in small letters without punctuation, articles and surplus spaces: SQuAD's normalization, with the
-    punctuation of every script as MLQA has it (Lewis et al. 2020, arXiv:1910.07475)."""
-    kept = "".join(letter for letter in answer.casefold() if not _is_punctuation(letter))
-    return " ".join(word for word in kept.split() if word not in ("a", "an", "the"))
+def marked(response: str, mark: str) -> list[tuple[str, ...]]:
+    r"""The answers of a response, one of one or several parts for each mark that counts; "" where a mark has none. Of
+    `either` the mark that comes last; of `none` the first line."""
+    if mark == "none":
+        return [(said(response).strip().split("\n", 1)[0],)]
+    if mark == "either":
+        text = said(response)
+        boxed_last = max((begin for _, begin, _ in boxes(text)), default=-1) > text.rfind("####")
+        mark = "boxed" if boxed_last and not _in_sharps(text) else "####"
+    return last_boxes(response) if mark == "boxed" else [(answer,) for answer in behind_sharps(response)]
 
 
-def _is_punctuation(letter: str) -> bool:
-    return letter in string.punctuation or unicodedata.category(letter)[0] == "P"
+def _in_sharps(text: str) -> bool:
+    """Whether the last box stands on the line of the last `####`, which it then is the answer of."""
+    _, sharps, tail = text.rpartition("####")
+    return bool(sharps) and "boxed" in tail.strip().split("\n", 1)[0]
 
 
 def count_words(text: str) -> int:
     """Words of a text in any script; where words are not spaced, as many as its characters usually make. At least 1."""
     spaced = sum(any(map(str.isalnum, part)) for part in UNSPACED_WORD.sub(" ", text).split())
     return max(1, spaced + -(-len(_SHORT.findall(text)) // 2) + -(-len(_LONG.findall(text)) // 4))
-
 
 
 def short_answer(response: str, short_answer_words: int) -> str | None:

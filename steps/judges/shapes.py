@@ -29,13 +29,15 @@ class Shape(NamedTuple):
     brackets: str = ""
 
 
-_EMPTY = re.compile(r"\\emptyset|\\\{\s*\\\}|\{\s*\}|\\text\{(?:no solutions?|none)\}|no (?:real )?solutions?", re.IGNORECASE)
+_EMPTY = re.compile(r"\\emptyset|\\\{\s*\\\}|\{\s*\}|no (?:real )?solutions?", re.IGNORECASE)
 _MATRIX = re.compile(r"\\begin\{([pbvBV]?(?:small)?matrix|array)\}(?:\{[lcr|]+\})?(.*)\\end\{\1\}", re.DOTALL)
 _RELATION = re.compile(r"\\(?:le|ge|ne|in|approx|equiv)(?![A-Za-z])|[=<>]=?")
 _LISTED = re.compile(r"[,;]|\\text\s*\{\s*,?\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])")
 _CUP = re.compile(r"\\cup(?![A-Za-z])")
 # A symbol, as what is solved for: x, x_1, \theta, f(x), AB.
-_NAME = re.compile(r"(?:\\[A-Za-z]+|[A-Za-z]{1,3}'*)(?:_\{?\w+\}?)?(?:\s*\([^()=<>]*\))?|\|[A-Za-z]{1,3}\||\\(?:angle|text)\s*\{?\w+\}?")
+_NAME = re.compile(
+    r"(?:\\[A-Za-z]+|[A-Za-z]{1,3}'*)(?:_\{?\w+\}?)?(?:\s*\([^()=<>]*\))?|\|[A-Za-z]{1,3}\||\\(?:angle|text)\s*\{?\w+\}?"
+)
 _VARIABLE = re.compile(r"\\(?:alpha|beta|gamma|theta|phi|lambda|mu)|[a-zA-Z](?:_\{?\w+\}?)?")
 _INFINITE = {"-": r"-\infty", "+": r"\infty"}
 
@@ -140,8 +142,13 @@ def _within(text: str) -> tuple[str, str, str] | None:
 # --- what a relation says ------------------------------------------------------------------------
 
 
-def valued(shape: Shape) -> Shape:
-    """Of x = 5 and x ∈ [0, 1) what x is; of another shape itself. What is no truth, 41 = 42, stays a relation."""
+# 2x = 10 says something of x, and not what it is; m + n = 10 says what was asked for.
+_LINEAR = re.compile(r"-.*|[-+]?\d*\s*\*?\s*[A-Za-z]\s*(?:[-+]\s*\d+)?")
+
+
+def valued(shape: Shape, gold: bool = False) -> Shape:
+    """Of x = 5 and x ∈ [0, 1) what x is; of another shape itself. What is no truth, 41 = 42, stays a relation, as does
+    of a `gold` one what is no symbol's value: x + y = 5."""
     if shape.kind != "relation" or {*shape.parts[1::2]} - {"=", r"\in"}:
         return shape
     sides = shape.parts[::2]
@@ -155,9 +162,9 @@ def valued(shape: Shape) -> Shape:
     known = [value for value in values if value is not None]
     if len({*known}) > 1:
         return shape
-    if values[-1] is not None and (named or len(known) == len(sides) or re.search(r"[A-Za-z]", first)):
-        return shape_of(sides[-1])
-    return shape_of(sides[-1]) if named else shape
+    literal = values[-1] is not None and not gold
+    told = len(known) == len(sides) or (re.search(r"[A-Za-z]", first) and not _LINEAR.fullmatch(first))
+    return shape_of(sides[-1]) if named or (literal and told) else shape
 
 
 def _tuple_of_names(text: str) -> bool:
@@ -205,17 +212,18 @@ def same_shape(gold: Shape, given: Shape, same: Same) -> bool:
     """Whether two answers say the same; `same` compares two scalars, or two relations as texts."""
     if gold.kind == "relation" and given.kind == "relation":
         one, other = name_of(gold), name_of(given)
-        equations = {*gold.parts[1::2]} == {*given.parts[1::2]} == {"="}
-        if equations and one and other and one != other:
-            return False
-        if equations and one != other and evaluate(plain(gold.parts[-1])) is None:
-            return _same_relation(gold, given, same)
-        if valued(gold) is gold or valued(given) is given:
+        if {*gold.parts[1::2]} == {*given.parts[1::2]} == {"="}:
+            literal = evaluate(plain(gold.parts[-1])) is not None
+            if one and other and one != other and literal:
+                return False
+            if valued(gold, gold=True) is gold or (one != other and not literal):
+                return _same_relation(gold, given, same)
+        if valued(gold) or valued(given) is given:
             intervals = _interval(gold), _interval(given)
             if None not in intervals:
                 return same_shape(*intervals, same)  # type: ignore[arg-type]
             return _same_relation(gold, given, same)
-    gold, given = valued(gold), valued(given)
+    gold, given = valued(gold, gold=True), valued(given)
     if gold.kind in ("relation", "bracket") and given.kind in ("relation", "bracket") and gold.kind != given.kind:
         one_interval, other_interval = _interval(gold), _interval(given)
         return bool(one_interval and other_interval and same_shape(one_interval, other_interval, same))

@@ -27,7 +27,7 @@ SYMBOLS = {spelling: symbol for symbol, spelled in SPELLED.items() for spelling 
 
 # What answers give besides, and votes leave apart; in small letters, of one number.
 _MORE = {
-    "ft": "foot feet ft", "in": "inch inches", "yd": "yard yd", "mile": "mile mi", "lb": "pound lb lbs",
+    "ft": "foot feet ft", "in": "inch inches", "yd": "yard yd", "mile": "mile mi", "g": "gm", "lb": "pound lb lbs",
     "oz": "ounce oz", "day": "day 天", "week": "week wk", "month": "month", "year": "year yr 年", "cent": "cent ¢",
     "£": "gbp", "¥": "yen yuan 元 円 rmb cny", "₹": "rupee rs inr", "t": "tonne", "rad": "radian rad",
     "mile/h": "mph", "km/h": "kph kmh", "unit": "unit", "N": "newton", "J": "joule", "W": "watt", "V": "volt",
@@ -37,7 +37,8 @@ _SYMBOL = {word: symbol for symbol, spelled in _MORE.items() for word in spelled
 CURRENCIES = "$€£¥₹"
 # Words of at most two letters that may stand behind a number: of other such words it is the product with a symbol.
 SHORT = frozenset(
-    "km m cm mm kg g mg L l mL ml h s ft in yd mi lb oz wk yr t N J W V K Hz hz Pa hr rs kW MW GB MB KB TB ha dB pm am".split()
+    "km m cm mm kg g mg L l mL ml h s ft in yd mi lb oz gm wk yr t N J W V K"
+    " Hz hz Pa hr rs kW MW GB MB KB TB ha dB pm am".split()
 )
 _SCALES = {
     "length": {"mm": 1, "cm": 10, "m": 1000, "km": 10**6},
@@ -52,8 +53,7 @@ _OF = {unit: (kind, Fraction(size)) for kind, units in _SCALES.items() for unit,
 # They say how much is meant of it, and not what it is.
 _FILLING = frozenset(
     "a an the of in total all together altogether each left remaining more per_se now only exactly away long old tall"
-    " high wide deep later ago extra additional away."
-    .split()
+    " high wide deep later ago extra additional away.".split()
 )
 _POWER = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 

@@ -30,7 +30,6 @@ SETTINGS = {
     "gain": 0.0,
     "continuation": 0.0,
     "stop": False,
-    "equivalence": "numeric",
     "short_answer_words": 5,
     "batch_size": 64,
     "resamples": 500,

@@ -22,7 +22,6 @@ SETTINGS = {
     "top_p": 1.0,
     "max_new_tokens": 96,
     "verify": True,
-    "equivalence": "numeric",
     "short_answer_words": 5,
     "min_tokens": 1,
     "max_repetition": 0.6,

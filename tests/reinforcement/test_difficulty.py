@@ -3,10 +3,10 @@
 import argparse
 
 import pytest
+from steps.reinforcement.pass_rates import check_answers, math_pass_rates, numeric_pass_rates
 
 from steps.core.files import read_json, read_jsonl, write_jsonl
 from steps.reinforcement import difficulty, pass_rates
-from steps.reinforcement.pass_rates import check_answers, math_pass_rates, numeric_pass_rates
 from steps.reinforcement.reward_kinds import Scored
 
 
@@ -63,7 +63,6 @@ def test_rows_come_out_with_the_samples_behind_their_pass_rates(tiny_checkpoint,
         "max_new_tokens": 12,
         "edges": [0.25, 0.75],
         "batch_size": 8,
-        "equivalence": "numeric",
         "seed": 0,
     }
     difficulty.main(

@@ -10,12 +10,13 @@ import pytest
 
 from steps.core.files import read_json, read_jsonl, write_jsonl
 from steps.core.manifest import verify_manifest
-from steps.data.answers import equal, worked_answer
+from steps.judges.canonical import equal
+from steps.judges.reading import worked_answer
 from steps.models import checkpoints
 from steps.reinforcement import gate, known_answers
 from tests.bounds import within
 
-ANSWER = {"kind": "answer", "weight": 1.0, "equivalence": "numeric"}
+ANSWER = {"kind": "answer", "weight": 1.0}
 SETTINGS = {
     "rows": 50,
     "good": "{response}",
@@ -94,7 +95,9 @@ def custom(tmp_path):
     def make(body: str, weight: float = 1.0) -> dict:
         path = tmp_path / "mine.py"
         source = f"def score(prompt: str, response: str, answer: str | None) -> float:\n    {body}\n"
-        path.write_text("from steps.data.answers import equal, worked_answer\n\n\n" + source)
+        path.write_text(
+            "from steps.judges.canonical import equal\nfrom steps.judges.reading import worked_answer\n\n\n" + source
+        )
         reward = {"kind": "custom", "weight": weight, "file": str(path), "function": "score"}
         return {"rewards": {"mine": reward}, "success": {"reward": "mine", "least": 0.5}}
 

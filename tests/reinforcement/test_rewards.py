@@ -12,7 +12,7 @@ from steps.reinforcement.reward_kinds import Scored, fill, guarded
 from steps.reinforcement.rewards import Rewards, custom_files
 from steps.settings import rewards as reward_settings
 
-ANSWER = {"kind": "answer", "weight": 1.0, "equivalence": "numeric"}
+ANSWER = {"kind": "answer", "weight": 1.0}
 MATH = {"kind": "answer", "weight": 1.0, "equivalence": "math", "timeout": 20.0}
 LENGTH = {"kind": "length", "weight": 1.0, "start": 1, "end": 2}
 RECIPE = "workloads/qwen3_4b_openmath_rewards.py"

@@ -61,7 +61,7 @@ TOY = {
     },
 }
 REWARDS = {
-    "answer": {"kind": "answer", "weight": 1.0, "equivalence": "numeric"},
+    "answer": {"kind": "answer", "weight": 1.0},
     "preferred": {"kind": "preference", "weight": 1.0, "model": "judge"},
     "believed": {"kind": "self", "weight": 0.1, "prompt": "{prompt} {response}", "right": "Yes", "wrong": "No"},
 }

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from steps.core.files import read_jsonl
-from steps.data.canonical import canonical
+from steps.judges.canonical import canonical
 from steps.report.candidates import Candidate, Checkpoint, Score, difference, matched, paired, pooled, settings_of
 from steps.report.logs import logged, spent
 from steps.report.tables import Estimate
