@@ -97,10 +97,12 @@ class Judge:
         if not (gold or "").strip():
             return "it is empty"
         assert gold is not None
+        if not any(map(str.isalnum, gold)) and canonical(gold) not in _SIGNS:
+            return "it has no letter and no digit"
         if self.kind == "math" and kind_of(gold) == "expression":
             outcome, why = self._known_to_itself(gold)
             return "" if outcome == "right" else why
-        return "" if any(map(str.isalnum, gold)) or canonical(gold) in _SIGNS else "it has no letter and no digit"
+        return ""
 
     def _known_to_itself(self, gold: str) -> tuple[Outcome, str]:
         """The verdict on the gold itself with spelling taken away, which alone would call it right."""

@@ -167,7 +167,7 @@ def _unit(value: Fraction, after: str, money: str) -> tuple[Fraction, str]:
     if _ORDINAL.match(after):
         after = _ORDINAL.sub("", after).strip()
     first = re.match(r"[^\W\d_]+", after)
-    if after and not first and after[0] not in f"%°¢.,;:!{units.CURRENCIES}":
+    if after and not first and after[0] not in f"%°¢.,;:{units.CURRENCIES}":
         raise Unread(f"{after[:20]!r} behind the number")
     if first and first[0].isascii() and len(first[0]) < 3:
         known = first[0] in units.SHORT or (not glued and first[0].lower() in ("of", "in", "a", "an", "at", "by", "on"))

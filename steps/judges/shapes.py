@@ -96,7 +96,7 @@ def _related(text: str, signs: list[re.Match]) -> Shape:
 # --- taking apart --------------------------------------------------------------------------------
 
 _OPEN, _CLOSE = "([{", ")]}"
-_GROUP = re.compile(r"\d{1,3}(?:,\d{3})+(?![\d,])")
+_GROUP = re.compile(r"(?<![\d,])\d{1,3}(?:,\d{3})+(?!,?\d)")
 
 
 def _outside(text: str, sign: re.Pattern, whole: bool = True) -> list[re.Match]:

@@ -281,10 +281,8 @@ def test_pass_rates_of_every_kind_of_row():
         make_row(3, answer="1/2"),
     ]
     said = [["#### 7", "#### 8"], ["tarsk.", "Tarsk"], ["river river", "river"], ["#### 0.5", "#### 1/2"]]
-    numeric, failed = forecast_pair.pass_rates(rows, said, SETTINGS)
-    assert (numeric.tolist(), failed) == ([0.5, 1.0, 0.5, 0.5], {})
-    math_rates, failed = forecast_pair.pass_rates(rows, said, SETTINGS | {"equivalence": "math"})
-    assert (math_rates.tolist(), failed) == ([0.5, 1.0, 0.5, 1.0], {"timeouts": 0, "errors": 0})
+    rates, untold = forecast_pair.pass_rates(rows, said, SETTINGS)
+    assert (rates.tolist(), untold) == ([0.5, 1.0, 0.5, 1.0], {"unverifiable": 0})
 
 
 # --- prefixes --------------------------------------------------------------------------------------
@@ -524,10 +522,3 @@ def test_settings_that_cannot_be(changed, message, small_checkpoint, tmp_path):
 def test_no_rows(small_checkpoint, tmp_path):
     with pytest.raises(ValueError, match=r"rows\.jsonl: no rows"):
         run(tmp_path, small_checkpoint, small_checkpoint, [])
-
-
-def test_an_answer_that_is_no_mathematics_is_named_before_anything_is_loaded(small_checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(forecast.Engine, "load", lambda *_: pytest.fail("a model was loaded"))
-    rows = [make_row(i) for i in range(24)] + [make_row(24, answer="Tarsk!?")]
-    with pytest.raises(ValueError, match=r"sums\.jsonl, line 25, row 24"):
-        run(tmp_path, small_checkpoint, small_checkpoint, rows, equivalence="math")
