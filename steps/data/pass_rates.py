@@ -2,13 +2,14 @@
 
 import os
 import time
+from collections import Counter
 
 from steps.core.files import fresh_folder, write_jsonl
 from steps.core.manifest import write_manifest
-from steps.core.progress import Progress
+from steps.core.progress import Progress, say
 from steps.core.turns import asked_turns
+from steps.engines.interface import Coder
 from steps.engines.load import load_engine
-from steps.engines.rollouts import askable
 from steps.judges.rows import RowJudge, unverifiable
 from steps.models import checkpoints
 
@@ -33,9 +34,39 @@ def pass_rates(rows: list[dict], responses: list[list[str]]) -> tuple[list[float
     return [sum(verdict.right for verdict in own) / len(own) for own in verdicts], unverifiable(verdicts)
 
 
+def examined(rows: list[dict], engine: Coder, max_new_tokens: int) -> tuple[list[dict], list[dict]]:
+    """The rows with an answer that can be asked and judged, and what is wrong with each other row with an answer."""
+    kept, excluded = [], []
+    room = engine.max_length - max_new_tokens
+    with RowJudge() as judge:
+        for row in (row for row in rows if row["answer"] is not None):
+            problem = _problem(row, judge, engine, room)
+            if problem is None:
+                kept.append(row)
+            else:
+                where = {key: row.get(key) for key in ("id", "file", "line", "row")}
+                excluded.append(where | dict(zip(("reason", "column", "hint", "detail"), problem, strict=True)))
+    return kept, excluded
+
+
+def _problem(row: dict, judge: RowJudge, engine: Coder, room: int) -> tuple[str, str, str, str] | None:
+    """(reason, column, hint, detail)."""
+    if refusal := judge.refusal(row):
+        return "unjudgeable", "answer", "correct the answer or remove the row", refusal
+    if unfit := engine.chat.refusal(asked_turns(row)):
+        return unfit.reason, unfit.column, unfit.hint, unfit.detail
+    (ids,) = engine.encode([engine.render(asked_turns(row))])
+    if len(ids) <= room:
+        return None
+    hint = "lower max_new_tokens or filter.max_prompt_chars"
+    return "no_room", "messages", hint, f"a prompt of {len(ids)} tokens, where the context leaves {room}"
+
+
 def measure(args, step: str, rows: list[dict], keep_samples: bool) -> None:
-    """Sample a model on every row with an answer, and write the rows with their pass rates. A row that the model's chat
-    template refuses has none.
+    """Sample a model on every row with an answer, and write the rows with their pass rates.
+
+    A row has none where no response could be right by its answer, the chat template refuses it, or its prompt leaves no
+    room for a response: excluded.jsonl says why of each.
 
     Args:
         rows: as read from `args.input`.
@@ -46,8 +77,10 @@ def measure(args, step: str, rows: list[dict], keep_samples: bool) -> None:
     settings = args.settings
     model_files = checkpoints.check(args.model)
     engine = load_engine(args.model, settings["batch_size"], settings["engine"])
-    with_answer = [row for row in rows if row["answer"] is not None]
-    verifiable = askable(with_answer, engine.chat, step)
+    verifiable, excluded = examined(rows, engine, settings["max_new_tokens"])
+    if excluded:
+        first = f"{excluded[0]['file']} row {excluded[0]['row']}: {excluded[0]['detail']}"
+        say(step, f"{len(excluded):,} of {len(rows):,} rows are not asked; excluded.jsonl has why ({first})")
     samples = engine.sample(
         [asked_turns(row) for row in verifiable],
         n=settings["samples"],
@@ -65,6 +98,7 @@ def measure(args, step: str, rows: list[dict], keep_samples: bool) -> None:
 
     out = fresh_folder(args.out)
     write_jsonl(out / "train.jsonl", rows)
+    write_jsonl(out / "excluded.jsonl", excluded)
     if keep_samples:
         found = zip(verifiable, responses, samples, strict=True)
         write_jsonl(
@@ -74,9 +108,8 @@ def measure(args, step: str, rows: list[dict], keep_samples: bool) -> None:
     counts = {"in": len(rows), "kept": len(rows), "quarantined": {}}
     counts |= {name: sum(row["bucket"] == name for row in rows) for name in BUCKETS}
     counts |= {"truncated_prompts": engine.truncated, "unverifiable": untold}
-    if refused := len(with_answer) - len(verifiable):
-        # They are among the unverified.
-        counts["template_refuses"] = refused
+    # They are among the unverified.
+    counts["excluded"] = dict(sorted(Counter(record["reason"] for record in excluded).items()))
     assert sum(counts[name] for name in BUCKETS) == counts["in"]
     write_manifest(
         out,

@@ -94,11 +94,17 @@ def judge(rows: list[dict], texts: list[list[str]], settings: dict) -> tuple[lis
     """
     with RowJudge() as judge:
         verdicts = judge.verdicts(rows, texts, settings["short_answer_words"], what="compare")
-    worked = [row.get("answer") is not None or "check" in row for row in rows]
+    worked = [is_worked(row, settings["short_answer_words"]) for row in rows]
     right = [
         [verdict.right if sure else verdict.sure for verdict in own] for sure, own in zip(worked, verdicts, strict=True)
     ]
     return right, unverifiable([own for sure, own in zip(worked, verdicts, strict=True) if sure])
+
+
+def is_worked(row: dict, short_answer_words: int) -> bool:
+    """Whether a row asks for a marked answer or keeps a constraint, so that prose is no excuse."""
+    wanted = reference(row, short_answer_words)
+    return "check" in row or (wanted is not None and wanted[0] == "worked")
 
 
 # --- the step ------------------------------------------------------------------------------------

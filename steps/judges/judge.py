@@ -30,6 +30,16 @@ REMEMBERED = 1 << 14
 PROSE, PROSE_PER_WORD = 4, 2
 
 
+_REFUSALS = {
+    "right": "",
+    "wrong": "it is not equal to itself",
+    "unread": "it cannot be read",
+    "no_gold": "it cannot be read",
+    "timeout": "to compare it takes too long",
+    "error": "to compare it takes too much memory",
+}
+
+
 class Verdict(NamedTuple):
     """What a judge says of a response.
 
@@ -63,7 +73,7 @@ class Judge:
 
     def __init__(self, kind: str, checker: Checker | None = None):
         self.kind, self.checker = kind, checker or Checker(SECONDS)
-        self.known: dict[tuple[str, str], bool | str] = {}
+        self.known: dict[tuple[str, str], str] = {}
 
     def judge(self, gold: str, response: str, mark: str = "either") -> Verdict:
         """Judge one response; `mark` is where its answer stands, of `reading.MARKS`."""
@@ -99,18 +109,11 @@ class Judge:
         assert gold is not None
         if not any(map(str.isalnum, gold)) and canonical(gold) not in _SIGNS:
             return "it has no letter and no digit"
-        if self.kind == "math" and kind_of(gold) == "expression":
-            outcome, why = self._known_to_itself(gold)
-            return "" if outcome == "right" else why
-        return ""
-
-    def _known_to_itself(self, gold: str) -> tuple[Outcome, str]:
-        """The verdict on the gold itself with spelling taken away, which alone would call it right."""
+        if self.kind != "math" or kind_of(gold) != "expression":
+            return ""
+        # With its spelling taken away, which alone would call it right.
         formula = for_grammar(without_unit(tidy(gold))[0]) or ""
-        try:
-            return ("right", "") if self._mathematics(formula, formula) else ("wrong", "it is not equal to itself")
-        except Unverifiable as problem:
-            return "unverifiable", str(problem)
+        return _REFUSALS[self._asked(formula, formula)]
 
     def _parts(self, gold: str, parts: tuple[str, ...]) -> tuple[Outcome, str]:
         """The verdict on one answer: on its parts together or, of one answer given twice, on each."""
@@ -121,20 +124,19 @@ class Judge:
         return next((found for found in each if found[0] != "right"), ("right", "each part is"))
 
     def _mathematics(self, given: str, gold: str) -> bool:
+        outcome = self._asked(given, gold)
+        if outcome in ("timeout", "error"):
+            raise Unverifiable(f"{given[:40]}: {_REFUSALS[outcome]}")
+        return outcome == "right"
+
+    def _asked(self, given: str, gold: str) -> str:
+        """What the checker says of two expressions, once."""
         pair = given, gold
         if pair not in self.known:
             if len(self.known) >= REMEMBERED:
                 self.known.clear()
-            outcome = self.checker.ask(pair)
-            if outcome in ("timeout", "error"):
-                what = "takes too long" if outcome == "timeout" else "needs more memory than a comparison has"
-                self.known[pair] = f"{given[:40]} {what}"
-            else:
-                self.known[pair] = outcome == "right"
-        found = self.known[pair]
-        if isinstance(found, str):
-            raise Unverifiable(found)
-        return found
+            self.known[pair] = self.checker.ask(pair)
+        return self.known[pair]
 
 
 def _is_prose(text: str, gold: str) -> bool:

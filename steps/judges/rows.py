@@ -63,8 +63,9 @@ class RowJudge:
         return self.judges[kind_of_row(row, gold)]
 
     def verdict(self, row: dict, response: str, short_answer_words: int = 0) -> Verdict:
-        """Whether a response does what a row asks: keeps its "check", or answers as the row does."""
-        if "check" in row:
+        """Whether a response does what a row asks: gives its "answer", keeps its "check", or answers as its short
+        response does."""
+        if "check" in row and row.get("answer") is None:
             right = follows(response, row["check"])
             return Verdict("right" if right else "wrong", said(response), f"the constraint {row['check']['kind']}")
         found = reference(row, short_answer_words)

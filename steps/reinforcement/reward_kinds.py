@@ -16,6 +16,7 @@ import regex
 
 from steps.core import bounded
 from steps.core.turns import prompt_turns
+from steps.data.rows import RowProblem
 from steps.judges.instructions import follows
 from steps.judges.judge import Verdict
 from steps.judges.rows import RowJudge
@@ -107,8 +108,9 @@ class Kind:
     def __init__(self, name: str, settings: dict, judges: Judges):
         self.name, self.settings = name, settings
 
-    def check_row(self, place: str, row: dict) -> None:
-        """Raises ValueError for a row that it cannot judge, naming its `place` and column."""
+    def problem(self, row: dict) -> RowProblem | None:
+        """Why it cannot judge the responses to a row; None where it can."""
+        return None
 
     def score(self, rows: list[dict], responses: list[str], tokens: list[int]) -> list[Scored]:
         """[samples], unweighted; `tokens` is how many each response has."""
@@ -128,12 +130,12 @@ class Answer(Kind):
         super().__init__(name, settings, judges)
         self.judge = RowJudge()
 
-    def check_row(self, place: str, row: dict) -> None:
-        if refusal := self.judge.refusal(row):
-            raise ValueError(
-                f"{place}, column answer: {refusal}, so the reward {self.name} could never grant it; correct the"
-                " answer or remove the row"
-            )
+    def problem(self, row: dict) -> RowProblem | None:
+        refusal = self.judge.refusal(row)
+        if not refusal:
+            return None
+        hint = f"the reward {self.name} could never grant it: correct the answer or remove the row"
+        return RowProblem("unjudgeable", "answer", hint, refusal)
 
     def score(self, rows: list[dict], responses: list[str], tokens: list[int]) -> list[Scored]:
         return [judged(own) for (own,) in self.judge.verdicts(rows, [[text] for text in responses])]
@@ -169,14 +171,13 @@ class Length(Kind):
 class Instruction(Kind):
     """1 where the response does what the row's `check` asks."""
 
-    def check_row(self, place: str, row: dict) -> None:
+    def problem(self, row: dict) -> RowProblem | None:
         try:
             follows("", row["check"])
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{place}, column check: the reward {self.name} cannot use it ({type(error).__name__}: {error}); add"
-                " a check that steps/judges/instructions.py knows or remove the row"
-            ) from None
+            hint = f"the reward {self.name} asks for it: add a check that steps/judges/instructions.py knows"
+            return RowProblem("unjudgeable", "check", hint, bounded.one_line(error))
+        return None
 
     def score_one(self, row: dict, response: str, tokens: int) -> Scored:
         return Scored(float(follows(response, row["check"])))

@@ -316,7 +316,7 @@ def test_a_row_whose_answer_no_response_could_give_is_named():
         rewards.check_row(make_row(r"\frac{84}{2}"))
         with pytest.raises(ValueError, match="row 3, column answer: it has no letter and no digit, so the reward"):
             rewards.check_row(make_row("####"))
-        with pytest.raises(ValueError, match=r"row 3, column answer: .* takes too long"):
+        with pytest.raises(ValueError, match=r"row 3, column answer: to compare it takes too long"):
             rewards.check_row(make_row(r"\binom{1000000000}{500000000}", judge="math"))
 
 
