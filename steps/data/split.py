@@ -126,7 +126,7 @@ def main(args: argparse.Namespace) -> None:
     golds: set[str] = set()
     for row in read_rows(args.input):
         if not is_over(row):
-            if row["answer"] is not None and judge == AUTO:
+            if row.get("answer") is not None and judge == AUTO:
                 golds.add(row["answer"])
             hashed.extend((hash_of(opening(row), seed), hash_of(whole(row), seed)))
     openings, wholes = np.frombuffer(hashed, np.uint64).reshape(-1, 2).T if hashed else np.empty((2, 0), np.uint64)
@@ -156,7 +156,7 @@ def main(args: argparse.Namespace) -> None:
             ledger.quarantine(row, RowProblem("over_cap", "(record)", hint, f"cap is {cap}"), prompt_of(row))
             continue
         part = PARTS[next(prompt) < limit]
-        if row["answer"] is not None:
+        if row.get("answer") is not None:
             row["judge"] = chosen
             judged += 1
         ledger.keep(row, f"{part}.jsonl")

@@ -145,7 +145,7 @@ def closed(text: str) -> str:
     kept = text.rstrip(CLOSING + " ")
     if kept[-1:] in ("!", "?", "！", "？"):
         last = re.search(r"(?:[^\W\d_]|')+$", kept.rstrip("!?！？ "))
-        if last and (len(last[0]) > 2 or last[0].lower() in _EVERYDAY or not last[0].isascii()):
+        if last and (len(last[0]) > 2 or last[0].lower() in EVERYDAY or not last[0].isascii()):
             kept = kept.rstrip("!?！？ ")
     return kept or text
 
@@ -245,7 +245,7 @@ def _date(text: str) -> str | None:
 
 # --- words ---------------------------------------------------------------------------------------
 
-_EVERYDAY = frozenset("no ok am an as at be by do go he hi if in is it me my of oh on or so to up us we".split())
+EVERYDAY = frozenset("no ok am an as at be by do go he hi if in is it me my of oh on or so to up us we".split())
 _WORD = re.compile(r"[^\W\d_]+")
 _PROSE = re.compile(r"(?:[^\W\d_]|[\s,'\-&]|\.(?=\s|$))+")
 _CODE = re.compile(r"\w_\w|\w[(\[]|[{}=<>\\^|]|::|->|&&")
@@ -287,7 +287,7 @@ def _word(word: str, prose: bool) -> str:
     """In small letters, but for a symbol (CO), a unit or formula of mixed case (mW, NaCl), a genotype and an
     identifier."""
     mixed = not (word.islower() or word.isupper() or word.istitle())
-    symbol = len(word) < 3 and word.isascii() and word.lower() not in _EVERYDAY
+    symbol = len(word) < 3 and word.isascii() and word.lower() not in EVERYDAY
     if (symbol or (mixed and _CAMEL.fullmatch(word))) and not prose:
         return word
     return word if (mixed and len(word) < 5) or _GENOTYPE.fullmatch(word) else word.casefold()

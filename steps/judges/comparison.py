@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from steps.judges.arithmetic import evaluate, is_literal
-from steps.judges.canonical import LONGEST, OPTION, canonical, plain
+from steps.judges.canonical import EVERYDAY, LONGEST, OPTION, canonical, plain
 from steps.judges.latex import for_grammar, tidy
 from steps.judges.numbers import Quantity, Several, Unread, in_digits, read_number, read_time, same_quantity
 from steps.judges.shapes import same_shape, shape_of, valued
@@ -60,9 +60,14 @@ def number_of(typed: str) -> Quantity | None:
 
 
 def _is_prose(typed: str) -> bool:
-    """Words and nothing of mathematics: at least one of three letters that is no function or symbol."""
+    """Words and nothing of mathematics: one has three letters, or is no product of symbols: no, Bo, 北京."""
     words = [word for word in re.findall(r"[^\W\d_]+", typed) if word not in ("and", "or")]
-    return bool(words) and not re.search(r"[=<>≤≥^\\√π∞+*/{}|]", typed) and any(len(word) > 2 for word in words)
+    return bool(words) and not re.search(r"[=<>≤≥^\\√π∞+*/{}|]", typed) and any(map(_is_word, words))
+
+
+def _is_word(word: str) -> bool:
+    symbols = word.isascii() or all("α" <= letter.lower() <= "ω" for letter in word)
+    return not symbols or len(word) > 2 or (len(word) == 2 and (word.lower() in EVERYDAY or word.istitle()))
 
 
 def compare(gold: str, given: str, mathematics: Mathematics | None) -> tuple[Outcome, str]:

@@ -85,7 +85,7 @@ def for_grammar(text: str) -> str | None:
     text = re.sub(r"_\s*(\w)", r"_{\1}", text)
     text = re.sub(r"\\log\s*_\s*\{?e\}?(?![A-Za-z])", r"\\ln ", text)
     text = _WORD.sub(lambda word: f"\\{word[0]}" if word[0] in _FUNCTIONS else word[0], text)
-    if r"\text" in text or _WORD.search(text):
+    if r"\text" in text or _WORD.search(text) or not text.isascii():
         return None
     text = re.sub(r"(\d*)\.(\d*)\\overline\s*\{(\d+)\}", _repeating, text)
     text = re.sub(r"(?<=\d)[eE]([-+]?\d+)", r"\\cdot 10^{\1}", text)

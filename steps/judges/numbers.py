@@ -42,6 +42,8 @@ NUMERAL = re.compile(
 )
 _REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot|overbar)\s*\{?(\d+)\}?")
 _POWER_OF_UNIT = re.compile(r"(?<![^\W\d_])(mm|cm|m|km|ft|in|yd)([23])(?!\w)")
+_MARKUP = re.compile(r"</?(?:b|i|em|strong|u|code|p)>|(?<!\w)\*\*|\*\*(?!\w)|(?<!\w)__|__(?!\w)|`")
+_BELOW_ZERO = re.compile(r"\b(?:minus|negative)\s+(?=[\d.$€£¥₹])", re.IGNORECASE)
 _STRUCK = re.compile(r"~~.*?~~")
 _ORDINAL = re.compile(r"^(?:st|nd|rd|th)\b")
 
@@ -66,7 +68,7 @@ def read_number(text: str) -> Quantity:
         Several: it holds two.
         Unread: it holds none, or more around it than a number has.
     """
-    text = _POWER_OF_UNIT.sub(r"\1^\2", _STRUCK.sub(" ", text)).strip().strip("_`").strip()
+    text = _POWER_OF_UNIT.sub(r"\1^\2", _MARKUP.sub("", _STRUCK.sub(" ", text))).strip().strip("_`").strip()
     if re.search(r"[<>≤≥≠∈]", text):
         raise Unread("an inequality")
     sides = [side.strip() for side in re.split(r"[=≈]|\bis approximately\b", text)]
@@ -103,7 +105,7 @@ def read_side(text: str) -> Quantity:
             text = aside[1]
     if text.count("(") != text.count(")"):
         raise Unread("a bracket without its other")
-    text = in_digits(text)
+    text = _BELOW_ZERO.sub("-", in_digits(text))
     numerals = list(NUMERAL.finditer(text))
     if not numerals:
         raise Unread("no number")

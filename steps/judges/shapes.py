@@ -39,7 +39,8 @@ _NAME = re.compile(
     r"(?:\\[A-Za-z]+|[A-Za-z]{1,3}'*)(?:_\{?\w+\}?)?(?:\s*\([^()=<>]*\))?|\|[A-Za-z]{1,3}\||\\(?:angle|text)\s*\{?\w+\}?"
 )
 _VARIABLE = re.compile(r"\\(?:alpha|beta|gamma|theta|phi|lambda|mu)|[a-zA-Z](?:_\{?\w+\}?)?")
-_INFINITE = {"-": r"-\infty", "+": r"\infty"}
+# {x | x > 3}: what follows says which.
+_BUILT = re.compile(r"\s*[a-zA-Z](?:\s*\\in\s*\\mathbb\s*\{?R\}?)?\s*(?::|\\mid|\\vert|\|)")
 
 
 def shape_of(text: str) -> Shape:
@@ -61,6 +62,8 @@ def shape_of(text: str) -> Shape:
     if inner is not None:
         opening, body, closing = inner
         parts = split(body, _LISTED, whole=False)
+        if opening in (r"\{", "{") and (built := _BUILT.match(body)):
+            return shape_of(body[built.end() :])
         if opening in (r"\{", "{"):
             return Shape("set", tuple(map(shape_of, parts)))
         if len(parts) > 1:
@@ -219,7 +222,7 @@ def same_shape(gold: Shape, given: Shape, same: Same) -> bool:
             if valued(gold, gold=True) is gold or (one != other and not literal):
                 return _same_relation(gold, given, same)
         if valued(gold) or valued(given) is given:
-            intervals = _interval(gold), _interval(given)
+            intervals = _interval(gold), _interval(valued(given))
             if None not in intervals:
                 return same_shape(*intervals, same)  # type: ignore[arg-type]
             return _same_relation(gold, given, same)
@@ -232,8 +235,13 @@ def same_shape(gold: Shape, given: Shape, same: Same) -> bool:
     if gold.kind in ("list", "set") and given.kind in ("list", "set"):
         return matched(gold.parts, given.parts, same)
     if gold.kind == "bracket" and given.kind == "list":
-        return len(gold.parts) == len(given.parts) and all(
-            same_shape(one, other, same) for one, other in zip(gold.parts, given.parts, strict=True)
+        # Two numbers without brackets may be an interval's ends as well as a point.
+        told = len(given.parts) > 2 or all(part.kind == "relation" for part in given.parts)
+        return (
+            told
+            and gold.brackets == "()"
+            and len(gold.parts) == len(given.parts)
+            and all(same_shape(one, other, same) for one, other in zip(gold.parts, given.parts, strict=True))
         )
     if gold.kind != given.kind:
         single = gold.kind in ("list", "set") and len(gold.parts) == 1

@@ -86,7 +86,7 @@ KINDS = {
     "choice": ["B", r"\text{(C)}", "(A)"],
     "time": ["4:30 p.m.", "12:00"],
     "base": ["52_8", "101_{2}"],
-    "text": ["Paris", r"\text{Evelyn}", "New York", "two apples and a pear"],
+    "text": ["Paris", "北京", "no", "Bo", "Да", r"\text{Evelyn}", "New York", "two apples and a pear"],
     "structure": ["(1,2)", "[0, 1)", r"\{1,2\}", "2, 5", "x > 3", "y = 2x", r"\pm 3", r"19 \text{ and } 43"],
     "expression": [r"\sqrt{2}", "x^2+1", r"2\pi", "√2", r"\ln 2", "n!"],
 }
