@@ -2,7 +2,9 @@
 
 Every row is kept, and gains "pass_rate" (share of correct samples) and "bucket": hard below the first edge, easy
 from the second edge on, medium between. A row without a verifiable answer has pass_rate null and bucket
-"unverified". `steps/reinforcement/difficulty.py` does the same with the policy that reinforcement learning starts from.
+"unverified". verdicts.jsonl says of every sample what it answers, whether that is right, and why; excluded.jsonl, why
+rows with an answer were not asked. `steps/reinforcement/difficulty.py` does the same with the policy that reinforcement
+learning starts from.
 
 Run as: python -m steps.data.bucket --settings '{"samples": 4, …}' --input results/fable/data/problems/split/train.jsonl
     --model data/fable/base --out results/fable/data/problems/bucket

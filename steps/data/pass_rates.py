@@ -3,6 +3,7 @@
 import os
 import time
 from collections import Counter
+from collections.abc import Iterator
 
 from steps.core.files import fresh_folder, write_jsonl
 from steps.core.manifest import write_manifest
@@ -10,7 +11,8 @@ from steps.core.progress import Progress, say
 from steps.core.turns import asked_turns
 from steps.engines.interface import Coder
 from steps.engines.load import load_engine
-from steps.judges.rows import RowJudge, unverifiable
+from steps.judges.judge import Verdict
+from steps.judges.rows import RowJudge
 from steps.models import checkpoints
 
 BUCKETS = ("easy", "medium", "hard", "unverified")
@@ -23,15 +25,23 @@ def bucket_of(pass_rate: float | None, edges: list[float]) -> str:
     return "hard" if pass_rate < edges[0] else "medium" if pass_rate < edges[1] else "easy"
 
 
-def pass_rates(rows: list[dict], responses: list[list[str]]) -> tuple[list[float], int]:
-    """The share of each row's responses that its judge takes for right, and how many nobody can tell.
+def pass_rates(rows: list[dict], responses: list[list[str]]) -> tuple[list[float], list[list[Verdict]]]:
+    """The share of each row's responses that its judge takes for right, and the verdicts.
 
     Args:
         responses: [rows][samples].
     """
     with RowJudge() as judge:
         verdicts = judge.verdicts(rows, responses, what="compare")
-    return [sum(verdict.right for verdict in own) / len(own) for own in verdicts], unverifiable(verdicts)
+    return [sum(verdict.right for verdict in own) / len(own) for own in verdicts], verdicts
+
+
+def told(rows: list[dict], verdicts: list[list[Verdict]]) -> Iterator[dict]:
+    """The rows of verdicts.jsonl: of each sample what was read, how it was judged and why."""
+    for row, own in zip(rows, verdicts, strict=True):
+        for number, verdict in enumerate(own):
+            judged = {"outcome": verdict.outcome, "why": verdict.why}
+            yield {"id": row["id"], "sample": number, "gold": row["answer"], "read": str(verdict.read)} | judged
 
 
 def examined(rows: list[dict], engine: Coder, max_new_tokens: int) -> tuple[list[dict], list[dict]]:
@@ -90,7 +100,7 @@ def measure(args, step: str, rows: list[dict], keep_samples: bool) -> None:
         progress=Progress(step, len(verifiable) * settings["samples"], "answers"),
     )
     responses = [[sample.text for sample in own] for own in samples]
-    shares, untold = pass_rates(verifiable, responses)
+    shares, verdicts = pass_rates(verifiable, responses)
     by_id = {row["id"]: share for row, share in zip(verifiable, shares, strict=True)}
     for row in rows:
         row["pass_rate"] = by_id.get(row["id"])
@@ -99,6 +109,7 @@ def measure(args, step: str, rows: list[dict], keep_samples: bool) -> None:
     out = fresh_folder(args.out)
     write_jsonl(out / "train.jsonl", rows)
     write_jsonl(out / "excluded.jsonl", excluded)
+    write_jsonl(out / "verdicts.jsonl", told(verifiable, verdicts))
     if keep_samples:
         found = zip(verifiable, responses, samples, strict=True)
         write_jsonl(
@@ -107,7 +118,8 @@ def measure(args, step: str, rows: list[dict], keep_samples: bool) -> None:
         )
     counts = {"in": len(rows), "kept": len(rows), "quarantined": {}}
     counts |= {name: sum(row["bucket"] == name for row in rows) for name in BUCKETS}
-    counts |= {"truncated_prompts": engine.truncated, "unverifiable": untold}
+    outcomes = Counter(verdict.outcome for own in verdicts for verdict in own)
+    counts |= {"truncated_prompts": engine.truncated, "verdicts": dict(sorted(outcomes.items()))}
     # They are among the unverified.
     counts["excluded"] = dict(sorted(Counter(record["reason"] for record in excluded).items()))
     assert sum(counts[name] for name in BUCKETS) == counts["in"]

@@ -421,7 +421,7 @@ MISTAKES = {
     "a limit for what takes no time": (
         None,
         {"a": RL | {"rewards": {"answer": {"kind": "answer", "weight": 1.0, "timeout": 2.0}}}},
-        [f"{AT}.rewards.answer.timeout", "numeric"],
+        [f"{AT}.rewards.answer.timeout", "no effect with kind answer"],
     ),
     "a judge that is not there": (None, {"a": RL | {"rewards": JUDGED}}, [f"{AT}.rewards", "`judge`"]),
     "a judge that writes": (

@@ -1,8 +1,13 @@
 """Verdicts on the responses to rows."""
 
+from random import Random
+
 import pytest
 
+from steps.judges.canonical import equal
+from steps.judges.reading import worked_answer
 from steps.judges.rows import RowJudge, kind_of_row, reference, unverifiable
+from steps.world import fable
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +70,14 @@ def test_verdicts_come_back_to_their_rows_in_order(judge):
     judge.checker.limit = 20.0
     assert [verdict.outcome for verdict in told[1]] == ["unverifiable", "right"]
     assert unverifiable(told) == 1
+
+
+def test_rows_of_the_world_are_judged_as_by_their_text(judge):
+    rng = Random(1)
+    items = [fable.problem_item(rng, 2) for _ in range(300)]
+    for item, other in zip(items, items[1:], strict=False):
+        row = {"messages": [{"role": "user", "content": item["prompt"]}], "answer": item["answer"]}
+        assert judge.verdict(row, item["solution"]).right
+        for response in (other["solution"], f"#### {other['answer']}", other["answer"], "####", ""):
+            same = response.count("####") == 1 and equal(worked_answer(response) or "", item["answer"])
+            assert judge.verdict(row, response).right is same, (item, response)
