@@ -34,8 +34,8 @@ class Scored(NamedTuple):
 
     Attributes:
         error: why there is no reward (it raised, or returned no finite number): the sample scores 0.0 as failed.
-        note: "unparsed" (no answer in the response), "ambiguous" (several) or "timeout" (nobody can tell); the value
-            stands, it is not a failure.
+        note: "unparsed" (no answer in the response), "ambiguous" (several) "timeout" (nobody can tell) or "silent" (a
+            function says nothing of this sample); the value stands, it is not a failure.
     """
 
     value: float
@@ -229,18 +229,19 @@ class Custom(Kind):
         except bounded.Failed as error:
             raise ValueError(f"rewards.{name}.file: {path} does not run ({error})") from None
         try:
-            self.worker.check(self.function, "", "", None)
+            self.worker.check(self.function, "", "", None, {})
         except bounded.Failed as error:
             raise ValueError(
                 f"rewards.{name}.function: {path} has no function {self.function!r} that takes (prompt, response,"
-                f" answer) ({error}); correct the name, or what it takes"
+                f" answer) or, besides, the row ({error}); correct the name, or what it takes"
             ) from None
 
     def score_one(self, row: dict, response: str, tokens: int) -> Scored:
         try:
-            return Scored(self.worker.call(self.function, question(row), response, row.get("answer")))
+            value = self.worker.call(self.function, question(row), response, row.get("answer"), row)
         except bounded.Failed as error:
             return Scored(0.0, error=str(error))
+        return Scored(0.0, note="silent") if value is None else Scored(value)
 
     def close(self) -> None:
         self.worker.close()

@@ -10,14 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
+from steps.core.bounded import files_of
 from steps.data.rows import RowProblem
 from steps.reinforcement.reward_kinds import KINDS, Judges, Scored
 from steps.settings.rewards import fit
 
 
 def custom_files(settings: dict[str, dict]) -> list[Path]:
-    """Files of the user's that rewards come from: inputs of the step that uses them."""
-    return sorted({Path(one["file"]) for one in settings.values() if one["kind"] == "custom"})
+    """Files of the user's that rewards come from, helpers beside them included: inputs of the step that uses them."""
+    files = (files_of(Path(one["file"])) for one in settings.values() if one["kind"] == "custom")
+    return sorted(set().union(*files))
 
 
 class Rewards:

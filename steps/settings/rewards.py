@@ -77,7 +77,10 @@ class Custom(Reward):
     """What a function of the user's says."""
 
     file: FilePath = Field(description="Of Python, from the project's root")
-    function: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="name(prompt, response, answer) -> number")
+    function: str = Field(
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description="name(prompt, response, answer) -> number or None; with a fourth parameter it gets the row",
+    )
 
     @classmethod
     def fit(cls, settings: dict) -> None:

@@ -182,8 +182,9 @@ def reward(prompt, response, answer):
     scored = rewards.score("mine", [make_row()] * 8, responses, [1] * 8)
     assert [one.value for one in scored] == [3.0, 0, 0, 0, 0, 0, 0, 1.0]
     failed = [response for response, one in zip(responses, scored, strict=True) if one.error]
-    assert failed == ["none", "text", "nan", "inf", "huge", "missing\nkey"]
-    assert scored[1].error == "TypeError: returned None, which is no finite number"
+    assert failed == ["text", "nan", "inf", "huge", "missing\nkey"]
+    assert scored[1] == Scored(0.0, note="silent")
+    assert scored[2].error == "TypeError: returned '1.0', which is no finite number"
     assert scored[6].error.startswith("KeyError") and "\n" not in scored[6].error
 
 
@@ -212,8 +213,8 @@ def test_a_file_of_rewards_runs_once(tmp_path):
     [
         ("def other(prompt, response, answer): return 0", r"has no function 'reward'.*there is none"),
         ("reward = 1", "has no function 'reward'"),
-        ("def reward(response): return 0", r"that takes \(prompt, response, answer\) \(TypeError: too many"),
-        ("def reward(prompt, response, answer, extra): return 0", "missing a required argument: 'extra'"),
+        ("def reward(response): return 0", r"that takes \(prompt, response, answer\) or.* \(TypeError: too many"),
+        ("def reward(prompt, response, answer, row, extra): return 0", "missing a required argument"),
         ("def reward(", "does not run"),
         ("raise RuntimeError('no')", r"does not run \(RuntimeError: no\)"),
         ("import sys; sys.exit(3)", r"does not run \(SystemExit: 3\)"),
@@ -224,6 +225,35 @@ def test_a_custom_file_that_cannot_be_used_is_one_line(tmp_path, source, message
     with pytest.raises(ValueError, match=message) as error:
         Rewards({"mine": custom(tmp_path / "mine.py", source)})
     assert str(error.value).startswith("rewards.mine.f")
+
+
+def test_a_custom_file_may_have_dataclasses_helpers_the_row_and_numbers_of_numpy(tmp_path):
+    (tmp_path / "half.py").write_text("import quarter\n\ndef half(x):\n    return 2 * quarter.PART * x\n")
+    (tmp_path / "quarter.py").write_text("PART = 0.25\n")
+    source = """
+from dataclasses import dataclass
+import numpy as np
+import sys
+from half import half
+
+@dataclass
+class Part:
+    worth: float
+
+def reward(prompt, response, answer, row):
+    if response == "exit":
+        sys.exit(1)
+    return {"bool": np.True_, "array": np.array([half(3)]), "two": np.zeros(2), "column": row["level"],
+            "part": Part(0.5).worth}[response]
+"""
+    settings = {"mine": custom(tmp_path / "mine.py", source)}
+    responses = ["bool", "array", "two", "column", "part", "exit", "part"]
+    with Rewards(settings) as rewards:
+        scored = rewards.score("mine", [make_row(level=7)] * 7, responses, [1] * 7)
+    assert [one.value for one in scored] == [1.0, 1.5, 0.0, 7.0, 0.5, 0.0, 0.5]
+    assert [bool(one.error) for one in scored] == [False, False, True, False, False, True, False]
+    assert scored[5].error == "SystemExit: 1"
+    assert custom_files(settings) == [tmp_path / "half.py", tmp_path / "mine.py", tmp_path / "quarter.py"]
 
 
 def test_a_custom_reward_that_hangs_costs_its_sample_only(tmp_path, monkeypatch):
@@ -314,7 +344,7 @@ def test_a_row_without_a_check_that_can_be_used_is_named(check):
 def test_a_row_whose_answer_no_response_could_give_is_named():
     with Rewards({"answer": ANSWER}) as rewards:
         rewards.check_row(make_row(r"\frac{84}{2}"))
-        with pytest.raises(ValueError, match="row 3, column answer: it has no letter and no digit, so the reward"):
+        with pytest.raises(ValueError, match="row 3, column answer: it has no letter and no digit; the reward"):
             rewards.check_row(make_row("####"))
         with pytest.raises(ValueError, match=r"row 3, column answer: to compare it takes too long"):
             rewards.check_row(make_row(r"\binom{1000000000}{500000000}", judge="math"))
