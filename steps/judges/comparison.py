@@ -18,7 +18,7 @@ from steps.judges.units import ratio, unit_of
 Outcome = Literal["right", "wrong", "ambiguous", "unread", "unverifiable"]
 # (given, gold), as `latex.for_grammar` writes them -> whether they are equal. Raises Unverifiable.
 Mathematics = Callable[[str, str], bool]
-KINDS_OF_GOLD = ("choice", "time", "base", "number", "text", "structure", "expression")
+Kind = Literal["choice", "time", "base", "number", "text", "structure", "expression"]
 
 
 class Unverifiable(Exception):
@@ -31,8 +31,8 @@ _CHOSEN = re.compile(r".{0,40}\b(?:answer|option|choice)\b\s*(?:is|:|=)?\s*[(\[]
 _TRAILING_UNIT = re.compile(r"(.*?)\s*\\text\s*\{([^{}]*)\}\s*(\^\s*\{?\d\}?)?", re.DOTALL)
 
 
-def kind_of(gold: str) -> str:
-    """What kind of answer a gold one is: one of `KINDS_OF_GOLD`."""
+def kind_of(gold: str) -> Kind:
+    """What kind of answer a gold one is."""
     tidied = tidy(gold)
     typed = plain(tidied)
     option = OPTION.fullmatch(typed)
@@ -135,17 +135,19 @@ def _number(gold: str, given: str, mathematics: Mathematics | None) -> tuple[Out
     typed = plain(tidied)
     if (base := _BASE.fullmatch(typed)) and expected.unit == "":
         return _told(base[1] == str(expected.value), "number")
+    shape = valued(shape_of(tidied))
+    if shape.kind == "bracket":
+        return "ambiguous", "several numbers in brackets"
     try:
         return _told(same_quantity(expected, read_number(typed)), "number")
     except Unread as problem:
         several, why = isinstance(problem, Several), str(problem)
-    shape = valued(shape_of(tidied))
     if shape.kind == "scalar" and mathematics is not None and not _unfinished(shape.parts[0]):
         formula = for_grammar(without_unit(shape.parts[0])[0])
         if formula and re.search(r"\\(?!text)|[\^!A-Za-z]", formula):
             right = mathematics(formula, f"({expected.value})" if expected.value < 0 else _literal(expected))
             return _told(right, "number")
-    if shape.kind in ("list", "set", "bracket", "union"):
+    if shape.kind in ("list", "set", "union"):
         several = True
     return ("ambiguous" if several else "unread"), why
 

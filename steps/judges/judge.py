@@ -16,7 +16,7 @@ from steps.judges.canonical import canonical
 from steps.judges.comparison import Outcome, Unverifiable, compare, kind_of, without_unit
 from steps.judges.latex import for_grammar, tidy
 from steps.judges.mathematics import Checker
-from steps.judges.reading import Read, count_words, read
+from steps.judges.reading import Mark, Read, count_words, read
 
 KINDS = ("exact", "number", "math")
 AUTO = "auto"
@@ -75,8 +75,8 @@ class Judge:
         self.kind, self.checker = kind, checker or Checker(SECONDS)
         self.known: dict[tuple[str, str], str] = {}
 
-    def judge(self, gold: str, response: str, mark: str = "either") -> Verdict:
-        """Judge one response; `mark` is where its answer stands, of `reading.MARKS`."""
+    def judge(self, gold: str, response: str, mark: Mark = "either") -> Verdict:
+        """Judge one response; `mark` is where its answer stands."""
         return self.judge_read(gold, read(response, mark))
 
     def judge_read(self, gold: str, found: Read) -> Verdict:

@@ -172,7 +172,9 @@ def _unit(value: Fraction, after: str, money: str) -> tuple[Fraction, str]:
     if after and not first and after[0] not in f"%°¢.,;:{units.CURRENCIES}":
         raise Unread(f"{after[:20]!r} behind the number")
     if first and first[0].isascii() and len(first[0]) < 3:
-        known = first[0] in units.SHORT or (not glued and first[0].lower() in ("of", "in", "a", "an", "at", "by", "on"))
+        known = first[0] in units.SHORT or (
+            not glued and first[0].lower() in ("of", "in", "a", "an", "at", "by", "on", "is")
+        )
         if not known:
             raise Unread(f"{first[0]!r} is no unit")
     if re.search(r"[+*=\\{}√π|]|(?<!\w)-", after.replace("**", "")):

@@ -5,13 +5,14 @@ MATH's do (Hendrycks et al. 2021, arXiv:2103.03874). *Short* responses are the a
 """
 
 import re
+from typing import Literal
 
 from steps.judges.canonical import CLOSING, NUMBER, closed, without_separators
 
 # What lm-eval's own filters return when they find no answer; shared, so that a vote skips it for every task.
 NO_ANSWER = "[invalid]"
 # Where an answer stands: behind "####", in \boxed, in either, or the response is it.
-MARKS = ("####", "boxed", "either", "none")
+Mark = Literal["####", "boxed", "either", "none"]
 
 # Scripts without spaces between words, by the characters that a word has: Han and kana about two, Thai, Lao, Burmese
 # and Khmer, whose vowels and tones are characters of their own, about four.
@@ -27,6 +28,10 @@ _THINKING = re.compile(
 )
 
 
+# What ends a turn, where a decoder left it.
+_SPECIAL = re.compile(r"<\|[\w ]{1,30}\|>|</s>\s*$")
+
+
 def said(response: str) -> str:
     """A response without its thinking: what follows the last that ends, without one that does not. Qwen3's chat
     template puts a block of it, if an empty one, before every answer that is trained on."""
@@ -34,7 +39,7 @@ def said(response: str) -> str:
     for mark in _THINKING.finditer(response):
         closes = "/" in (mark[1] or mark[2] or "") or mark[3] == "final"
         begin, end = (mark.end(), len(response)) if closes else (begin, min(end, mark.start()))
-    text = response[begin:end]
+    text = _SPECIAL.sub("", response[begin:end])
     return text.lstrip() if begin else text
 
 
@@ -151,8 +156,8 @@ class Read(str):
 _HEADING = re.compile(r"(?:\**(?:step|part|case|section)\s+\w+\b.*|[^\d]*:\**)", re.IGNORECASE)
 
 
-def read(response: str, mark: str) -> Read:
-    """What a response answers, where its answer stands by `mark`, of `MARKS`; "" where it has no answer.
+def read(response: str, mark: Mark) -> Read:
+    """What a response answers, where its answer stands by `mark`; "" where it has no answer.
 
     `#### Step 1: add` is a heading where an answer follows; alone it is what is answered.
     """
@@ -162,7 +167,7 @@ def read(response: str, mark: str) -> Read:
     return Read([answer for answer in answers if not _HEADING.fullmatch(answer[0])] or answers)
 
 
-def marked(response: str, mark: str) -> list[tuple[str, ...]]:
+def marked(response: str, mark: Mark) -> list[tuple[str, ...]]:
     r"""The answers of a response, one of one or several parts for each mark that counts; "" where a mark has none. Of
     `either` the mark that comes last; of `none` the first line."""
     if mark == "none":

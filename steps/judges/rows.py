@@ -9,9 +9,9 @@ from steps.core.progress import Progress
 from steps.judges.instructions import follows
 from steps.judges.judge import KINDS, SECONDS, Judge, Verdict, kind_for
 from steps.judges.mathematics import Checker
-from steps.judges.reading import said, short_answer
+from steps.judges.reading import Mark, said, short_answer
 
-MARK_OF = {"worked": "either", "short": "none"}
+MARK_OF: dict[str, Mark] = {"worked": "either", "short": "none"}
 
 
 def reference(row: dict, short_answer_words: int) -> tuple[str, str] | None:

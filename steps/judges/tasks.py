@@ -11,12 +11,12 @@ from typing import Any
 
 from steps.judges.instructions import follows
 from steps.judges.judge import Judge
-from steps.judges.reading import NO_ANSWER, Read, last_number, read
+from steps.judges.reading import NO_ANSWER, Mark, Read, last_number, read
 
 Filter = Callable[[list[list[str]], Any], list[list[str]]]
 
 
-def _reading(mark: str) -> Filter:
+def _reading(mark: Mark) -> Filter:
     return lambda responses, docs: [[read(text, mark) or NO_ANSWER for text in texts] for texts in responses]
 
 
