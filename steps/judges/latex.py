@@ -18,7 +18,7 @@ _NAMES = {
     "cfrac": "frac", "varnothing": "emptyset", "times": "cdot", "ast": "cdot", "lbrace": "{", "rbrace": "}",
     "degree": "circ", "dbinom": "binom", "tbinom": "binom", "lt": "<", "gt": ">", "bar": "overline", "fbox": "boxed",
     "mathbf": "text", "mathrm": "text", "textbf": "text", "textrm": "text", "textit": "text", "mathit": "text",
-    "mbox": "text", "underline": "text", "operatorname": "text", "mathsf": "text", "text": "text", "lor": "or", "vee": "or",
+    "mbox": "text", "underline": "text", "operatorname": "text", "mathsf": "text", "lor": "or", "vee": "or",
 }  # fmt: skip
 _DROPPED = re.compile(
     r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|hspace\{[^{}]*\}|color\{[^{}]*\}|phantom\{[^{}]*\}|quad|qquad)(?![A-Za-z])\.?"
