@@ -6,6 +6,7 @@ eggs" is 5, and no answer to "5 miles". What is equal by `canonical` is equal he
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Literal
 
 from steps.judges.arithmetic import evaluate, is_literal
@@ -31,6 +32,8 @@ _CHOSEN = re.compile(r".{0,40}\b(?:answer|option|choice)\b\s*(?:is|:|=)?\s*[(\[]
 _TRAILING_UNIT = re.compile(r"(.*?)\s*\\text\s*\{([^{}]*)\}\s*(\^\s*\{?\d\}?)?", re.DOTALL)
 
 
+# Every sample of a row asks the same of its gold answer.
+@lru_cache(1 << 12)
 def kind_of(gold: str) -> Kind:
     """What kind of answer a gold one is."""
     tidied = tidy(gold)
@@ -129,8 +132,7 @@ def _digits(typed: str) -> tuple[str, str] | None:
 
 
 def _number(gold: str, given: str, mathematics: Mathematics | None) -> tuple[Outcome, str]:
-    expected = number_of(plain(tidy(gold)))
-    assert expected
+    expected = _gold_number(gold)
     tidied = tidy(given)
     typed = plain(tidied)
     if (base := _BASE.fullmatch(typed)) and expected.unit == "":
@@ -150,6 +152,13 @@ def _number(gold: str, given: str, mathematics: Mathematics | None) -> tuple[Out
     if shape.kind in ("list", "set", "union"):
         several = True
     return ("ambiguous" if several else "unread"), why
+
+
+@lru_cache(1 << 12)
+def _gold_number(gold: str) -> Quantity:
+    found = number_of(plain(tidy(gold)))
+    assert found
+    return found
 
 
 def _literal(number: Quantity) -> str:

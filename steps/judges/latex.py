@@ -33,8 +33,14 @@ _GROUPED = re.compile(r"(?<=\d)(?:\{,\}|,\s*\\!\s*|\\[,!;: ]|~)(?=\d{3}(?!\d))")
 _LONGEST = 4000
 
 
+# Nothing of LaTeX, and no word that is a symbol: most answers.
+_TYPED = re.compile(r"(?!.*(?:sqrt|pi|inf))[0-9A-Za-z .,;:$%+\-!?()]*")
+
+
 def tidy(text: str) -> str:
     """An answer's LaTeX in one spelling, without wrappers, sizes and spaces that only look."""
+    if _TYPED.fullmatch(text):
+        return unwrapped(text)
     text = characters(text[:_LONGEST].strip())
     text = _GROUPED.sub(",", text)
     for sign, command in _SYMBOLS.items():
