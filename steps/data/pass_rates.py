@@ -12,7 +12,7 @@ from steps.core.turns import asked_turns
 from steps.engines.interface import Coder
 from steps.engines.load import load_engine
 from steps.judges.judge import Verdict
-from steps.judges.rows import RowJudge
+from steps.judges.rows import RowJudge, by_answer
 from steps.models import checkpoints
 
 BUCKETS = ("easy", "medium", "hard", "unverified")
@@ -32,7 +32,7 @@ def pass_rates(rows: list[dict], responses: list[list[str]]) -> tuple[list[float
         responses: [rows][samples].
     """
     with RowJudge() as judge:
-        verdicts = judge.verdicts(rows, responses, what="compare")
+        verdicts = judge.verdicts([*map(by_answer, rows)], responses, what="compare")
     return [sum(verdict.right for verdict in own) / len(own) for own in verdicts], verdicts
 
 

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from steps.data.sources import named
-from steps.judges.judge import AUTO
 from steps.settings.axes import AXES
 from steps.settings.data import OF_SOURCE, TEMPLATED, templated
 from steps.settings.params import ASIDE
@@ -113,8 +112,8 @@ def _with_sources(seen: dict, rule: str, wanted: _Wanted) -> dict:
         if said := {key: source[key] for key in OF_SOURCE[rule] if key in source}:
             said |= {"source": source["path"]} if rule == "split" else {}
             own |= dict.fromkeys(names, said)
-    judge = {"judge": seen["data"][wanted.wildcards.dataset].get("judge", AUTO)} if rule == "split" else {}
-    return seen[rule] | ({"sources": own} if own else {}) | judge
+    judge = seen["data"][wanted.wildcards.dataset].get("judge") if rule == "split" else None
+    return seen[rule] | ({"sources": own} if own else {}) | ({"judge": judge} if judge else {})
 
 
 def _files(seen: dict, wanted: _Wanted, dataset: str) -> list[tuple[dict, list[str]]]:

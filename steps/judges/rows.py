@@ -30,6 +30,11 @@ def reference(row: dict, short_answer_words: int) -> tuple[str, str] | None:
     return None if found is None else ("short", found)
 
 
+def by_answer(row: dict) -> dict:
+    """The row as one that asks for its answer alone, if it has a constraint besides."""
+    return {key: value for key, value in row.items() if key != "check"}
+
+
 def kind_of_row(row: dict, gold: str) -> str:
     """The judge of a row: that of its data set, which the row has, or the first that its answer needs."""
     return row.get("judge") or kind_for([gold])
@@ -63,9 +68,8 @@ class RowJudge:
         return self.judges[kind_of_row(row, gold)]
 
     def verdict(self, row: dict, response: str, short_answer_words: int = 0) -> Verdict:
-        """Whether a response does what a row asks: gives its "answer", keeps its "check", or answers as its short
-        response does."""
-        if "check" in row and row.get("answer") is None:
+        """Whether a response does what a row asks: keeps its "check", or answers as the row does."""
+        if "check" in row:
             right = follows(response, row["check"])
             return Verdict("right" if right else "wrong", said(response), f"the constraint {row['check']['kind']}")
         found = reference(row, short_answer_words)

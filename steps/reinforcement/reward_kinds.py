@@ -19,7 +19,7 @@ from steps.core.turns import prompt_turns
 from steps.data.rows import RowProblem
 from steps.judges.instructions import follows
 from steps.judges.judge import Verdict
-from steps.judges.rows import RowJudge
+from steps.judges.rows import RowJudge, by_answer
 from steps.reinforcement.reward_model import RewardModel
 
 FIELDS = re.compile(r"\{(prompt|response)\}")
@@ -138,7 +138,8 @@ class Answer(Kind):
         return RowProblem("unjudgeable", "answer", hint, refusal)
 
     def score(self, rows: list[dict], responses: list[str], tokens: list[int]) -> list[Scored]:
-        return [judged(own) for (own,) in self.judge.verdicts(rows, [[text] for text in responses])]
+        each = self.judge.verdicts([*map(by_answer, rows)], [[text] for text in responses])
+        return [judged(verdict) for (verdict,) in each]
 
     def close(self) -> None:
         self.judge.close()

@@ -151,8 +151,10 @@ def test_a_teacher_that_is_always_right_and_thinks_alike_helps(scripted, small_c
     assert found["overlap"] == {"value": 1.0, "low": 1.0, "high": 1.0}
     assert found["entropy_gap"]["value"] == found["divergence"]["value"] == found["overlap_advantage"]["value"] == 0.0
     assert found["mass_student"]["value"] == found["mass_teacher"]["value"] < 1
-    assert [line["gain"] for line in found["prefixes"]] == [0.75] * 3
-    assert [(line["student"], line["teacher"], line["n"]) for line in found["prefixes"]] == [(0.25, 1.0, 40)] * 3
+    # The longest beginnings hold the student's marked answer: another one behind it is ambiguous, whoever gives it.
+    assert [line["gain"] for line in found["prefixes"]] == [0.75, 0.75, 0.0]
+    told = [(line["student"], line["teacher"], line["n"]) for line in found["prefixes"]]
+    assert told == [(0.25, 1.0, 40), (0.25, 1.0, 40), (0.25, 0.25, 40)]
     assert [check["check"] for check in found["checks"]] == ["new capability", "thinks alike", "continuation"]
     assert [check["passed"] for check in found["checks"]] == [True] * 3
     assert len(found["reasons"]) == 3
@@ -352,7 +354,7 @@ def test_gain_of_a_prompt_is_the_mean_over_its_prefixes(small_checkpoint, monkey
     ]
     # Prompt 0: half alone, 1. Prompt 1: 0 and -1. Prompt 2: 1 and 1. Prompt 3 has no prefix.
     assert gains.tolist() == [1.0, -0.5, 1.0]
-    assert failed == {}
+    assert failed == {"unverifiable": 0}
 
 
 # --- diagnostics and estimates against NumPy -------------------------------------------------------
