@@ -153,8 +153,8 @@ def test_a_teacher_that_is_always_right_and_thinks_alike_helps(scripted, small_c
     assert found["mass_student"]["value"] == found["mass_teacher"]["value"] < 1
     # The longest beginnings hold the student's marked answer: another one behind it is ambiguous, whoever gives it.
     assert [line["gain"] for line in found["prefixes"]] == [0.75, 0.75, 0.0]
-    told = [(line["student"], line["teacher"], line["n"]) for line in found["prefixes"]]
-    assert told == [(0.25, 1.0, 40), (0.25, 1.0, 40), (0.25, 0.25, 40)]
+    rates = [(line["student"], line["teacher"], line["n"]) for line in found["prefixes"]]
+    assert rates == [(0.25, 1.0, 40), (0.25, 1.0, 40), (0.25, 0.25, 40)]
     assert [check["check"] for check in found["checks"]] == ["new capability", "thinks alike", "continuation"]
     assert [check["passed"] for check in found["checks"]] == [True] * 3
     assert len(found["reasons"]) == 3
@@ -164,7 +164,7 @@ def test_a_teacher_that_is_always_right_and_thinks_alike_helps(scripted, small_c
     with open(out / "prefixes.csv") as file:
         table = list(csv.DictReader(file))
     assert [float(line["share"]) for line in table] == [0.25, 0.5, 0.75]
-    assert [float(line["gain"]) for line in table] == [0.75] * 3
+    assert [float(line["gain"]) for line in table] == [0.75, 0.75, 0.0]
     manifest = verify_manifest(out)
     assert set(manifest["outputs"]) == {"forecast.json", "prefixes.csv"}
     counts = manifest["counts"]
