@@ -1,8 +1,8 @@
 r"""How often each judge of answers is right, on answers whose verdicts were written by hand.
 
-benches/judges.yaml has them, by what they try. Judged are the rewards of reinforcement, what buckets and detection
-compare by, the tasks that measure, and for comparison Math-Verify as it comes and the patterns of lm-eval's and verl's
-GSM8K. A judge that refuses a gold answer, runs out of time or ends counts as "not right".
+benches/judges.yaml has them, by what they try. Judged are the judges of `steps/judges`, which rewards, buckets,
+detection and tasks share, and for comparison Math-Verify as it comes, the code of MATH's paper and the patterns of
+lm-eval's and verl's GSM8K. Those of the cases that are marked unseen were written before the judges and are told apart.
 
 Run as: python -m benches.judges
 """
@@ -10,6 +10,7 @@ Run as: python -m benches.judges
 import argparse
 import re
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,24 +18,27 @@ import yaml
 
 from benches.common import bench_parser, figure, write_result
 from steps.core import bounded
-from steps.data import answers
-from steps.data.equivalence import Checker
-from steps.reinforcement.reward_kinds import numeric
+from steps.judges import reading
+from steps.judges.judge import KINDS, Judge
+from steps.judges.mathematics import Checker
 
 CASES = Path(__file__).with_suffix(".yaml")
 SECONDS = 5.0
 # How an answer stands in a response, by its mark; of "whole …" the response is written out.
+MARKS = {"####": "either", "boxed": "either", "short": "none"}
 FRAMES = {"####": "We add what we know.\n#### {}", "boxed": r"Hence the answer is $\boxed{{{}}}$.", "short": "{}"}
 
 
 class Case(NamedTuple):
-    """A gold answer, a response to it, and whether that is right; `kind` is what it tries."""
+    """A gold answer, a response to it, and whether that is right; `kind` is what it tries. An `unseen` one was written
+    before the judges, and no judge was changed for it."""
 
     kind: str
     mark: str
     gold: str
     response: str
     right: bool
+    unseen: bool
 
     def told(self) -> str:
         """A wrong verdict on it, on one line."""
@@ -48,7 +52,8 @@ def cases() -> list[Case]:
         frame = "{}" if entry["mark"] != mark else FRAMES[mark]
         for right in (True, False):
             for text in entry["right" if right else "wrong"]:
-                made.append(Case(entry["kind"], mark, entry["gold"], frame.format(text), right))
+                unseen = entry.get("unseen", False)
+                made.append(Case(entry["kind"], mark, entry["gold"], frame.format(text), right, unseen))
     return made
 
 
@@ -67,14 +72,18 @@ def gsm8k_pattern(case: Case) -> bool:
     return clean[0] == clean[1]
 
 
-def judges(checker: Checker, worker: bounded.Worker) -> dict[str, tuple[str, Callable[[Case], bool]]]:
+def by_paper(case: Case) -> bool:
+    """The code of MATH's paper on the last box, as lm-eval has it."""
+    from lm_eval.tasks.hendrycks_math.utils import is_equiv
+
+    return bool(is_equiv(reading.boxed(case.response), case.gold))
+
+
+def judges(own: dict[str, Judge], worker: bounded.Worker) -> dict[str, tuple[str, Callable[[Case], bool]]]:
     """Name -> (marks that it is for, whether it takes a response for right)."""
 
-    def equivalence(case: Case) -> bool:
-        try:
-            return checker.check([(case.response, case.gold)]) == ["right"]
-        except ValueError:
-            return False  # the gold is refused
+    def by(kind: str) -> Callable[[Case], bool]:
+        return lambda case: own[kind].judge(case.gold, case.response, MARKS[case.mark]).right
 
     def by_default(case: Case) -> bool:
         try:
@@ -82,20 +91,12 @@ def judges(checker: Checker, worker: bounded.Worker) -> dict[str, tuple[str, Cal
         except bounded.Failed:
             return False
 
-    def solved(case: Case) -> bool:
-        given = answers.given_answer("short" if case.mark == "short" else "worked", case.response)
-        return answers.equal(given, case.gold)
-
-    def task_math(case: Case) -> bool:
-        (given,) = answers.filter_boxed([[case.response]], None)
-        return answers.score_boxed({"answer": case.gold}, given)["exact_match"] == 1.0
-
     return {
-        "reward answer, numeric": ("####", lambda case: numeric(case.response, case.gold).value == 1.0),
-        "reward answer, math": ("#### boxed", equivalence),
-        "buckets and detection": ("#### boxed short", solved),
-        "tasks/math.yaml": ("boxed", task_math),
+        "number": ("#### short", by("number")),
+        "math": ("#### boxed short", by("math")),
+        "exact": ("#### boxed short", by("exact")),
         "Math-Verify, as it comes": ("#### boxed", by_default),
+        "code of MATH's paper": ("boxed", by_paper),
         "pattern of lm-eval and verl, GSM8K": ("####", gsm8k_pattern),
     }
 
@@ -111,19 +112,21 @@ def shares(told: list[tuple[Case, bool]]) -> Iterator[tuple[str, float]]:
 
 def main(args: argparse.Namespace) -> None:
     tried, figures, mistakes = cases()[:: args.every], [], {}
-    worker = bounded.Worker(Path(__file__), SECONDS)
+    worker, checker = bounded.Worker(Path(__file__), SECONDS), Checker(SECONDS)
     try:
-        with Checker(SECONDS) as checker:
-            for name, (marks, judge) in judges(checker, worker).items():
-                for mark in marks.split():
-                    told = [(case, judge(case)) for case in tried if case.mark == mark]
-                    figures += [
-                        figure(f"{name}, {mark}: {what} (of {len(told)})", [share], "%") for what, share in shares(told)
-                    ]
-                    mistakes[f"{name}, {mark}"] = [case.told() for case, verdict in told if verdict != case.right]
-                print(f"judges: {name}", flush=True)
+        own = {kind: Judge(kind, checker) for kind in KINDS}
+        for name, (marks, judge) in judges(own, worker).items():
+            for mark, unseen in product(marks.split(), (False, True)):
+                told = [(case, judge(case)) for case in tried if (case.mark, case.unseen) == (mark, unseen)]
+                if not {True, False} <= {case.right for case, _ in told}:
+                    continue
+                what = f"{name}, {mark}{', unseen' if unseen else ''}"
+                figures += [figure(f"{what}: {share} (of {len(told)})", [value], "%") for share, value in shares(told)]
+                mistakes[what] = [case.told() for case, verdict in told if verdict != case.right]
+            print(f"judges: {name}", flush=True)
     finally:
         worker.close()
+        checker.__exit__(None, None, None)
     write_result(args.out, __doc__, figures, {"cases": len(tried), "mistakes": mistakes})
 
 

@@ -112,7 +112,7 @@ SMALL = {
 }
 # A random model is never right; what it believes of its responses differs.
 SAMPLED = {
-    "answer": {"kind": "answer", "weight": 1.0, "equivalence": "numeric"},
+    "answer": {"kind": "answer", "weight": 1.0},
     "belief": {"kind": "self", "weight": 1.0, "prompt": "{prompt} {response}", "right": "Yes", "wrong": "No"},
 }
 RECIPES = {

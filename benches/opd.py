@@ -20,7 +20,6 @@ Run as: python -m benches.opd --parent results/fable/foundation/sft --teacher re
 
 import argparse
 import tempfile
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,8 @@ from benches.rl import SMOKE
 from steps.core.files import read_jsonl
 from steps.core.step import run
 from steps.core.turns import prompt_turns
-from steps.data import answers as verify
 from steps.distillation.opd_plan import DrawPlan, plan_draws
+from steps.judges.rows import RowJudge
 from steps.models import checkpoints, teachers
 from steps.training import run as training
 from steps.training.arguments import uses_bf16
@@ -89,7 +88,11 @@ def ours(candidate: str, parent: Path, teacher: Path, rows: list[dict], settings
     settings = settings | ARMS[candidate]
     plan = planned(rows, settings)
     model, tokenizer = checkpoints.load_model(parent, dtype=torch.float32), checkpoints.load_tokenizer(parent)
-    solves = partial(verify.solves, short_answer_words=settings["short_answer_words"])
+    judge = RowJudge()
+
+    def solves(row: dict, text: str) -> bool | None:
+        return judge.verdict(row, text, settings["short_answer_words"]).sure
+
     watch = clock()
     with tempfile.TemporaryDirectory() as work:
         panel = teachers.Teachers([teacher])

@@ -26,15 +26,16 @@ from benches.common import bench_parser, clock, figure, in_turn, ratios, write_r
 from steps.core.files import read_jsonl
 from steps.core.step import run
 from steps.core.turns import prompt_turns
-from steps.data import answers as verify
 from steps.engines import rollouts
+from steps.judges.canonical import equal
+from steps.judges.reading import worked_answer
 from steps.models import checkpoints
 from steps.reinforcement import rewards
 from steps.reinforcement.rl_plan import plan_rollouts
 from steps.training import run as training
 from steps.training.arguments import uses_bf16
 
-ANSWER = {"kind": "answer", "weight": 1.0, "equivalence": "numeric"}
+ANSWER = {"kind": "answer", "weight": 1.0}
 SETTINGS = {
     "iterations": 1,
     "curriculum": "shuffle",
@@ -103,8 +104,8 @@ def stock(parent: Path, rows: list[dict], settings: dict) -> Any:
     from trl import GRPOConfig, GRPOTrainer
 
     def right(completions, answer, **_):
-        found = [verify.worked_answer(completion[0]["content"]) for completion in completions]
-        return [float(f is not None and verify.equal(f, a)) for f, a in zip(found, answer, strict=True)]
+        found = [worked_answer(completion[0]["content"]) for completion in completions]
+        return [float(f is not None and equal(f, a)) for f, a in zip(found, answer, strict=True)]
 
     order = rollouts.plan_prompts(rows, settings["steps"] * settings["prompts"], "shuffle", settings["seed"])
     samples = settings["prompts"] * settings["generations"]

@@ -14,6 +14,7 @@ import json
 import math
 import numbers
 import os
+import re
 import resource
 import signal
 import socket
@@ -94,16 +95,17 @@ class Worker:
             )
         self._receive(0, LOAD_SECONDS)
 
-    def check(self, function: str, *arguments: str | None) -> None:
-        """Whether the file has a function that takes these arguments.
+    def check(self, function: str, *arguments: Any) -> None:
+        """Whether the file has a function that takes these arguments, or all but the last.
 
         Raises:
             Failed: it has not.
         """
         self._ask("check", function, arguments)
 
-    def call(self, function: str, *arguments: str | None) -> float:
-        """The finite number that a function of the file returns.
+    def call(self, function: str, *arguments: Any) -> float | None:
+        """The finite number that a function of the file returns, of NumPy or torch too; None where it returns None. A
+        function that takes one argument less is not given the last.
 
         Raises:
             Failed: it raised, took too long or too much memory, ended its process, or returned something else.
@@ -122,13 +124,13 @@ class Worker:
         self._socket.close()
         self._child = None
 
-    def _ask(self, verb: str, function: str, arguments: tuple[str | None, ...]) -> float:
+    def _ask(self, verb: str, function: str, arguments: tuple[Any, ...]) -> float | None:
         self.start()
         self._asked += 1
         request = json.dumps([self._asked, verb, function, arguments]).encode() + b"\n"
         return self._receive(self._asked, self.seconds, request)
 
-    def _receive(self, number: int, seconds: float, request: bytes = b"") -> float:
+    def _receive(self, number: int, seconds: float, request: bytes = b"") -> float | None:
         """Send a request and wait for the reply that has its number: one that code of the user's forges has not."""
         assert self._child is not None
         until, reply = time.monotonic() + seconds, b""
@@ -159,7 +161,23 @@ class Worker:
             raise Failed("it wrote into the socket of its process")
         if error is not None:
             raise Failed(str(error)[:LONGEST_ERROR])
-        return finite(value)
+        return None if value is None else finite(value)
+
+
+_IMPORT = re.compile(r"^[ \t]*(?:from[ \t]+(\w+)|import[ \t]+(\w+))", re.MULTILINE)
+
+
+def files_of(path: Path) -> list[Path]:
+    """A file of the user's and, of what it imports, the modules that lie beside it, as Python finds them."""
+    found, queue = [], [path]
+    while queue:
+        file = queue.pop()
+        if file in found or not file.is_file():
+            continue
+        found.append(file)
+        names = (name for pair in _IMPORT.findall(file.read_text(encoding="utf-8", errors="replace")) for name in pair)
+        queue += [path.parent / f"{name}.py" for name in names if name]
+    return found or [path]
 
 
 # --- in the child --------------------------------------------------------------------------------
@@ -171,7 +189,7 @@ def _serve(connection: socket.socket, path: Path, seconds: float) -> None:
     limit_memory()
     own, module = os.getpid(), ModuleType("bounded")
 
-    def reply(number: int, act: Callable[..., float], *arguments: Any) -> bool:
+    def reply(number: int, act: Callable[..., float | None], *arguments: Any) -> bool:
         value, error = None, None
         try:
             value = act(module, *arguments)
@@ -201,6 +219,9 @@ def _load(module: ModuleType, path: Path) -> float:
     if spec is None or spec.loader is None:
         raise ValueError("it is no Python file")
     module.__spec__, module.__file__ = spec, str(path)
+    # A dataclass looks for its module, and an import for the helper beside the file.
+    sys.modules[module.__name__] = module
+    sys.path.insert(0, str(path.parent.resolve()))
     spec.loader.exec_module(module)
     return 0.0
 
@@ -209,12 +230,32 @@ def _check(module: ModuleType, name: str, arguments: list) -> float:
     function = getattr(module, name, None)
     if not callable(function):
         raise NameError("there is none of this name")
-    inspect.signature(function).bind(*arguments)
+    _taken(function, arguments)
     return 0.0
 
 
-def _call(module: ModuleType, name: str, arguments: list) -> float:
-    return finite(getattr(module, name)(*arguments))
+def _call(module: ModuleType, name: str, arguments: list) -> float | None:
+    function = getattr(module, name)
+    value = function(*_taken(function, arguments))
+    if value is None:
+        return None
+    # Numbers and truths of NumPy and torch, which are none of Python's; of several, it raises.
+    return finite(value.item() if hasattr(value, "item") else value)
+
+
+def _taken(function: Callable, arguments: list) -> list:
+    """The arguments that a function takes: all, or all but the last.
+
+    Raises:
+        TypeError: it takes neither.
+    """
+    for own in (arguments, arguments[:-1]):
+        try:
+            inspect.signature(function).bind(*own)
+            return own
+        except TypeError as error:
+            problem = error
+    raise problem
 
 
 if __name__ == "__main__":

@@ -4,6 +4,9 @@ import re
 import unicodedata
 from typing import Any
 
+# Thai, Lao, Khmer, kana and Han are written without spaces: each character is a word, so that an n-gram of
+# words is there an n-gram of characters.
+UNSPACED = "\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 TURN_START, TURN_END = re.compile(r"<\|im_start\|>(?:system|user)\n"), "<|im_end|>"
 
 

@@ -15,9 +15,8 @@ import numpy as np
 import regex
 import xxhash
 
-# Thai, Lao, Khmer, kana and Han are written without spaces: each character is a word, so that an n-gram of
-# words is there an n-gram of characters.
-UNSPACED = "\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+from steps.core.text import UNSPACED
+
 # --- folding -------------------------------------------------------------------------------------
 
 # The last two are letters, and marks when normalized.

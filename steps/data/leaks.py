@@ -22,7 +22,8 @@ from itertools import pairwise
 
 import regex
 
-from steps.data.identity import UNSPACED, asked, fold, without_thousands
+from steps.core.text import UNSPACED
+from steps.data.identity import asked, fold, without_thousands
 from steps.data.questions import Item
 from steps.data.rows import FILLERS, LETTER, OPERATORS, core, numbers
 

@@ -2,19 +2,20 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Iterator
 
 from steps.core.files import fresh_folder, write_jsonl
 from steps.core.manifest import write_manifest
-from steps.core.progress import Progress
+from steps.core.progress import Progress, say
 from steps.core.turns import asked_turns
-from steps.data.answers import equal, given_answer
+from steps.engines.interface import Coder
 from steps.engines.load import load_engine
-from steps.engines.rollouts import askable
+from steps.judges.judge import Verdict
+from steps.judges.rows import RowJudge, by_answer
 from steps.models import checkpoints
 
 BUCKETS = ("easy", "medium", "hard", "unverified")
-PassRates = Callable[[list[dict], list[list[str]]], tuple[list[float], dict[str, int]]]
 
 
 def bucket_of(pass_rate: float | None, edges: list[float]) -> str:
@@ -24,24 +25,61 @@ def bucket_of(pass_rate: float | None, edges: list[float]) -> str:
     return "hard" if pass_rate < edges[0] else "medium" if pass_rate < edges[1] else "easy"
 
 
-def pass_rate(responses: list[str], answer: str) -> float:
-    r"""Share of responses whose answer, behind the last `####` or in the last \boxed, equals the row's."""
-    answers = [given_answer("worked", response) for response in responses]
-    return sum(given != "" and equal(given, answer) for given in answers) / len(answers)
+def pass_rates(rows: list[dict], responses: list[list[str]]) -> tuple[list[float], list[list[Verdict]]]:
+    """The share of each row's responses that its judge takes for right, and the verdicts.
+
+    Args:
+        responses: [rows][samples].
+    """
+    with RowJudge() as judge:
+        verdicts = judge.verdicts([*map(by_answer, rows)], responses, what="compare")
+    return [sum(verdict.right for verdict in own) / len(own) for own in verdicts], verdicts
 
 
-def pass_rates(rows: list[dict], responses: list[list[str]]) -> tuple[list[float], dict[str, int]]:
-    """The pass rate of each row, and what its manifest should count besides: nothing."""
-    return [pass_rate(texts, row["answer"]) for row, texts in zip(rows, responses, strict=True)], {}
+def told(rows: list[dict], verdicts: list[list[Verdict]]) -> Iterator[dict]:
+    """The rows of verdicts.jsonl: of each sample what was read, how it was judged and why."""
+    for row, own in zip(rows, verdicts, strict=True):
+        for number, verdict in enumerate(own):
+            judged = {"outcome": verdict.outcome, "why": verdict.why}
+            yield {"id": row["id"], "sample": number, "gold": row["answer"], "read": str(verdict.read)} | judged
 
 
-def measure(args, step: str, rows: list[dict], rates: PassRates, keep_samples: bool) -> None:
-    """Sample a model on every row with an answer, and write the rows with their pass rates. A row that the model's chat
-    template refuses has none.
+def examined(rows: list[dict], engine: Coder, max_new_tokens: int) -> tuple[list[dict], list[dict]]:
+    """The rows with an answer that can be asked and judged, and what is wrong with each other row with an answer."""
+    kept, excluded = [], []
+    room = engine.max_length - max_new_tokens
+    with RowJudge() as judge:
+        for row in (row for row in rows if row["answer"] is not None):
+            problem = _problem(row, judge, engine, room)
+            if problem is None:
+                kept.append(row)
+            else:
+                where = {key: row.get(key) for key in ("id", "file", "line", "row")}
+                excluded.append(where | dict(zip(("reason", "column", "hint", "detail"), problem, strict=True)))
+    return kept, excluded
+
+
+def _problem(row: dict, judge: RowJudge, engine: Coder, room: int) -> tuple[str, str, str, str] | None:
+    """(reason, column, hint, detail)."""
+    if refusal := judge.refusal(row):
+        return "unjudgeable", "answer", "correct the answer or remove the row", refusal
+    if unfit := engine.chat.refusal(asked_turns(row)):
+        return unfit.reason, unfit.column, unfit.hint, unfit.detail
+    (ids,) = engine.encode([engine.render(asked_turns(row))])
+    if len(ids) <= room:
+        return None
+    hint = "lower max_new_tokens or filter.max_prompt_chars"
+    return "no_room", "messages", hint, f"a prompt of {len(ids)} tokens, where the context leaves {room}"
+
+
+def measure(args, step: str, rows: list[dict], keep_samples: bool) -> None:
+    """Sample a model on every row with an answer, and write the rows with their pass rates.
+
+    A row has none where no response could be right by its answer, the chat template refuses it, or its prompt leaves no
+    room for a response: excluded.jsonl says why of each.
 
     Args:
         rows: as read from `args.input`.
-        rates: the pass rates of rows with these responses, [rows][samples], and counts for the manifest.
         keep_samples: write samples.jsonl, too: id, responses and tokens of each row with an answer.
     """
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
@@ -49,8 +87,10 @@ def measure(args, step: str, rows: list[dict], rates: PassRates, keep_samples: b
     settings = args.settings
     model_files = checkpoints.check(args.model)
     engine = load_engine(args.model, settings["batch_size"], settings["engine"])
-    with_answer = [row for row in rows if row["answer"] is not None]
-    verifiable = askable(with_answer, engine.chat, step)
+    verifiable, excluded = examined(rows, engine, settings["max_new_tokens"])
+    if excluded:
+        first = f"{excluded[0]['file']} row {excluded[0]['row']}: {excluded[0]['detail']}"
+        say(step, f"{len(excluded):,} of {len(rows):,} rows are not asked; excluded.jsonl has why ({first})")
     samples = engine.sample(
         [asked_turns(row) for row in verifiable],
         n=settings["samples"],
@@ -60,7 +100,7 @@ def measure(args, step: str, rows: list[dict], rates: PassRates, keep_samples: b
         progress=Progress(step, len(verifiable) * settings["samples"], "answers"),
     )
     responses = [[sample.text for sample in own] for own in samples]
-    shares, more = rates(verifiable, responses)
+    shares, verdicts = pass_rates(verifiable, responses)
     by_id = {row["id"]: share for row, share in zip(verifiable, shares, strict=True)}
     for row in rows:
         row["pass_rate"] = by_id.get(row["id"])
@@ -68,6 +108,8 @@ def measure(args, step: str, rows: list[dict], rates: PassRates, keep_samples: b
 
     out = fresh_folder(args.out)
     write_jsonl(out / "train.jsonl", rows)
+    write_jsonl(out / "excluded.jsonl", excluded)
+    write_jsonl(out / "verdicts.jsonl", told(verifiable, verdicts))
     if keep_samples:
         found = zip(verifiable, responses, samples, strict=True)
         write_jsonl(
@@ -76,10 +118,10 @@ def measure(args, step: str, rows: list[dict], rates: PassRates, keep_samples: b
         )
     counts = {"in": len(rows), "kept": len(rows), "quarantined": {}}
     counts |= {name: sum(row["bucket"] == name for row in rows) for name in BUCKETS}
-    counts |= {"truncated_prompts": engine.truncated} | more
-    if refused := len(with_answer) - len(verifiable):
-        # They are among the unverified.
-        counts["template_refuses"] = refused
+    outcomes = Counter(verdict.outcome for own in verdicts for verdict in own)
+    counts |= {"truncated_prompts": engine.truncated, "verdicts": dict(sorted(outcomes.items()))}
+    # They are among the unverified.
+    counts["excluded"] = dict(sorted(Counter(record["reason"] for record in excluded).items()))
     assert sum(counts[name] for name in BUCKETS) == counts["in"]
     write_manifest(
         out,

@@ -12,12 +12,12 @@ import orjson
 
 from steps.core.pool import in_order
 from steps.core.progress import Progress
-from steps.data.answers import short_answer
-from steps.data.canonical import canonical
 from steps.data.difference import ASKS, TELLS, bare, ending, telling
 from steps.data.identity import Key, asked, groups, hash64, key_of, resolved, tokens
 from steps.data.rows import Chunk, chunks, numbers, response_of, rows_of, turn_text
 from steps.data.shingles import Hasher, Owners, distinct
+from steps.judges.canonical import canonical
+from steps.judges.reading import short_answer
 
 # Of answers whose form is remembered.
 SHORT_CHARS = 100
@@ -96,7 +96,7 @@ def numbers_of(text: str, words: list[str]) -> list[str]:
 
 
 def answer_keys(answer: str | None) -> tuple[int, int]:
-    """64 bits, equal for answers that `answers.equal` calls equal; and those as which it may be read too. 0 without."""
+    """64 bits, alike for answers that `canonical.equal` calls equal; and those as which it may be read too; else 0."""
     if answer is None:
         return 0, 0
     if len(answer) > SHORT_CHARS:

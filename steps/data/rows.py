@@ -16,8 +16,9 @@ import orjson
 import regex
 
 from steps.core.progress import say
+from steps.core.text import UNSPACED
 from steps.core.turns import prompt_turns
-from steps.data.identity import UNSPACED, fold, without_thousands
+from steps.data.identity import fold, without_thousands
 
 ROWS = "rows.jsonl"
 QUARANTINE = "quarantine.jsonl"

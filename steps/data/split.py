@@ -6,6 +6,8 @@ hash of the prompt and the seed alone: it does not depend on the order of the ro
 cleaning differently moves no prompt from one part to the other. Only where one part would be empty, the prompt nearest
 to it goes there. A prompt is what the user asks first: another system turn makes no other one. Where more rows than are
 to be held out open alike, all before their last response is their prompt; one that as many share even so is trained on.
+A row with an answer gets the "judge" that compares responses with it, one for all rows: `judge` of the data set or,
+with `auto`, the first that all of its answers need.
 A source with a `cap` keeps so many rows, those whose hashed ids are smallest: `over_cap` are the others.
 
 Run as: python -m steps.data.split --settings '{"valid_share": 0.05, "seed": 0}' \
@@ -28,6 +30,7 @@ from steps.core.progress import say
 from steps.core.step import run, step_parser
 from steps.data.identity import asked, tokens
 from steps.data.rows import QUARANTINE, Ledger, RowProblem, prompt_of, read_rows
+from steps.judges.judge import AUTO, kind_for
 
 PARTS = ("train", "valid")
 # So many rows may share a prompt in any case.
@@ -113,14 +116,18 @@ def main(args: argparse.Namespace) -> None:
     started = time.time()
     settings = args.settings
     valid_share, seed, sources = settings["valid_share"], settings["seed"], settings.get("sources", {})
+    judge = settings.get("judge", AUTO)
     largest = over_cap(read_rows(args.input), sources, seed) if sources else {}
 
     def is_over(row: dict) -> bool:
         return row["file"] in largest and hash_of(row["id"], seed) > largest[row["file"]]
 
     hashed = array("Q")
+    golds: set[str] = set()
     for row in read_rows(args.input):
         if not is_over(row):
+            if row.get("answer") is not None and judge == AUTO:
+                golds.add(row["answer"])
             hashed.extend((hash_of(opening(row), seed), hash_of(whole(row), seed)))
     openings, wholes = np.frombuffer(hashed, np.uint64).reshape(-1, 2).T if hashed else np.empty((2, 0), np.uint64)
     prompts = prompts_of(openings, wholes, max(valid_share * len(openings), FEW))
@@ -137,9 +144,10 @@ def main(args: argparse.Namespace) -> None:
             f"{args.input}: {have}{left} one prompt, and another one must be held out for the validation loss; {fix}"
         )
     limit = boundary(prompts, valid_share)
+    chosen = kind_for(golds) if judge == AUTO else judge
     out = fresh_folder(args.out)
     ledger, parts = Ledger(out, "split", tuple(f"{part}.jsonl" for part in PARTS)), Counter(dict.fromkeys(PARTS, 0))
-    prompt = iter(prompts.tolist())
+    prompt, judged = iter(prompts.tolist()), 0
     for row in read_rows(args.input):
         ledger.enter(row["file"])
         if is_over(row):
@@ -148,10 +156,17 @@ def main(args: argparse.Namespace) -> None:
             ledger.quarantine(row, RowProblem("over_cap", "(record)", hint, f"cap is {cap}"), prompt_of(row))
             continue
         part = PARTS[next(prompt) < limit]
+        if row.get("answer") is not None:
+            row["judge"] = chosen
+            judged += 1
         ledger.keep(row, f"{part}.jsonl")
         parts[part] += 1
     counts = ledger.close() | parts
     say("split", f"{parts['train']:,} rows to train on, {parts['valid']:,} held out")
+    if judged:
+        counts["judge"] = chosen
+        how = "found from its answers" if judge == AUTO else "as `judge` of the data set says"
+        say("split", f"responses to its {judged:,} rows with an answer are judged by {chosen!r}, {how}")
     assert counts["kept"] == parts.total() and all(parts.values())
     write_manifest(out, step="split", settings=settings, inputs=[args.input], counts=counts, seed=seed, started=started)
 

@@ -3,33 +3,28 @@
 from decimal import Decimal
 from typing import Any
 
-from steps.data.answers import worked_answer
 from steps.data.rows import RowProblem
 from steps.data.values import check_unicode, from_text, is_blank, missing, text_of, wrong_type
+from steps.judges.instructions import CHECKS
+from steps.judges.reading import Read, last_boxes, worked_answer
 
-# Fields of each kind of constraint that `answers.follows` checks.
-CHECKS = {
-    "repeat": ("word", "times"),
-    "uppercase": ("words",),
-    "starts_with": ("words", "first"),
-    "ends_with": ("words", "last"),
-    "word_count": ("words", "count"),
-}
 # Words of a response that a constraint may ask for: far more than any response has.
 MAX_CHECK_COUNT = 10_000
 
 
 def final_answer(response: str) -> str | None:
-    """`answers.worked_answer`, if its "####" is on the last line: a Markdown heading of level four is no answer."""
-    if "####" not in response:
-        return None
-    return None if "\n" in response.rpartition("####")[2].strip() else worked_answer(response)
+    r"""`reading.worked_answer`, if its "####" is on the last line: a Markdown heading of level four is no answer. Of a
+    response without one, what its \boxed holds, if that is one answer."""
+    if "####" in response and "\n" not in response.rpartition("####")[2].strip():
+        return worked_answer(response)
+    found = last_boxes(response)
+    return (str(Read(found)) or None) if len(found) == 1 else None
 
 
 def answer_of(value: Any, column: str) -> str | None:
-    """A verifiable answer as text, None where there is none: `answers` takes separators away when it compares."""
+    """A verifiable answer as text, None where there is none: a judge takes separators away when it compares."""
     if isinstance(value, float | Decimal):
-        # Plain digits: `answers` reads no exponent.
+        # Plain digits, as a person writes them.
         value = Decimal(str(value))
         if not value.is_finite():
             raise RowProblem("wrong_type", column, "must be a finite number or a text", f"found {value}")

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 from steps.core.files import fresh_folder
 from steps.core.manifest import write_manifest
 from steps.core.step import run, step_parser
-from steps.data.answers import equal
 from steps.diagnosis.causes import CAUSES, LABELS, NUMERALS, UNASSIGNED
+from steps.judges.comparison import same
 from steps.settings.diagnosis import Attribute
 from steps.settings.errors import check
 from steps.stats.agreement import js_divergence
@@ -103,7 +103,7 @@ RULES = (
             NO_RIVAL,
             STATES_A_FACT,
             Condition(
-                lambda row, at: not equal(row["base_answer"], row["answer"]),
+                lambda row, at: not same(row["base_answer"], row["answer"]),
                 "the base says {base_answer} where the row says {answer}",
                 "the base says what the row says ({answer})",
             ),

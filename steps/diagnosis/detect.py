@@ -33,13 +33,15 @@ from steps.core.manifest import write_manifest
 from steps.core.progress import Progress
 from steps.core.step import run, step_parser
 from steps.core.turns import asked_turns
-from steps.data.answers import count_words, equal, given_answer, reference
-from steps.data.canonical import NUMBER, canonical
 from steps.data.identity import hash64
 from steps.data.rows import prompt_of, response_of, words
 from steps.diagnosis.options import option_responses, with_answer
 from steps.engines.interface import Coder, Sample
 from steps.engines.load import load_engine
+from steps.judges.canonical import NUMBER, canonical
+from steps.judges.judge import Verdict
+from steps.judges.reading import count_words
+from steps.judges.rows import RowJudge, kind_of_row, reference
 from steps.models import checkpoints
 from steps.stats import sampling
 
@@ -64,6 +66,7 @@ def schema() -> Any:
             "response": text,
             "kind": text,
             "answer": text,
+            "judge": text,
             # Per sample.
             "answers": pa.list_(text),
             "correct": pa.list_(truth),
@@ -83,13 +86,12 @@ def schema() -> Any:
 # --- one row -------------------------------------------------------------------------------------
 
 
-def judge(kind: str, answer: str, samples: list[Sample]) -> dict:
+def judge(verdicts: list[Verdict], samples: list[Sample]) -> dict:
     """What the sampled responses to one row say of it.
 
     Severity is their error consistency: the share of runs that give the row's most frequent wrong answer.
     """
-    answers = [given_answer(kind, sample.text) for sample in samples]
-    correct = [equal(given, answer) for given in answers]
+    answers, correct = [verdict.read for verdict in verdicts], [verdict.right for verdict in verdicts]
     confidence = [sample.confidence for sample in samples]
     wrong = Counter(canonical(given) for given, right in zip(answers, correct, strict=True) if given and not right)
     return {
@@ -262,7 +264,7 @@ def too_long(engine: Coder, rows: list[dict], max_new_tokens: int) -> list[str |
 
 
 def examine(
-    engine: Coder, rows: list[dict], pool: Answers, settings: dict, seed: int, name: str
+    engine: Coder, judging: RowJudge, rows: list[dict], pool: Answers, settings: dict, seed: int, name: str
 ) -> tuple[list[dict], list[dict]]:
     """Records of the rows that can be examined, and of those that cannot, both in the order of the rows.
 
@@ -300,8 +302,9 @@ def examine(
         progress=Progress(f"{name}, sampling", len(verifiable) * settings["samples"], "answers"),
     )
     records, prompts, responses = [], [], []
-    for (row, kind, answer), samples in zip(verifiable, drawn, strict=True):
-        judged = judge(kind, answer, samples)
+    told = judging.verdicts([row for row, *_ in verifiable], [[one.text for one in own] for own in drawn], limit)
+    for (row, kind, answer), samples, verdicts in zip(verifiable, drawn, told, strict=True):
+        judged = judge(verdicts, samples)
         prompt, response = prompt_of(row), response_of(row)
         alike = pool.alike(kind, prompt, answer, hash64([str(settings["seed"]), row["id"]]))
         wrong = distractors(answer, judged["answers"], alike, settings["options"] - 1, limit)
@@ -321,6 +324,7 @@ def examine(
                 "response": response,
                 "kind": kind,
                 "answer": answer,
+                "judge": kind_of_row(row, answer),
                 **judged,
                 "options": [answer, *wrong],
                 "unlearned": judged["pass_n"] < settings["threshold"],
@@ -378,6 +382,7 @@ def main(args) -> None:
     reasons: Counter[str] = Counter()
     order: list[tuple] = []
     with (
+        RowJudge() as judging,
         pq.ParquetWriter(out / "detected.parquet", schema()) as writer,
         open(out / "excluded.jsonl", "w", encoding="utf-8", newline="\n") as not_examined,
     ):
@@ -386,7 +391,7 @@ def main(args) -> None:
             # A chunk's own seed: the engine numbers the prompts of each call from 0.
             seed = hash64([str(settings["seed"]), str(part)])
             name = f"detect, part {part + 1} of {-(-entered // CHUNK)}"
-            records, without = examine(engine, rows, pool, settings, seed, name)
+            records, without = examine(engine, judging, rows, pool, settings, seed, name)
             for record in without:
                 reasons[record["reason"]] += 1
                 not_examined.write(json.dumps(record, ensure_ascii=False) + "\n")

@@ -29,13 +29,15 @@ from steps.core.manifest import write_manifest
 from steps.core.progress import Progress
 from steps.core.step import run, step_parser
 from steps.core.turns import asked_turns
-from steps.data.answers import count_words, equal, given_answer, normalize
-from steps.data.canonical import canonical
 from steps.data.rows import core, numbers, prompt_of, read_rows, response_of, words
 from steps.diagnosis.library import TOKEN, Library, sentences
 from steps.diagnosis.options import option_responses
 from steps.engines.interface import Sample
 from steps.engines.load import load_engine
+from steps.judges.canonical import canonical
+from steps.judges.judge import Verdict
+from steps.judges.reading import count_words, normalize
+from steps.judges.rows import MARK_OF, RowJudge
 from steps.models import checkpoints
 from steps.stats import agreement, sampling
 
@@ -45,14 +47,14 @@ CHUNK = 256
 # A name in more than this share of the prompts is the form of the question, not what it is about.
 COMMONPLACE = 0.9
 
-TEXT = ("id", "file", "domain", "prompt", "response", "answer", "kind", "base_answer", "entity", "rival",
+TEXT = ("id", "file", "domain", "prompt", "response", "answer", "kind", "judge", "base_answer", "entity", "rival",
         "rival_answer")  # fmt: skip
 NUMBERS = ("pass_n", "severity", "base_pass", "base_agreement", "base_confidence", "base_wrong_confidence",
            "base_probability", "js", "rival_similarity", "base_rival_probability", "last_correct_epoch", "domain_peak",
            "domain_final", "domain_drop", "loss", "first_loss", "lowest_loss", "loss_slope", "weakest",
            "rarity")  # fmt: skip
 # As detection left them.
-KEPT = ("id", "file", "prompt", "response", "answer", "kind", "pass_n", "severity", "best_of_n", "options")
+KEPT = ("id", "file", "prompt", "response", "answer", "kind", "judge", "pass_n", "severity", "best_of_n", "options")
 FLAGS = ("best_of_n", "base_best_of_5", "ever_correct")
 COUNTS = ("support", "rival_support", "length")
 LISTS = {"options": "string", "base_options": "float64", "tuned_options": "float64", "neighbours": "string",
@@ -93,13 +95,13 @@ def read(path: Path) -> list[Row]:
 # --- the base -------------------------------------------------------------------------------------
 
 
-def base_view(samples: list[Sample], answer: str, kind: str) -> dict:
+def base_view(verdicts: list[Verdict], samples: list[Sample]) -> dict:
     """What the base says to one prompt, from its samples.
 
     `base_confidence` is the probability (temperature 1) of the response by which it gives its most frequent answer.
     """
-    given = [given_answer(kind, sample.text) for sample in samples]
-    correct = np.array([equal(one, answer) for one in given])
+    given = [verdict.read for verdict in verdicts]
+    correct = np.array([verdict.right for verdict in verdicts])
     votes = Counter(canonical(one) for one in given)
     favorite, most = votes.most_common(1)[0]
     voters = [i for i, one in enumerate(given) if canonical(one) == favorite]
@@ -285,6 +287,15 @@ def row_view(points: list[dict]) -> dict:
 # --- the step -------------------------------------------------------------------------------------
 
 
+def judged_samples(records: list[dict], samples: list[list[Sample]]) -> list[list[Verdict]]:
+    """The verdicts on the base's samples, [records][samples], each by the judge of its row."""
+    with RowJudge() as judging:
+        return [
+            [judging.judges[record["judge"]].judge(record["answer"], one.text, MARK_OF[record["kind"]]) for one in own]
+            for record, own in zip(records, samples, strict=True)
+        ]
+
+
 def gather(detected: list[dict], rows: list[Row], points: dict, library: Library, engine: Any, settings: dict) -> list:
     """The evidence of every unlearned row, in the order of `detected`."""
     unlearned = [record for record in detected if record["unlearned"]]
@@ -320,7 +331,8 @@ def gather(detected: list[dict], rows: list[Row], points: dict, library: Library
     domains = domain_view(points)
 
     records = []
-    for record, i, said, line in zip(unlearned, place, samples, logp, strict=True):
+    verdicts = judged_samples(unlearned, samples)
+    for record, i, said, judged, line in zip(unlearned, place, samples, verdicts, logp, strict=True):
         domain = Path(record["file"]).stem
         entity = entity_of(record["prompt"], ignored, frequency)
         rival = {"rival": "", "rival_answer": "", "rival_similarity": 0.0, "rival_support": 0}
@@ -338,7 +350,7 @@ def gather(detected: list[dict], rows: list[Row], points: dict, library: Library
         records.append(
             {key: record[key] for key in KEPT}
             | {"domain": domain, "entity": entity, "support": library.mentioning(entity, normalize(record["answer"]))}
-            | base_view(said, record["answer"], record["kind"])
+            | base_view(judged, said)
             | option_view(softmax(line[: len(record["options"])]), record["probability"])
             | {"tuned_options": record["probability"]}
             | {

@@ -1,7 +1,6 @@
 """The options of a multiple choice as responses to score."""
 
-from steps.data.answers import equal
-from steps.data.canonical import NUMBER
+from steps.judges.canonical import NUMBER, equal
 
 
 def with_answer(kind: str, response: str, answer: str, other: str) -> str:

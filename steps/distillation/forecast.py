@@ -45,10 +45,9 @@ import numpy as np
 from steps.core.files import csv_text, fresh_folder, write_json, write_text
 from steps.core.manifest import write_manifest
 from steps.core.step import run, step_parser
-from steps.data.answers import solves
 from steps.data.rows import read_rows
 from steps.distillation import forecast_pair
-from steps.distillation.forecast_pair import Pair, added, by_mathematics, continuations, pass_rates, texts
+from steps.distillation.forecast_pair import Pair, added, continuations, pass_rates, texts
 from steps.distillation.forecast_verdict import (
     LEAST_PROMPTS,
     Check,
@@ -63,10 +62,10 @@ from steps.distillation.forecast_verdict import (
 )
 from steps.engines.rollouts import askable, check_lengths
 from steps.engines.transformers import Engine
+from steps.judges.rows import can_be_judged
 from steps.models import checkpoints
 from steps.models.chat import Chat
 from steps.models.teachers import check_same_language
-from steps.reinforcement.pass_rates import check_answers
 from steps.settings.forecast import Forecast
 
 PREFIX_COLUMNS = ["share", "n", "student", "teacher", "gain", "low", "high"]
@@ -86,7 +85,7 @@ def measure(pair: Pair, tested: list[dict], rest: list[dict]) -> tuple[dict, Est
         rest: rows of which only the likeness of both is read.
 
     Returns:
-        Numbers of forecast.json; the gain of the continuations; how many comparisons math-verify failed on.
+        Numbers of forecast.json; the gain of the continuations; how many responses nobody can tell.
     """
     settings = pair.settings
     written = [pair.whole(engine, tested) for engine in (pair.student, pair.teacher)]
@@ -125,12 +124,10 @@ def main(args: argparse.Namespace) -> None:
     rows = draw(askable(list(read_rows(args.data)), chat, "forecast"), settings["prompts"], settings["seed"])
     if not rows:
         raise ValueError(f"{args.data}: no rows, so that nothing can be forecast; look at what its filter left")
-    sure = [solves(row, "", settings["short_answer_words"]) is not None for row in rows]
+    sure = [can_be_judged(row, settings["short_answer_words"]) for row in rows]
     verified = [row for row, is_sure in zip(rows, sure, strict=True) if is_sure]
     unverified = [row for row, is_sure in zip(rows, sure, strict=True) if not is_sure]
     tested = verified if len(verified) >= LEAST_PROMPTS else []
-    if settings["equivalence"] == "math":
-        check_answers([row for row in tested if by_mathematics(row)])
 
     engines = [Engine.load(folder, settings["batch_size"]) for folder in (args.student, args.teacher)]
     for engine in engines:

@@ -9,12 +9,11 @@ import numpy as np
 
 from steps.core.progress import Progress
 from steps.core.turns import asked_turns
-from steps.data.answers import solves
 from steps.distillation.forecast_verdict import measured
 from steps.engines.interface import Sample
 from steps.engines.transformers import Engine
+from steps.judges.rows import RowJudge, unverifiable
 from steps.models import head
-from steps.reinforcement.pass_rates import math_pass_rates
 
 # Logits held at a time, of each model: half a gigabyte.
 AT_ONCE = 2**27
@@ -33,19 +32,12 @@ DIAGNOSTICS = {
 
 
 def pass_rates(rows: list[dict], responses: list[list[str]], settings: dict) -> tuple[np.ndarray, dict[str, int]]:
-    """[rows], the share of each row's responses that are right, and how many math-verify failed on."""
-    rates, failed = np.zeros(len(rows)), {}
-    math = [i for i, row in enumerate(rows) if settings["equivalence"] == "math" and by_mathematics(row)]
-    if math:
-        rates[math], failed = math_pass_rates([rows[i] for i in math], [responses[i] for i in math])
-    for i in sorted({*range(len(rows))} - {*math}):
-        rates[i] = np.mean([solves(rows[i], text, settings["short_answer_words"]) for text in responses[i]])
-    return rates, failed
-
-
-def by_mathematics(row: dict) -> bool:
-    """Whether `equivalence: math` is of a row's concern."""
-    return "check" not in row and row["answer"] is not None
+    """[rows], the share of each row's responses that are right, and how many nobody can tell."""
+    with RowJudge() as judge:
+        verdicts = judge.verdicts(rows, responses, settings["short_answer_words"])
+    return np.array([np.mean([verdict.right for verdict in own]) for own in verdicts]), {
+        "unverifiable": unverifiable(verdicts)
+    }
 
 
 def texts(samples: list[list[Sample]]) -> list[list[str]]:
@@ -124,7 +116,7 @@ def continuations(
 
     Returns:
         A row of prefixes.csv per share; [prompts], the gain of each prompt that has a prefix, mean over its prefixes;
-        how many comparisons math-verify failed on.
+        how many responses nobody can tell.
     """
     settings = pair.settings
     ids = pair.student.prompt_ids([asked_turns(row) for row in rows])

@@ -25,14 +25,13 @@ from steps.core.manifest import write_manifest
 from steps.core.progress import Progress
 from steps.core.step import run, step_parser
 from steps.core.turns import asked_turns, prompt_turns
-from steps.data import answers as verify
 from steps.data.quality import repetition
 from steps.data.rows import QUARANTINE, ROWS, Ledger, RowProblem, read_rows, words
 from steps.engines.interface import Sample
 from steps.engines.load import load_engine
 from steps.engines.rollouts import askable, check_lengths
+from steps.judges.rows import RowJudge, reference, unverifiable
 from steps.models import checkpoints
-from steps.reinforcement.pass_rates import check_answers, math_pass_rates
 from steps.settings.generate import Generate
 
 # Fewer lines are no evidence of a loop: a short piece of code or verse may well repeat one.
@@ -78,38 +77,34 @@ def expected_of(row: dict, short_answer_words: int) -> str:
     """What the row asks for, for a person to read; "" where that cannot be told."""
     if "check" in row:
         return json.dumps(row["check"], ensure_ascii=False)
-    wanted = verify.reference(row, short_answer_words)
+    wanted = reference(row, short_answer_words)
     return wanted[1] if wanted else ""
 
 
-def judge(rows: list[dict], texts: list[list[str]], settings: dict) -> tuple[list[list[bool | None]], dict[str, int]]:
-    """Whether each response solves its row, None where that cannot be told, and what the manifest counts besides.
+def judge(rows: list[dict], texts: list[list[str]], settings: dict) -> tuple[list[list[bool | None]], int]:
+    """Whether each response solves its row, None where that cannot be told, and how many comparisons were given up.
+
+    Those count as wrong: what takes that long is no answer to teach.
 
     Args:
         texts: [rows][samples].
 
     Returns:
-        [rows][samples], and of the mathematical comparisons those that failed, which count as wrong.
+        [rows][samples].
     """
-    limit = settings["short_answer_words"]
-    if settings["equivalence"] == "numeric":
-        return [[verify.solves(row, text, limit) for text in own] for row, own in zip(rows, texts, strict=True)], {}
-    worked = [i for i, row in enumerate(rows) if is_worked(row, limit)]
-    owners = [rows[i] for i in worked for _ in texts[i]]
-    rates, failed = math_pass_rates(owners, [[text] for i in worked for text in texts[i]])
-    rates = iter(rates)
-    by_row = {i: [next(rates) == 1.0 for _ in texts[i]] for i in worked}
+    with RowJudge() as judge:
+        verdicts = judge.verdicts(rows, texts, settings["short_answer_words"], what="compare")
+    worked = [is_worked(row, settings["short_answer_words"]) for row in rows]
     right = [
-        by_row[i] if i in by_row else [verify.solves(row, text, limit) for text in own]
-        for i, (row, own) in enumerate(zip(rows, texts, strict=True))
+        [verdict.right if sure else verdict.sure for verdict in own] for sure, own in zip(worked, verdicts, strict=True)
     ]
-    return right, failed
+    return right, unverifiable([own for sure, own in zip(worked, verdicts, strict=True) if sure])
 
 
 def is_worked(row: dict, short_answer_words: int) -> bool:
-    """Whether the row's answer is one to compare mathematically: not a constraint, not a short response."""
-    wanted = None if "check" in row else verify.reference(row, short_answer_words)
-    return wanted is not None and wanted[0] == "worked"
+    """Whether a row asks for a marked answer or keeps a constraint, so that prose is no excuse."""
+    wanted = reference(row, short_answer_words)
+    return "check" in row or (wanted is not None and wanted[0] == "worked")
 
 
 # --- the step ------------------------------------------------------------------------------------
@@ -153,8 +148,6 @@ def main(args: argparse.Namespace) -> None:
     Generate.fit(settings)
     teacher_files = checkpoints.check(args.teacher)
     every = rows = list(read_rows(args.input))
-    if settings["verify"] and settings["equivalence"] == "math":
-        check_answers([row for row in rows if is_worked(row, settings["short_answer_words"])])
     engine = load_engine(args.teacher, settings["batch_size"], settings["engine"])
     rows = askable(rows, engine.chat, "generate")
     check_lengths(rows, engine, settings["max_new_tokens"])
@@ -169,9 +162,9 @@ def main(args: argparse.Namespace) -> None:
         progress=Progress("generate", len(rows) * n, "responses"),
     )
     right: list[list[bool | None]] = [[None] * n for _ in rows]
-    more: dict[str, int] = {}
+    given_up = 0
     if settings["verify"]:
-        right, more = judge(rows, [[sample.text for sample in own] for own in drawn], settings)
+        right, given_up = judge(rows, [[sample.text for sample in own] for own in drawn], settings)
 
     out = fresh_folder(args.out)
     ledger = Ledger(out, "generate")
@@ -190,7 +183,7 @@ def main(args: argparse.Namespace) -> None:
     assert counts["in"] == len(rows) * n
     (out / ROWS).replace(out / "train.jsonl")
     assert (out / QUARANTINE).is_file()
-    counts |= {"prompts": len(rows), "prompts_kept": prompts_kept, "unverified": unverified} | more
+    counts |= {"prompts": len(rows), "prompts_kept": prompts_kept, "unverified": unverified, "given_up": given_up}
     if refused := len(every) - len(rows):
         counts["template_refuses"] = refused
     counts |= {"generated_tokens": engine.tokens, "kept_tokens": kept_tokens}

@@ -21,7 +21,6 @@ Run as: python -m steps.distillation.opd --settings '{"steps": 40, …}' --paren
 import argparse
 import shutil
 import time
-from functools import partial
 from pathlib import Path
 
 from steps.core.code import code_paths
@@ -29,10 +28,10 @@ from steps.core.curriculum import weigh
 from steps.core.files import fresh_folder, read_jsonl, write_jsonl, write_text
 from steps.core.step import run, step_parser
 from steps.core.work import work_folder
-from steps.data.answers import solves
 from steps.distillation.opd_plan import LOG_COLUMNS, POSITION_COLUMNS, DrawPlan, plan_draws
 from steps.engines import rollouts
 from steps.engines import vllm_rollouts as vllm_sampler
+from steps.judges.rows import RowJudge
 from steps.models import checkpoints, teachers
 from steps.models.adapters.attach import attach, weight_counts
 from steps.models.chat import Chat
@@ -131,12 +130,17 @@ def main(args: argparse.Namespace) -> None:
     model = attach(model, settings["adapter"], settings["seed"], plan.steps)
     parameters = weight_counts(model)
     panel = teachers.Teachers(args.teachers, settings["resident"])
-    does = partial(solves, short_answer_words=settings["short_answer_words"])
-    trainer = OnPolicyTrainer(model, tokenizer, panel, prompts, responses, settings, plan, work, does)
+    judge = RowJudge()
+
+    def solves(row: dict, text: str) -> bool | None:
+        return judge.verdict(row, text, settings["short_answer_words"]).sure
+
+    trainer = OnPolicyTrainer(model, tokenizer, panel, prompts, responses, settings, plan, work, solves)
     for rows in [*prompts, *responses]:
         rollouts.check_lengths(rows, trainer.engine, settings["max_new_tokens"])
     boards.add(trainer, args, settings)
-    log = training.train(trainer, plan, "opd")
+    with judge:
+        log = training.train(trainer, plan, "opd")
     if not gather(trainer):
         return
 

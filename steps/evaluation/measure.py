@@ -6,11 +6,11 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 
 from steps.core.progress import Progress
-from steps.data.answers import NO_ANSWER
-from steps.data.canonical import canonical
 from steps.engines.interface import Coder, Sample
 from steps.engines.transformers import Engine
 from steps.evaluation.tasks import documents, headline, stop_strings
+from steps.judges.canonical import canonical
+from steps.judges.reading import NO_ANSWER
 from steps.stats import bootstrap, means, sampling
 
 

@@ -12,15 +12,15 @@ from typing import Any
 
 import orjson
 
-from steps.data.answers import ASKED
 from steps.evaluation import functions
 from steps.evaluation.functions import fields_read, named
 from steps.evaluation.tasks import TEMPLATES, configuration, find_template, library, task_files
+from steps.judges.tasks import ASKED
 
 # Of a template, what makes the question, the answer and the options: a field's name, or Jinja that names fields.
 _TEXTS = ("doc_to_text", "doc_to_target", "doc_to_choice")
 # Glue of tasks/, of which is known what it reads.
-_GLUE = "steps.data.answers."
+_GLUE = "steps.judges.tasks."
 
 
 def check_task(task: str, spec: dict) -> None:

@@ -106,13 +106,14 @@ def _own(seen: dict, rule: str, wanted: _Wanted) -> dict:
 
 
 def _with_sources(seen: dict, rule: str, wanted: _Wanted) -> dict:
-    """The section and, by the names of their files in rows, what sources say of it themselves."""
+    """The section and, by the names of their files in rows, what sources say of it themselves; of split, the judge."""
     own: dict[str, dict] = {}
     for source, names in _files(seen, wanted, wanted.wildcards.dataset):
         if said := {key: source[key] for key in OF_SOURCE[rule] if key in source}:
             said |= {"source": source["path"]} if rule == "split" else {}
             own |= dict.fromkeys(names, said)
-    return seen[rule] | ({"sources": own} if own else {})
+    judge = seen["data"][wanted.wildcards.dataset].get("judge") if rule == "split" else None
+    return seen[rule] | ({"sources": own} if own else {}) | ({"judge": judge} if judge else {})
 
 
 def _files(seen: dict, wanted: _Wanted, dataset: str) -> list[tuple[dict, list[str]]]:
@@ -201,7 +202,7 @@ def _interpolate(seen: dict, rule: str, wanted: _Wanted) -> dict:
 
 def _gate(seen: dict, rule: str, wanted: _Wanted) -> dict:
     """The section, with what of an rl node's settings it judges."""
-    judged = ("rewards", "success", "pass_rate", "max_failures", "method")
+    judged = ("rewards", "success", "pass_rate", "max_failures", "method", "max_new_tokens")
     return seen["gate"] | {key: wanted.node.settings[key] for key in judged}
 
 

@@ -1,9 +1,7 @@
 """The pass rate, on every training row, of the policy that reinforcement learning starts from.
 
-Rows come out as from `steps/data/bucket.py`, with "pass_rate" and "bucket". Correct is a response whose answer after
-the
-last `####` equals the row's or, with `equivalence: math`, one that math-verify finds equivalent. The gate chooses the
-rows by it, and judges the reward by the samples.
+Rows come out as from `steps/data/bucket.py`, with "pass_rate" and "bucket". Correct is what the row's judge takes for
+right. The gate chooses the rows by it, and judges the reward by the samples.
 
 Out: train.jsonl (the rows), samples.jsonl (of each row with an answer: id, responses, tokens of each).
 
@@ -17,18 +15,12 @@ from pathlib import Path
 from steps.core.files import read_jsonl
 from steps.core.step import run, step_parser
 from steps.data.pass_rates import measure
-from steps.reinforcement.pass_rates import check_answers, math_pass_rates, numeric_pass_rates
 from steps.settings.pass_rates import PassRates
 
 
 def main(args) -> None:
     PassRates.fit(args.settings)
-    rows = list(read_jsonl(args.input))
-    rates = numeric_pass_rates
-    if args.settings["equivalence"] == "math":
-        check_answers([row for row in rows if row["answer"] is not None])
-        rates = math_pass_rates
-    measure(args, "difficulty", rows, rates, keep_samples=True)
+    measure(args, "difficulty", list(read_jsonl(args.input)), keep_samples=True)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 A reward that cannot tell a right answer from a wrong one, or that no answer reaches, costs a training run and says
 nothing. So, before any training:
 
-- rows: with `pass_rate`, those whose pass rate (of the difficulty step) lies strictly between `above` and `below`;
-  the others give no signal, and go to left_out.jsonl.
+- rows: those that the chat template takes, whose prompt leaves room for a response, and that every reward and the
+  method can judge; with `pass_rate`, of these those whose pass rate (of the difficulty step) lies strictly between
+  `above` and `below`: the others give no signal. What does not train goes to left_out.jsonl, each with its reason.
 - known answers of `rows` of them, drawn by seed. Good: the template `good`, filled with the row's reference
   {response} and {answer}. Bad: the same with a digit of the answer changed, and with another row's answer; for a row
   without an answer its rejected response or, where it has none, another row's response. Malformed: nothing, the good
@@ -35,8 +36,9 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from steps.core.files import csv_text, fresh_folder, read_jsonl, write_jsonl, write_text
+from steps.core.files import csv_text, fresh_folder, read_json, read_jsonl, write_jsonl, write_text
 from steps.core.manifest import write_manifest
 from steps.core.progress import Progress
 from steps.core.step import run, step_parser
@@ -44,10 +46,10 @@ from steps.core.turns import asked_turns
 from steps.data.rows import QUARANTINE, ROWS, Ledger, RowProblem, prompt_of, read_rows
 from steps.models import checkpoints
 from steps.models.chat import Chat
+from steps.models.context import UNBOUNDED, stated_context
 from steps.reinforcement.gate_checks import Check, Judged, all_checks, judge, stop
 from steps.reinforcement.known_answers import FIELD, Case, known_answers
 from steps.reinforcement.methods import method_of
-from steps.reinforcement.methods.interface import Method
 from steps.reinforcement.rewards import Rewards, custom_files
 from steps.settings import rewards as reward_settings
 
@@ -110,13 +112,27 @@ def check_gate(settings: dict) -> None:
         )
 
 
-def check_rows(rows: list[dict], rewards: Rewards, method: Method) -> None:
-    """Raises ValueError for a row that lacks what a reward or the method needs, with its place."""
+def unfit(rows: list[dict], rewards: Rewards, start: Path, tokenizer: Any, settings: dict) -> dict[str, RowProblem]:
+    """Id -> why a row cannot be asked or judged, of those that cannot."""
+    chat, method, found = Chat(tokenizer), method_of(settings), {}
+    most = (stated_context(read_json(start / "config.json")) or UNBOUNDED) - settings["max_new_tokens"]
     progress = Progress("gate: rows", len(rows), "rows")
     for done, row in enumerate(rows, 1):
-        rewards.check_row(row)
+        problem = _unasked(row, chat, tokenizer, most) or rewards.problem(row) or method.problem(row)
+        if problem:
+            found[row["id"]] = problem
         progress.update(done)
-        method.check_row(row)
+    return found
+
+
+def _unasked(row: dict, chat: Chat, tokenizer: Any, most: int) -> RowProblem | None:
+    if refusal := chat.refusal(asked_turns(row)):
+        return RowProblem(refusal.reason, refusal.column, refusal.hint, refusal.detail)
+    tokens = len(tokenizer(chat.opened(asked_turns(row)), add_special_tokens=False)["input_ids"])
+    if tokens <= most:
+        return None
+    hint = "lower rl.max_new_tokens or filter.max_prompt_chars"
+    return RowProblem("no_room", "messages", hint, f"a prompt of {tokens} tokens, where the context leaves {most}")
 
 
 def read_samples(path: Path, rows: list[dict]) -> dict[str, dict]:
@@ -192,12 +208,16 @@ def main(args: argparse.Namespace) -> None:
 
         believes = Engine.load(args.start, BATCH).choose
 
-    rows, chat = list(read_rows(args.data)), Chat(tokenizer)
-    refused = {row["id"]: refusal for row in rows if (refusal := chat.refusal(asked_turns(row)))}
-    asked = [row for row in rows if row["id"] not in refused]
+    rows = list(read_rows(args.data))
     with Rewards(settings["rewards"], believes=believes, reward_model=args.reward_model) as rewards:
-        check_rows(asked, rewards, method_of(settings))
-        kept = choose(asked, settings["pass_rate"], args.data)
+        problems = unfit(rows, rewards, args.start, tokenizer, settings)
+        if len(problems) == len(rows):
+            row, problem = rows[0], problems[rows[0]["id"]]
+            raise ValueError(
+                f"{args.data}: none of {len(rows)} rows can be asked and judged; the first ({row['file']} row"
+                f" {row['row']}, column {problem.column}): {problem.detail}; {problem.hint}"
+            )
+        kept = choose([row for row in rows if row["id"] not in problems], settings["pass_rate"], args.data)
         cases = known_answers(kept, settings)
         samples = read_samples(args.samples, kept)
         judged, size = judge_all(rewards, cases, kept, samples, count)
@@ -208,10 +228,7 @@ def main(args: argparse.Namespace) -> None:
     ledger = Ledger(out, "gate")
     for row in rows:
         ledger.enter(row["file"])
-        unfit = refused.get(row["id"])
-        problem = left_out(row, settings["pass_rate"])
-        if unfit:
-            problem = RowProblem(unfit.reason, unfit.column, unfit.hint, unfit.detail)
+        problem = problems.get(row["id"]) or left_out(row, settings["pass_rate"])
         if problem is None:
             ledger.keep(row)
         else:

@@ -7,9 +7,9 @@ import re
 from random import Random
 from typing import NamedTuple
 
-from steps.data.answers import equal, worked_answer
-from steps.data.canonical import NUMBER, canonical
 from steps.data.rows import response_of
+from steps.judges.canonical import NUMBER, canonical, equal
+from steps.judges.reading import worked_answer
 
 FIELD = re.compile(r"\{(response|answer)\}")
 MARKERS = ("####", "\\boxed")

@@ -1,11 +1,10 @@
 """Kinds of rewards, one class each: what it asks of a row, and how it scores a response.
 
-Kinds: `answer` (numbers as steps/data/answers.py compares them, or mathematical equivalence), `format` (a pattern),
-`length`, `instruction` (a constraint that a program checks), `self` (the start policy's own verdict), `preference` (a
-reward model) and `custom` (a function of the user's).
+Kinds: `answer` (by the row's judge, of steps/judges), `format` (a pattern), `length`, `instruction` (a constraint that
+a program checks), `self` (the start policy's own verdict), `preference` (a reward model) and `custom` (a function of
+the user's).
 """
 
-import os
 import re
 from collections.abc import Callable
 from functools import cached_property
@@ -17,8 +16,10 @@ import regex
 
 from steps.core import bounded
 from steps.core.turns import prompt_turns
-from steps.data import answers
-from steps.data.equivalence import Checker
+from steps.data.rows import RowProblem
+from steps.judges.instructions import follows
+from steps.judges.judge import Verdict
+from steps.judges.rows import RowJudge, by_answer
 from steps.reinforcement.reward_model import RewardModel
 
 FIELDS = re.compile(r"\{(prompt|response)\}")
@@ -33,20 +34,13 @@ class Scored(NamedTuple):
 
     Attributes:
         error: why there is no reward (it raised, or returned no finite number): the sample scores 0.0 as failed.
-        note: "unparsed" (no answer in the response) or "timeout"; the value stands, it is not a failure.
+        note: "unparsed" (no answer in the response), "ambiguous" (several) "timeout" (nobody can tell) or "silent" (a
+            function says nothing of this sample); the value stands, it is not a failure.
     """
 
     value: float
     error: str | None = None
     note: str | None = None
-
-
-def numeric(response: str, answer: str) -> Scored:
-    """1.0 where what follows the last `####` equals the answer (Cobbe et al. 2021, arXiv:2110.14168)."""
-    given = answers.worked_answer(response)
-    if given is None:
-        return Scored(0.0, note="unparsed")
-    return Scored(float(answers.equal(given, answer)))
 
 
 def too_long(tokens: int, start: int, end: int) -> float:
@@ -114,8 +108,9 @@ class Kind:
     def __init__(self, name: str, settings: dict, judges: Judges):
         self.name, self.settings = name, settings
 
-    def check_row(self, place: str, row: dict) -> None:
-        """Raises ValueError for a row that it cannot judge, naming its `place` and column."""
+    def problem(self, row: dict) -> RowProblem | None:
+        """Why it cannot judge the responses to a row; None where it can."""
+        return None
 
     def score(self, rows: list[dict], responses: list[str], tokens: list[int]) -> list[Scored]:
         """[samples], unweighted; `tokens` is how many each response has."""
@@ -129,43 +124,25 @@ class Kind:
 
 
 class Answer(Kind):
-    """1 where the response gives the row's answer."""
+    """1 where the row's judge takes the response for right."""
 
     def __init__(self, name: str, settings: dict, judges: Judges):
         super().__init__(name, settings, judges)
-        self.checker: Checker | None = None
-        if settings["equivalence"] == "math":
-            # A worker costs a core while it judges: as many as the step was given.
-            self.checker = Checker(settings["timeout"], int(os.environ.get("OMP_NUM_THREADS") or 1))
+        self.judge = RowJudge()
 
-    def check_row(self, place: str, row: dict) -> None:
-        if not (row.get("answer") or "").strip():
-            raise ValueError(
-                f"{place}, column answer: it is empty, and the reward {self.name} compares with it; add the answer or"
-                " remove the row"
-            )
-        if self.checker is None:
-            return
-        answer = row["answer"]
-        try:
-            (outcome,) = self.checker.check([(rf"\boxed{{{answer}}}", answer)])
-        except ValueError as error:
-            raise ValueError(f"{place}, column answer: {error}") from None
-        if outcome != "right":
-            raise ValueError(
-                f"{place}, column answer: comparing {answer[:80]!r} with itself ends in {outcome}, so the reward"
-                f" {self.name} could never grant it; write it simpler or remove the row"
-            )
+    def problem(self, row: dict) -> RowProblem | None:
+        refusal = self.judge.refusal(row)
+        if not refusal:
+            return None
+        hint = f"the reward {self.name} could never grant it: correct the answer or remove the row"
+        return RowProblem("unjudgeable", "answer", hint, refusal)
 
     def score(self, rows: list[dict], responses: list[str], tokens: list[int]) -> list[Scored]:
-        pairs = [(response, row["answer"]) for row, response in zip(rows, responses, strict=True)]
-        if self.checker is None:
-            return [numeric(*pair) for pair in pairs]
-        return [judged(outcome) for outcome in self.checker.check(pairs)]
+        each = self.judge.verdicts([*map(by_answer, rows)], [[text] for text in responses])
+        return [judged(verdict) for (verdict,) in each]
 
     def close(self) -> None:
-        if self.checker is not None:
-            self.checker.__exit__(None, None, None)
+        self.judge.close()
 
 
 class Format(Kind):
@@ -195,17 +172,16 @@ class Length(Kind):
 class Instruction(Kind):
     """1 where the response does what the row's `check` asks."""
 
-    def check_row(self, place: str, row: dict) -> None:
+    def problem(self, row: dict) -> RowProblem | None:
         try:
-            answers.follows("", row["check"])
+            follows("", row["check"])
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{place}, column check: the reward {self.name} cannot use it ({type(error).__name__}: {error}); add"
-                " a check that steps/data/answers.py knows or remove the row"
-            ) from None
+            hint = f"the reward {self.name} asks for it: add a check that steps/judges/instructions.py knows"
+            return RowProblem("unjudgeable", "check", hint, bounded.one_line(error))
+        return None
 
     def score_one(self, row: dict, response: str, tokens: int) -> Scored:
-        return Scored(float(answers.follows(response, row["check"])))
+        return Scored(float(follows(response, row["check"])))
 
 
 class Self(Kind):
@@ -254,28 +230,31 @@ class Custom(Kind):
         except bounded.Failed as error:
             raise ValueError(f"rewards.{name}.file: {path} does not run ({error})") from None
         try:
-            self.worker.check(self.function, "", "", None)
+            self.worker.check(self.function, "", "", None, {})
         except bounded.Failed as error:
             raise ValueError(
                 f"rewards.{name}.function: {path} has no function {self.function!r} that takes (prompt, response,"
-                f" answer) ({error}); correct the name, or what it takes"
+                f" answer) or, besides, the row ({error}); correct the name, or what it takes"
             ) from None
 
     def score_one(self, row: dict, response: str, tokens: int) -> Scored:
         try:
-            return Scored(self.worker.call(self.function, question(row), response, row.get("answer")))
+            value = self.worker.call(self.function, question(row), response, row.get("answer"), row)
         except bounded.Failed as error:
             return Scored(0.0, error=str(error))
+        return Scored(0.0, note="silent") if value is None else Scored(value)
 
     def close(self) -> None:
         self.worker.close()
 
 
-def judged(outcome: str) -> Scored:
-    """The reward for what math-verify says of a response."""
-    if outcome == "error":
-        return Scored(0.0, error="math-verify crashed on this answer, or ran out of memory or stack")
-    return Scored(float(outcome == "right"), note=outcome if outcome in ("unparsed", "timeout") else None)
+# What of a verdict is noted beside a reward.
+NOTES = {"unread": "unparsed", "unverifiable": "timeout", "ambiguous": "ambiguous"}
+
+
+def judged(verdict: Verdict) -> Scored:
+    """The reward for a verdict."""
+    return Scored(float(verdict.right), note=NOTES.get(verdict.outcome))
 
 
 KINDS: dict[str, type[Kind]] = {

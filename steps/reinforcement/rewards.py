@@ -10,13 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
+from steps.core.bounded import files_of
+from steps.data.rows import RowProblem
 from steps.reinforcement.reward_kinds import KINDS, Judges, Scored
 from steps.settings.rewards import fit
 
 
 def custom_files(settings: dict[str, dict]) -> list[Path]:
-    """Files of the user's that rewards come from: inputs of the step that uses them."""
-    return sorted({Path(one["file"]) for one in settings.values() if one["kind"] == "custom"})
+    """Files of the user's that rewards come from, helpers beside them included: inputs of the step that uses them."""
+    files = (files_of(Path(one["file"])) for one in settings.values() if one["kind"] == "custom")
+    return sorted(set().union(*files))
 
 
 class Rewards:
@@ -54,15 +57,19 @@ class Rewards:
         for reward in self.of_name.values():
             reward.close()
 
+    def problem(self, row: dict) -> RowProblem | None:
+        """Why some reward cannot judge the responses to a row; None where all can."""
+        return next(filter(None, (reward.problem(row) for reward in self.of_name.values())), None)
+
     def check_row(self, row: dict) -> None:
         """Whether every reward can judge this row.
 
         Raises:
-            ValueError: it lacks an answer or a check that a reward needs, or math-verify cannot tell that its answer
-                equals itself; the message names file, line, row and column.
+            ValueError: one cannot; the message names file, line, row and column.
         """
-        for reward in self.of_name.values():
-            reward.check_row(f"{row['file']}, line {row['line']}, row {row['row']}", row)
+        if problem := self.problem(row):
+            place = f"{row['file']}, line {row['line']}, row {row['row']}, column {problem.column}"
+            raise ValueError(f"{place}: {problem.detail}; {problem.hint}")
 
     def score(self, name: str, rows: list[dict], responses: list[str], tokens: list[int]) -> list[Scored]:
         """One reward of a batch of samples, unweighted.

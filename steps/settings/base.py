@@ -98,7 +98,6 @@ Steps = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Text = Annotated[str, Field(min_length=1)]
 Edges = Annotated[list[Share], Field(min_length=2, max_length=2)]
-EQUIVALENCES = ("numeric", "math")
 # What becomes of the thoughts of rows. kept: trained on, in tags before the content where the template has no place for
 # them; emptied: taken out; template: as it writes them, and a row whose thought it would lose is left out.
 THINKING = ("kept", "emptied", "template")

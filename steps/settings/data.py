@@ -4,6 +4,8 @@ from typing import Annotated
 
 from pydantic import Field, create_model, model_validator
 
+from steps.judges.judge import AUTO as JUDGE_OF_GOLDS
+from steps.judges.judge import KINDS as JUDGES
 from steps.settings.base import ROWS_AT_ONCE, OneOf, Seed, Settings, Share, Text, Unique
 from steps.settings.formats import AUTO, FORMATS, TURN_KEYS
 from steps.settings.names import FilePath, checked_path
@@ -151,6 +153,9 @@ class DataSet(Settings):
     """A named data set."""
 
     sources: list[Source] = Field(min_length=1, description="The files of its rows")
+    judge: Annotated[str, OneOf((JUDGE_OF_GOLDS, *JUDGES))] = Field(
+        JUDGE_OF_GOLDS, description="How responses are compared with its answers; auto: as those ask for"
+    )
 
 
 class Ingest(Settings):

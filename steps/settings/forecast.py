@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from steps.settings.axes import AXES
-from steps.settings.base import EQUIVALENCES, SHORT_ANSWER, Draws, OneOf, Share, Unique
+from steps.settings.base import SHORT_ANSWER, Draws, OneOf, Share, Unique
 
 
 class Forecast(Draws):
@@ -20,7 +20,6 @@ class Forecast(Draws):
     gain: float = Field(ge=-1, le=1, description="Bar of the teacher's lead in pass rate")
     continuation: float = Field(ge=-1, le=1, description="Bar of that lead from the student's beginnings")
     stop: bool = Field(description="Whether a verdict against it ends the run before the training")
-    equivalence: Annotated[str, OneOf(EQUIVALENCES)] = Field(description="How answers are compared")
     short_answer_words: int = Field(ge=0, description=SHORT_ANSWER)
     resamples: int = Field(ge=100, description="Of the bootstrap behind the intervals")
     axes: dict[str, Annotated[str, OneOf(AXES)]] = Field(

@@ -1,10 +1,8 @@
 """Settings of what a teacher writes to the prompts of a data set, and says of it."""
 
-from typing import Annotated
-
 from pydantic import Field
 
-from steps.settings.base import EQUIVALENCES, SHORT_ANSWER, Draws, OneOf, Settings, Share
+from steps.settings.base import SHORT_ANSWER, Draws, Settings, Share
 
 
 class Generate(Draws):
@@ -12,7 +10,6 @@ class Generate(Draws):
 
     top_p: float = Field(gt=0, le=1, description="Nucleus: share of the probability that is drawn from")
     verify: bool = Field(description="Whether wrong answers are rejected")
-    equivalence: Annotated[str, OneOf(EQUIVALENCES)] = Field(description="How answers are compared")
     short_answer_words: int = Field(ge=0, description=SHORT_ANSWER)
     min_tokens: int = Field(ge=1, description="Tokens of the shortest response")
     max_repetition: Share = Field(description="Share of word trigrams, and of lines, that may be repeats")

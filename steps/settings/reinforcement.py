@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, create_model
 
-from steps.settings.base import EQUIVALENCES, OneOf, Seed, Settings, Share, Text
+from steps.settings.base import OneOf, Seed, Settings, Share, Text
 from steps.settings.methods import METHODS
 from steps.settings.names import Name
 from steps.settings.pass_rates import PassRates
@@ -17,8 +17,6 @@ LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo")
 
 class Difficulty(PassRates):
     """Pass rate of the policy that a recipe of stage rl starts from."""
-
-    equivalence: Annotated[str, OneOf(EQUIVALENCES)] = Field(description="How answers are compared")
 
 
 class Gate(Settings):

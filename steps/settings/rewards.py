@@ -1,12 +1,11 @@
 """Kinds of reward: what may score a sample. One entry of `REWARDS` for each; steps/reinforcement has how they score."""
 
 from pathlib import Path
-from typing import Annotated
 
 import regex
 from pydantic import Field
 
-from steps.settings.base import EQUIVALENCES, ByKind, OneOf, Settings, Text
+from steps.settings.base import ByKind, Settings, Text
 from steps.settings.names import FilePath
 
 
@@ -18,15 +17,7 @@ class Reward(Settings):
 
 
 class Answer(Reward):
-    """1 for the row's answer."""
-
-    equivalence: Annotated[str, OneOf(EQUIVALENCES)] = Field(description="How answers are compared")
-    timeout: float | None = Field(None, gt=0, description="Seconds for one answer, of equivalence math")
-
-    @classmethod
-    def fit(cls, settings: dict) -> None:
-        if (settings.get("timeout") is not None) != (settings["equivalence"] == "math"):
-            raise ValueError(".timeout: equivalence math needs it, in seconds, and numeric has no use for it")
+    """1 for the row's answer, by the judge of its data set."""
 
 
 class Format(Reward):
@@ -86,7 +77,10 @@ class Custom(Reward):
     """What a function of the user's says."""
 
     file: FilePath = Field(description="Of Python, from the project's root")
-    function: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="name(prompt, response, answer) -> number")
+    function: str = Field(
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description="name(prompt, response, answer) -> number or None; with a fourth parameter it gets the row",
+    )
 
     @classmethod
     def fit(cls, settings: dict) -> None:

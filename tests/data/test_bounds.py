@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from steps.data import answers, identity, prints, quality, rows
 from steps.data import filter as filtering
+from steps.data import identity, prints, quality, rows
 from steps.data.leaks import Index, clauses
 from steps.data.questions import Item
 from steps.data.readers import Tally, read_array, read_lines
@@ -16,6 +16,10 @@ from steps.data.records import Reader
 from steps.data.rows import RowProblem
 from steps.data.shingles import Hasher
 from steps.data.verifiable import final_answer
+from steps.judges import reading
+from steps.judges.canonical import canonical
+from steps.judges.instructions import follows
+from steps.judges.tasks import bare
 from tests.bounds import within
 
 MB = 1_000_000
@@ -135,15 +139,15 @@ ALIKE = Index([Item(f"task:{i}", f"{'1 ' * 60}{i}") for i in range(20)], 8, 0.6)
         (identity.asked, "please ", ""),
         (identity.segments, "a. ", ""),
         (rows.escaped, "\x00", ""),
-        (answers.canonical, "1", ""),
-        (answers.canonical, "0", ".1"),
-        (answers.last_number, "1,", ""),
-        (answers.last_number, "+", ""),
-        (answers.boxed, r"\boxed{", ""),
-        (answers.worked_answer, "####", ""),
-        (answers.bare, "a the ", ""),
+        (canonical, "1", ""),
+        (canonical, "0", ".1"),
+        (reading.last_number, "1,", ""),
+        (reading.last_number, "+", ""),
+        (reading.boxed, r"\boxed{", ""),
+        (reading.worked_answer, "####", ""),
+        (bare, "a the ", ""),
         (final_answer, "#### \n", ""),
-        (lambda text: answers.follows(text, {"kind": "starts_with", "words": ["b"], "first": "b"}), "a ", ""),
+        (lambda text: follows(text, {"kind": "starts_with", "words": ["b"], "first": "b"}), "a ", ""),
         (lambda text: quality.repetition(rows.words(text)), "a b ", ""),
         (lambda text: Hasher(5).shingles(rows.words(text)), "a b ", ""),
         (lambda text: prints.answer_keys(text), "9", ""),

@@ -8,18 +8,37 @@ import sys
 import pytest
 
 from steps.core.files import read_json, read_jsonl, write_jsonl
-from steps.data.pass_rates import bucket_of, pass_rate
+from steps.data.pass_rates import bucket_of, pass_rates, told
 from steps.settings.pass_rates import PassRates
 
 
-def test_pass_rate_counts_strict_answers_only():
-    assert pass_rate(["#### 42", "x\n#### 42.0", "42", "#### 41"], "42") == 0.5
-    assert pass_rate(["", "####"], "42") == 0.0
+def asked(answer: str, **more) -> dict:
+    return {"messages": [{"role": "user", "content": "?"}], "answer": answer} | more
 
 
-def test_an_answer_may_be_boxed_as_those_of_math_are():
-    responses = [r"so \boxed{\frac{1}{2}}.", r"\boxed{2}", "half", "\\boxed{3}\n#### \\frac{1}{2}"]
-    assert pass_rate(responses, r"\frac{1}{2}") == 0.5
+def test_pass_rates_count_marked_answers_only():
+    responses = [["#### 42", "x\n#### 42.0", "42", "#### 41"], ["", "####"]]
+    assert pass_rates([asked("42")] * 2, responses)[0] == [0.5, 0.0]
+
+
+def test_an_answer_may_be_boxed_and_is_compared_as_the_reward_does():
+    same = [r"\boxed{\dfrac{1}{2}}", r"\boxed{1/2}", r"\boxed{0.5}", r"\boxed{\frac{1}{2}}"]
+    responses = [same, [r"so \boxed{2}", "half", "\\boxed{3}\n#### \\frac{1}{2}", r"\boxed{\frac{\sqrt{4}}{4}}"]]
+    assert pass_rates([asked(r"\frac{1}{2}", judge="math")] * 2, responses)[0] == [1.0, 0.5]
+
+
+def test_every_sample_has_its_verdict_with_what_was_read_and_why():
+    responses = [[r"\boxed{\binom{1000000000}{500000000}}", "#### 3", "#### 3\n#### 4", "3", "#### 4 eggs"]]
+    rows = [asked("3", judge="math", id="a:0")]
+    rates, verdicts = pass_rates(rows, responses)
+    records = list(told(rows, verdicts))
+    assert rates == [0.2]
+    outcomes = ["unverifiable", "right", "ambiguous", "unread", "wrong"]
+    assert [record["outcome"] for record in records] == outcomes
+    assert [record["read"] for record in records[1:]] == ["3", "3 | 4", "", "4 eggs"]
+    assert records[4] == {
+        "id": "a:0", "sample": 4, "gold": "3", "read": "4 eggs", "outcome": "wrong", "why": "another number"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

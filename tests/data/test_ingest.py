@@ -15,10 +15,10 @@ from random import Random
 import pytest
 
 from steps.core.files import read_json, read_jsonl, write_jsonl
-from steps.data import answers as verify
 from steps.data import decontaminate, dedup, filter, ingest, readers, sources, split, verifiable
 from steps.data.records import Reader
 from steps.data.rows import Ledger, RowProblem
+from steps.judges.instructions import follows
 
 LIMIT = 1_000_000
 
@@ -159,7 +159,7 @@ NAMED = {"answer": "expected", "check": "rule"}
     [
         ("42", "42"),
         (" \\frac{1}{2} ", "\\frac{1}{2}"),
-        ("(1, 2)", "(1, 2)"),  # verify.equal takes the separators away; an equivalence checker needs them
+        ("(1, 2)", "(1, 2)"),  # equal takes the separators away; an equivalence checker needs them
         (42, "42"),
         (-3.5, "-3.5"),
         (1e-7, "0.0000001"),
@@ -192,7 +192,7 @@ def test_a_constraint_is_read_as_verify_takes_it(check, sound):
         reader = Reader("prompt_response", {"columns": NAMED})
         _, _, extras = reader({"prompt": "a", "response": "b", "rule": given})
         assert extras == {"check": check}
-    assert verify.follows(sound, check) and not verify.follows("no", check)
+    assert follows(sound, check) and not follows("no", check)
     assert set(check) == {"kind", *verifiable.CHECKS[check["kind"]]}
 
 
@@ -736,7 +736,7 @@ def is_sound(row: dict) -> bool:
         and list(row)[:6] == ["id", "messages", "answer", "file", "line", "row"]
         and list(row)[6:] in ([], ["rejected"], ["check"])
         and row.get("rejected", "x").strip() not in ("", row["messages"][-1]["content"].strip())
-        and ("check" not in row or verify.follows("x", row["check"]) in (True, False))
+        and ("check" not in row or follows("x", row["check"]) in (True, False))
     )
 
 

@@ -166,3 +166,24 @@ def test_an_opening_that_asks_nothing_makes_no_other_prompt(tmp_path):
 def test_a_cap_that_leaves_one_prompt_is_named(tmp_path):
     with pytest.raises(ValueError, match="its only row has, of those that `cap` keeps, one .* raise `cap`"):
         parts(tmp_path, ROWS[:10:2], sources={ROWS[0]["file"]: {"cap": 1, "source": "a"}})
+
+
+@pytest.mark.parametrize(
+    ("answers", "said", "judge"),
+    [
+        (["12", "1.5", "5 km"], None, "number"),
+        (["12", r"\sqrt{2}"], None, "math"),
+        (["Tarsk", "Velm"], None, "exact"),
+        (["12", r"\sqrt{2}"], "number", "number"),
+    ],
+)
+def test_rows_with_an_answer_get_the_judge_of_their_data_set(tmp_path, capsys, answers, said, judge):
+    golds = [*answers, None]
+    rows = [row(i, f"How much is {i}?") | {"answer": golds[i % len(golds)]} for i in range(12)]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    settings = {"valid_share": 0.3, "seed": 0} | ({"judge": said} if said else {})
+    split.main(Namespace(settings=settings, input=tmp_path / "rows.jsonl", out=tmp_path / "out"))
+    kept = [one for part in ("train", "valid") for one in read_jsonl(tmp_path / "out" / f"{part}.jsonl")]
+    assert len(kept) == 12 and all(one.get("judge") == (judge if one["answer"] else None) for one in kept)
+    assert read_json(tmp_path / "out" / "manifest.json")["counts"]["judge"] == judge
+    assert f"judged by {judge!r}" in capsys.readouterr().out

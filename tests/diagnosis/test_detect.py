@@ -16,6 +16,7 @@ from steps.core.files import read_json, read_jsonl, write_jsonl
 from steps.diagnosis import detect
 from steps.diagnosis.options import option_responses, with_answer
 from steps.engines.interface import Sample
+from steps.judges.judge import Judge
 
 SETTINGS = {
     "engine": "transformers",
@@ -70,18 +71,23 @@ def samples(*texts: str) -> list[Sample]:
     return [Sample(text, -float(i + 1), 2) for i, text in enumerate(texts)]
 
 
+def judged(answer: str, mark: str, *texts: str) -> dict:
+    judge = Judge("number")
+    return detect.judge([judge.judge(answer, text, mark) for text in texts], samples(*texts))
+
+
 def test_judge_by_hand():
-    found = detect.judge("worked", "42", samples("#### 41", "#### 42.0", "42", "#### 41.0", "#### 7"))
+    found = judged("42", "either", "#### 41", "#### 42.0", "42", "#### 41.0", "#### 7")
     assert found["answers"] == ["41", "42.0", "", "41.0", "7"]
     assert found["correct"] == [False, True, False, False, False]
     assert found["pass_n"] == 0.2
     assert found["severity"] == 0.4
     assert found["confidence"] == [-0.5, -1.0, -1.5, -2.0, -2.5]
     assert found["best_of_n"] is False
-    found = detect.judge("short", "Tarsk", samples("tarsk.", "Tarsk\nand more", "", "Velm", "Tars"))
+    found = judged("Tarsk", "none", "tarsk.", "Tarsk\nand more", "", "Velm", "Tars")
     assert found["correct"] == [True, True, False, False, False]
     assert (found["best_of_n"], found["severity"]) == (True, 0.2)
-    assert detect.judge("short", "Tarsk", samples("", ""))["severity"] == 0.0
+    assert judged("Tarsk", "none", "", "")["severity"] == 0.0
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from steps.core.files import read_json, write_jsonl
 from steps.diagnosis import evidence
 from steps.engines.interface import Sample
 from steps.engines.transformers import Engine
+from steps.judges.judge import Judge
 from steps.world import fable
 from tests.bounds import within
 
@@ -35,9 +36,14 @@ def row(name, prompt, answer, worked=False):
 # --- the base -------------------------------------------------------------------------------------
 
 
+def base_view(samples: list[Sample], answer: str, mark: str) -> dict:
+    judge = Judge("number")
+    return evidence.base_view([judge.judge(answer, one.text, mark) for one in samples], samples)
+
+
 def test_what_the_base_says_by_hand():
     samples = [Sample("Oxley", -1.0, 2), Sample("Harrow", -0.9, 1), Sample(" oxley.", -0.5, 1), Sample("", -3.0, 1)]
-    found = evidence.base_view(samples, "Harrow", "short")
+    found = base_view(samples, "Harrow", "none")
     assert found == {
         "base_pass": 0.25,
         "base_best_of_5": False,  # -0.5 per token, twice, is the highest: the first is taken
@@ -49,8 +55,8 @@ def test_what_the_base_says_by_hand():
 
 def test_best_of_5_looks_at_five_samples_only():
     samples = [Sample("#### 1", -9.0, 1)] * 5 + [Sample("#### 2", -0.1, 1)]
-    assert evidence.base_view(samples, "2", "worked")["base_best_of_5"] is False
-    assert evidence.base_view(samples[1:], "2", "worked")["base_best_of_5"] is True
+    assert base_view(samples, "2", "either")["base_best_of_5"] is False
+    assert base_view(samples[1:], "2", "either")["base_best_of_5"] is True
 
 
 def test_options_by_hand():
@@ -263,6 +269,7 @@ def files(tmp_path):
                 "response": r.response,
                 "answer": r.answer,
                 "kind": "worked" if r.worked else "short",
+                "judge": "number",
                 "pass_n": 0.0,
                 "severity": 1.0,
                 "best_of_n": False,

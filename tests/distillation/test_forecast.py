@@ -30,7 +30,6 @@ SETTINGS = {
     "gain": 0.0,
     "continuation": 0.0,
     "stop": False,
-    "equivalence": "numeric",
     "short_answer_words": 5,
     "batch_size": 64,
     "resamples": 500,
@@ -152,8 +151,10 @@ def test_a_teacher_that_is_always_right_and_thinks_alike_helps(scripted, small_c
     assert found["overlap"] == {"value": 1.0, "low": 1.0, "high": 1.0}
     assert found["entropy_gap"]["value"] == found["divergence"]["value"] == found["overlap_advantage"]["value"] == 0.0
     assert found["mass_student"]["value"] == found["mass_teacher"]["value"] < 1
-    assert [line["gain"] for line in found["prefixes"]] == [0.75] * 3
-    assert [(line["student"], line["teacher"], line["n"]) for line in found["prefixes"]] == [(0.25, 1.0, 40)] * 3
+    # The longest beginnings hold the student's marked answer: another one behind it is ambiguous, whoever gives it.
+    assert [line["gain"] for line in found["prefixes"]] == [0.75, 0.75, 0.0]
+    rates = [(line["student"], line["teacher"], line["n"]) for line in found["prefixes"]]
+    assert rates == [(0.25, 1.0, 40), (0.25, 1.0, 40), (0.25, 0.25, 40)]
     assert [check["check"] for check in found["checks"]] == ["new capability", "thinks alike", "continuation"]
     assert [check["passed"] for check in found["checks"]] == [True] * 3
     assert len(found["reasons"]) == 3
@@ -163,7 +164,7 @@ def test_a_teacher_that_is_always_right_and_thinks_alike_helps(scripted, small_c
     with open(out / "prefixes.csv") as file:
         table = list(csv.DictReader(file))
     assert [float(line["share"]) for line in table] == [0.25, 0.5, 0.75]
-    assert [float(line["gain"]) for line in table] == [0.75] * 3
+    assert [float(line["gain"]) for line in table] == [0.75, 0.75, 0.0]
     manifest = verify_manifest(out)
     assert set(manifest["outputs"]) == {"forecast.json", "prefixes.csv"}
     counts = manifest["counts"]
@@ -282,10 +283,8 @@ def test_pass_rates_of_every_kind_of_row():
         make_row(3, answer="1/2"),
     ]
     said = [["#### 7", "#### 8"], ["tarsk.", "Tarsk"], ["river river", "river"], ["#### 0.5", "#### 1/2"]]
-    numeric, failed = forecast_pair.pass_rates(rows, said, SETTINGS)
-    assert (numeric.tolist(), failed) == ([0.5, 1.0, 0.5, 0.5], {})
-    math_rates, failed = forecast_pair.pass_rates(rows, said, SETTINGS | {"equivalence": "math"})
-    assert (math_rates.tolist(), failed) == ([0.5, 1.0, 0.5, 1.0], {"timeouts": 0, "errors": 0})
+    rates, untold = forecast_pair.pass_rates(rows, said, SETTINGS)
+    assert (rates.tolist(), untold) == ([0.5, 1.0, 0.5, 1.0], {"unverifiable": 0})
 
 
 # --- prefixes --------------------------------------------------------------------------------------
@@ -355,7 +354,7 @@ def test_gain_of_a_prompt_is_the_mean_over_its_prefixes(small_checkpoint, monkey
     ]
     # Prompt 0: half alone, 1. Prompt 1: 0 and -1. Prompt 2: 1 and 1. Prompt 3 has no prefix.
     assert gains.tolist() == [1.0, -0.5, 1.0]
-    assert failed == {}
+    assert failed == {"unverifiable": 0}
 
 
 # --- diagnostics and estimates against NumPy -------------------------------------------------------
@@ -525,10 +524,3 @@ def test_settings_that_cannot_be(changed, message, small_checkpoint, tmp_path):
 def test_no_rows(small_checkpoint, tmp_path):
     with pytest.raises(ValueError, match=r"rows\.jsonl: no rows"):
         run(tmp_path, small_checkpoint, small_checkpoint, [])
-
-
-def test_an_answer_that_is_no_mathematics_is_named_before_anything_is_loaded(small_checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(forecast.Engine, "load", lambda *_: pytest.fail("a model was loaded"))
-    rows = [make_row(i) for i in range(24)] + [make_row(24, answer="Tarsk!?")]
-    with pytest.raises(ValueError, match=r"sums\.jsonl, line 25, row 24"):
-        run(tmp_path, small_checkpoint, small_checkpoint, rows, equivalence="math")

@@ -22,7 +22,6 @@ SETTINGS = {
     "top_p": 1.0,
     "max_new_tokens": 96,
     "verify": True,
-    "equivalence": "numeric",
     "short_answer_words": 5,
     "min_tokens": 1,
     "max_repetition": 0.6,
@@ -213,20 +212,18 @@ KINDS = [
 ANSWERS = [["#### 0.5", "#### 1/2"], ["STONE, PEAR", "pear stone"], ["tarsk", "Velmora"], ["x", "y"], ["5", "6"]]
 
 
-@pytest.mark.parametrize(
-    ("equivalence", "right"),
-    [
-        ("numeric", [[False, True], [True, False], [True, False], [None, None], [None, None]]),
-        ("math", [[True, True], [True, False], [True, False], [None, None], [None, None]]),
-    ],
-)
-def test_every_kind_of_row_is_verified_in_its_way(equivalence, right):
-    found, more = generate.judge(KINDS, ANSWERS, SETTINGS | {"equivalence": equivalence})
-    assert found == right
-    assert more == ({} if equivalence == "numeric" else {"timeouts": 0, "errors": 0})
+def test_every_kind_of_row_is_verified_in_its_way():
+    found, given_up = generate.judge(KINDS, ANSWERS, SETTINGS)
+    assert found == [[True, True], [True, False], [True, False], [None, None], [None, None]]
+    assert given_up == 0
 
 
-@pytest.mark.parametrize(("verify", "kept", "unverified"), [(True, 7, 4), (False, 10, 10)])
+def test_prose_for_a_short_answer_is_unverified_and_not_wrong():
+    responses = [["The answer to your question is Tarsk, of course.", "Velmora"]]
+    assert generate.judge(KINDS[2:3], responses, SETTINGS) == ([[None, False]], 0)
+
+
+@pytest.mark.parametrize(("verify", "kept", "unverified"), [(True, 8, 4), (False, 10, 10)])
 def test_what_cannot_be_verified_is_kept_and_counted(step, verify, kept, unverified):
     script = [[said(text) for text in own] for own in ANSWERS]
     rows, out, counts, _ = step(KINDS, script, verify=verify)
@@ -244,18 +241,12 @@ def test_prompts_without_a_kept_response_are_not_counted_as_kept(step):
     assert (counts["prompts"], counts["prompts_kept"]) == (2, 1)
 
 
-def test_an_answer_that_is_no_mathematics_is_named_before_sampling(step, monkeypatch):
-    monkeypatch.setattr(Scripted, "sample", lambda *args, **options: pytest.fail("it sampled"))
-    with pytest.raises(ValueError, match=r"sums\.jsonl, line 1, row 0"):
-        step([make_row(0, "#### Tarsk!?", "Tarsk!?")], [[said("x")]], equivalence="math")
-
-
-def test_comparisons_that_fail_are_wrong_and_counted(step, monkeypatch):
-    monkeypatch.setattr(generate, "check_answers", lambda rows: None)
-    monkeypatch.setattr(generate, "math_pass_rates", lambda rows, texts: ([0.0, 1.0], {"timeouts": 1, "errors": 0}))
-    kept, _, counts, _ = step([make_row(0), make_row(1)], [[said("slow")], [said("#### 42")]], equivalence="math")
+def test_a_comparison_that_is_given_up_is_wrong_and_counted(step):
+    hopeless = said(r"#### \binom{1000000000}{500000000}")
+    rows = [make_row(0) | {"judge": "math"}, make_row(1)]
+    kept, _, counts, _ = step(rows, [[hopeless], [said("#### 42")]])
     assert [row["id"] for row in kept] == ["sums:1#0"]
-    assert (counts["timeouts"], counts["quarantined"]) == (1, {"wrong_answer": 1})
+    assert (counts["given_up"], counts["quarantined"]) == (1, {"wrong_answer": 1})
 
 
 # --- mistakes ------------------------------------------------------------------------------------

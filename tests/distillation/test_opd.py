@@ -15,10 +15,10 @@ import pytest
 
 from steps.core.files import read_json, read_jsonl, write_jsonl
 from steps.core.hashes import sha256_file
-from steps.data import answers as verify
 from steps.distillation import opd
 from steps.engines import transformers as engine
 from steps.engines.interface import Sample
+from steps.judges.rows import RowJudge
 from steps.models import checkpoints
 from steps.training import run as training
 from tests import by_hand
@@ -31,6 +31,7 @@ PAPER = {"kind": "top_k", "of": "student", "k": 16, "rest": "renormalised"}
 ONE = [{"data": "one", "share": 1.0, "teachers": [0]}]
 ROUTED = [{"data": "one", "share": 0.5, "teachers": [0]}, {"data": "two", "share": 0.5, "teachers": [1]}]
 MIXED = [{"data": "one", "share": 1.0, "teachers": [0, 1]}]
+JUDGE = RowJudge()
 SETTINGS = {
     "steps": 2,
     "prompts": 4,
@@ -499,7 +500,7 @@ def test_correct_is_the_share_of_the_samples_that_solve_their_row(models, tmp_pa
     log, shares = table(out / "training_log.csv"), []
     for call in written.calls:
         right = [
-            verify.solves(by_prompt[prompt[-1]["content"]], sample.text, 5)
+            JUDGE.verdict(by_prompt[prompt[-1]["content"]], sample.text, 5).right
             for prompt, group in zip(call["prompts"], call["groups"], strict=True)
             for sample in group
         ]
@@ -518,7 +519,7 @@ def test_correct_is_the_share_of_the_samples_that_solve_their_row(models, tmp_pa
             )
         )
         assert samples[row["response"]] == row["prompt"]
-        assert row["correct"] == verify.solves(by_prompt[row["prompt"]], row["response"], 5)
+        assert row["correct"] == JUDGE.verdict(by_prompt[row["prompt"]], row["response"], 5).right
         assert row["id"] == by_prompt[row["prompt"]]["id"]
         assert set(row) == {"step", "id", "data", "teacher", "prompt", "response", "correct", "log_ratio"}
 

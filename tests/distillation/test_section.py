@@ -62,7 +62,7 @@ OPD = {
 }  # fmt: skip
 RL = {
     "method": "grpo", "steps": 40, "prompts": 16, "generations": 8, "temperature": 1.0, "learning_rate": 1e-4,
-    "rewards": {"answer": {"kind": "answer", "weight": 1.0, "equivalence": "numeric"}},
+    "rewards": {"answer": {"kind": "answer", "weight": 1.0}},
     "success": {"reward": "answer", "least": 0.5}, "pass_rate": {"above": 0.0, "below": 1.0},
 }  # fmt: skip
 LOG = (

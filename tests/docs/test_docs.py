@@ -161,7 +161,7 @@ def test_lines_that_are_shown_stand_in_their_file(block):
 
 @pytest.mark.parametrize("block", [b for b in blocks("yaml") if b.mark.startswith("file: ")], ids=lambda b: b.page)
 def test_files_that_are_shown_are_whole_and_not_there(block):
-    from steps.data import answers
+    from steps.judges import tasks
 
     class Loader(yaml.SafeLoader):
         pass
@@ -169,7 +169,7 @@ def test_files_that_are_shown_are_whole_and_not_there(block):
     Loader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node).rpartition(".")[2])
     task = yaml.load(block.text, Loader)
     assert not (ROOT / block.mark.removeprefix("file: ")).exists()
-    assert all(hasattr(answers, f["filter_fn"]) for f in task["filter_list"][0]["filter"] if "filter_fn" in f)
+    assert all(hasattr(tasks, f["filter_fn"]) for f in task["filter_list"][0]["filter"] if "filter_fn" in f)
     assert task["task"] and task["metric_list"]
 
 

@@ -377,7 +377,6 @@ def test_generate_on_an_adapter_is_that_of_the_merged_model(theirs, tmp_path):
         "top_p": 1.0,
         "max_new_tokens": 64,
         "verify": False,
-        "equivalence": "numeric",
         "short_answer_words": 5,
         "min_tokens": 1,
         "max_repetition": 1.0,

@@ -150,3 +150,12 @@ def test_optional_imports_are_not_asked_for(tmp_path):
 def test_functions_of_the_librarys_templates_are_found(task, names):
     template = find_template("x", task)
     assert {name for _, name in functions.named(configuration(template), template)} == names
+
+
+def test_the_published_judge_of_math_stands_beside_ours(engine, tmp_path):
+    rows = [{"problem": f"What is {i} + 1?", "answer": str(i + 1)} for i in range(2)]
+    spec = described(tmp_path, "math", "test", rows)
+    short = {"generation_kwargs": {"until": [], "do_sample": False, "max_gen_toks": 8}}
+    results, _ = asked(engine, "math", spec | {"overrides": short}, tmp_path)
+    assert results["math"]["metric"] == "exact_match"
+    assert results["math"]["others"].keys() == {"hendrycks_math,boxed"}

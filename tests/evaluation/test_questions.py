@@ -9,9 +9,9 @@ import pyarrow.parquet
 import pytest
 
 from steps.core.files import write_jsonl
-from steps.data import answers
 from steps.evaluation.questions import check_task
 from steps.evaluation.tasks import TEMPLATES
+from steps.judges.tasks import ASKED, score_number
 
 GOOD = {"prompt": "How many?", "answer": "2"}
 
@@ -83,7 +83,7 @@ def test_an_answer_that_cannot_be_compared_is_named(tmp_path, stock, row, what):
 def test_a_number_is_an_answer(tmp_path):
     write_jsonl(tmp_path / "test.jsonl", [{"prompt": "a", "answer": 2}])
     check_task("exam", {"stock": "worked", "data_files": {"test": str(tmp_path / "test.jsonl")}})
-    assert answers.score_answer({"answer": 2.0}, ["2"]) == {"exact_match": 1.0}
+    assert score_number({"answer": 2.0}, ["2"]) == {"exact_match": 1.0}
 
 
 def test_a_mistyped_task_is_named_with_the_one_that_was_meant():
@@ -136,6 +136,6 @@ def test_rows_may_lie_under_a_field(tmp_path):
 def test_it_is_known_what_the_glue_of_every_template_reads():
     named = {
         line.rpartition(".")[2] for path in TEMPLATES.glob("*.yaml") for line in path.read_text().splitlines()
-        if line.startswith("process_results: !function steps.data.answers.")
+        if line.startswith("process_results: !function steps.judges.tasks.")
     }  # fmt: skip
-    assert named == answers.ASKED.keys()
+    assert named == ASKED.keys()

@@ -15,7 +15,7 @@ def templates(tmp_path, monkeypatch) -> Path:
         "plain.yaml": "task: plain\n",
         "mine.yaml": 'include: "below.yaml"  # a comment\nprocess_results: !function mine.score\n',
         "below.yaml": "include: [deep/one.yaml, plain.yaml]\n",
-        "deep/one.yaml": "doc_to_text: !function other.module.text\ndoc_to_target: !function steps.data.answers.x\n",
+        "deep/one.yaml": "doc_to_text: !function other.module.text\ndoc_to_target: !function steps.judges.tasks.x\n",
         "mine.py": "",
         "deep/other/module.py": "",
         "another.py": "",

@@ -173,7 +173,7 @@ def test_geometry_is_of_the_studies_that_ask_for_it(graph):
 
 def test_what_is_practised_is_gated_and_explored_with_its_start(graph):
     mine = {"kind": "custom", "weight": 1.0, "file": "mine.py", "function": "reward"}
-    answer = {"kind": "answer", "weight": 1.0, "equivalence": "numeric"}
+    answer = {"kind": "answer", "weight": 1.0}
     preferred = {"kind": "preference", "weight": 0.1, "model": "judge"}
     Path("mine.py").touch()
     made = graph(

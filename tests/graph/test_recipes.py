@@ -36,7 +36,7 @@ PATH = {"stage": "interpolate", "from": ["base", "large"]}
 RL = {"stage": "rl", "from": "base", "data": "exercises"}
 JUDGE = {"stage": "reward", "from": "base", "data": "preferences"}
 JUDGED = {
-    "answer": {"kind": "answer", "weight": 1.0, "equivalence": "numeric"},
+    "answer": {"kind": "answer", "weight": 1.0},
     "preferred": {"kind": "preference", "weight": 0.1, "model": "judge"},
 }
 OPD = {"stage": "opd", "from": "base", "data": "exercises", "teachers": ["large"]}
@@ -390,7 +390,7 @@ MISTAKES = {
     ),
     "success by a reward that is not there": (
         None,
-        {"a": RL | {"rewards": {"right": {"kind": "answer", "weight": 1.0, "equivalence": "numeric"}}}},
+        {"a": RL | {"rewards": {"right": {"kind": "answer", "weight": 1.0}}}},
         [f"{AT}.success.reward", "answer", "right"],
     ),
     "a context that is not written": (
@@ -420,11 +420,8 @@ MISTAKES = {
     ),
     "a limit for what takes no time": (
         None,
-        {
-            "a": RL
-            | {"rewards": {"answer": {"kind": "answer", "weight": 1.0, "equivalence": "numeric", "timeout": 2.0}}}
-        },
-        [f"{AT}.rewards.answer.timeout", "numeric"],
+        {"a": RL | {"rewards": {"answer": {"kind": "answer", "weight": 1.0, "timeout": 2.0}}}},
+        [f"{AT}.rewards.answer.timeout", "no effect with kind answer"],
     ),
     "a judge that is not there": (None, {"a": RL | {"rewards": JUDGED}}, [f"{AT}.rewards", "`judge`"]),
     "a judge that writes": (
@@ -777,7 +774,7 @@ def test_the_workloads_resolve(overlay):
 
 RL = {"stage": "rl", "from": "sft", "data": "exercises"}
 REWARDS = {
-    "answer": {"kind": "answer", "weight": 1.0, "equivalence": "numeric"},
+    "answer": {"kind": "answer", "weight": 1.0},
     "form": {"kind": "format", "weight": 0.1, "pattern": "x"},
 }
 

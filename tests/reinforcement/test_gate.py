@@ -10,12 +10,13 @@ import pytest
 
 from steps.core.files import read_json, read_jsonl, write_jsonl
 from steps.core.manifest import verify_manifest
-from steps.data.answers import equal, worked_answer
+from steps.judges.canonical import equal
+from steps.judges.reading import worked_answer
 from steps.models import checkpoints
 from steps.reinforcement import gate, known_answers
 from tests.bounds import within
 
-ANSWER = {"kind": "answer", "weight": 1.0, "equivalence": "numeric"}
+ANSWER = {"kind": "answer", "weight": 1.0}
 SETTINGS = {
     "rows": 50,
     "good": "{response}",
@@ -29,6 +30,7 @@ SETTINGS = {
     "pass_rate": {"above": 0.0, "below": 1.0},
     "max_failures": 0.02,
     "method": "grpo",
+    "max_new_tokens": 8,
 }
 # Pass rates of the rows, over four samples each: two never solved, two always.
 RIGHT = [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 2, 2]
@@ -94,7 +96,9 @@ def custom(tmp_path):
     def make(body: str, weight: float = 1.0) -> dict:
         path = tmp_path / "mine.py"
         source = f"def score(prompt: str, response: str, answer: str | None) -> float:\n    {body}\n"
-        path.write_text("from steps.data.answers import equal, worked_answer\n\n\n" + source)
+        path.write_text(
+            "from steps.judges.canonical import equal\nfrom steps.judges.reading import worked_answer\n\n\n" + source
+        )
         reward = {"kind": "custom", "weight": weight, "file": str(path), "function": "score"}
         return {"rewards": {"mine": reward}, "success": {"reward": "mine", "least": 0.5}}
 
@@ -356,13 +360,54 @@ def test_what_counts_as_correct_must_be_within_reach_of_the_self_distilled(step,
     assert error.endswith("stopped the run: known-good correct, known-bad not, share, at least 0.95, found 0")
 
 
-def test_a_row_without_an_answer(step, rows, samples, custom):
-    bare = [*rows, make_row(12, "Tarsk", None, pass_rate=None, bucket="unverified")]
-    with pytest.raises(ValueError, match=r"sums\.jsonl, line 13, row 12, column answer: "):
+def test_rows_that_cannot_be_judged_are_left_out_at_once_and_the_rest_trains(step, capsys):
+    check = {"kind": "repeat", "word": "sum", "times": 2}
+
+    def made(i: int, answer: str | None = "", **more) -> dict:
+        total = str(2 * i + 7)
+        own = total if answer == "" else answer
+        return make_row(i, worked(2 * i + 7), own, **{"pass_rate": None, "bucket": "medium", "check": check} | more)
+
+    turns = made(0)["messages"]
+    bad = [
+        (None, {}, "it has no answer"),
+        (" \n", {}, "it has no answer"),
+        ("####", {}, "it has no letter and no digit"),
+        (r"\frac{1}{", {"judge": "math"}, "it cannot be read"),
+        (r"\binom{1000000000}{500000000}", {"judge": "math"}, "to compare it takes too long"),
+        ("", {"check": None}, "TypeError: 'NoneType' object is not subscriptable"),
+        ("", {"check": {"kind": "rhyme"}}, "KeyError: 'words'"),
+        ("", {"check": {"kind": "repeat", "word": "sum"}}, "KeyError: 'times'"),
+        ("", {"messages": [{"role": "user", "content": "sum " * 2000}, turns[1]]}, "where the context leaves"),
+        ("", {"pass_rate": 1.0}, "pass rate 1"),
+    ]
+    rows = [made(i) for i in range(70)]
+    rows += [made(70 + i, bad[i % 10][0], **bad[i % 10][1]) for i in range(30)]
+    samples = [
+        {"id": row["id"], "responses": [f"#### {row['answer']}", "#### 100000", "sum sum", "7"], "tokens": [6] * 4}
+        for row in rows
+    ]
+    rewards = {"answer": ANSWER, "follows": {"kind": "instruction", "weight": 0.1}}
+    out = step(rows, samples, rewards=rewards, separates=0.5)
+    counts = verify_manifest(out)["counts"]
+    assert (counts["in"], counts["kept"]) == (100, 70)
+    assert counts["quarantined"] == {"always_solved": 3, "no_room": 3, "unjudgeable": 24}
+    assert len(list(read_jsonl(out / "prompts.jsonl"))) == 70
+    left_out = list(read_jsonl(out / "left_out.jsonl"))
+    assert [record["row"] for record in left_out] == [*range(70, 100)]
+    for record, (_, _, why) in zip(left_out, bad * 3, strict=True):
+        assert why in record["detail"] and record["hint"]
+
+
+def test_nothing_that_can_be_judged_is_one_line(step, rows):
+    bare = [row | {"answer": None} for row in rows]
+    with pytest.raises(
+        ValueError, match=r"none of 12 rows can .*\(sums\.jsonl row 0, column answer\): it has no answer"
+    ):
         step(bare)
     pattern = {"form": {"kind": "format", "weight": 1.0, "pattern": "makes|Tarsk"}}
     changed = {"rewards": pattern, "success": {"reward": "form", "least": 0.5}}
-    with pytest.raises(ValueError, match=r"sums\.jsonl, line 13, row 12: no answer, and rlsd"):
+    with pytest.raises(ValueError, match=r"column answer\): it has no answer; rlsd shows"):
         step(bare, method="rlsd", **changed)
 
 

@@ -12,8 +12,7 @@ from steps.reinforcement.reward_kinds import Scored, fill, guarded
 from steps.reinforcement.rewards import Rewards, custom_files
 from steps.settings import rewards as reward_settings
 
-ANSWER = {"kind": "answer", "weight": 1.0, "equivalence": "numeric"}
-MATH = {"kind": "answer", "weight": 1.0, "equivalence": "math", "timeout": 20.0}
+ANSWER = {"kind": "answer", "weight": 1.0}
 LENGTH = {"kind": "length", "weight": 1.0, "start": 1, "end": 2}
 RECIPE = "workloads/qwen3_4b_openmath_rewards.py"
 
@@ -41,9 +40,11 @@ def values(rewards: Rewards, name: str, responses: list[str], row: dict | None =
         ("1,234", "#### 1234.", 1.0, None),
         ("5", "so #### $5.", 1.0, None),
         ("42", "#### 42.0", 1.0, None),
-        ("42", "#### 41\n#### 42", 1.0, None),
-        ("42", "#### 42\n#### 41", 0.0, None),
-        ("42", "#### 42 pears", 0.0, None),
+        ("42", "#### 42\n#### 42", 1.0, None),
+        ("42", "#### 41\n#### 42", 0.0, "ambiguous"),
+        ("42", "#### 42 or 41", 0.0, "ambiguous"),
+        ("42", "#### 42 pears", 1.0, None),
+        ("42 miles", "#### 42 pears", 0.0, None),
         ("42", "42", 0.0, "unparsed"),
         ("42", "####", 0.0, "unparsed"),
         ("Tarsk", "#### tarsk", 1.0, None),
@@ -57,16 +58,15 @@ def test_numeric_answers(answer, response, value, note):
 
 def test_mathematical_answers_in_order_with_what_came_of_them():
     responses = [r"\boxed{\frac{84}{2}}", "#### 42", r"\boxed{41}", "nothing"]
-    with Rewards({"answer": MATH}) as rewards:
-        scored = rewards.score("answer", [make_row()] * 4, responses, [1] * 4)
+    with Rewards({"answer": ANSWER}) as rewards:
+        scored = rewards.score("answer", [make_row(judge="math")] * 4, responses, [1] * 4)
     assert scored == [Scored(1.0), Scored(1.0), Scored(0.0), Scored(0.0, note="unparsed")]
 
 
 def test_a_timeout_is_a_note_and_costs_its_sample_only():
-    with Rewards({"answer": MATH | {"timeout": 0.3}}) as rewards:
-        # The first answer waits for the server to start.
-        rewards.check_row(make_row())
-        scored = rewards.score("answer", [make_row()] * 2, [r"\boxed{9^{9^{9^{9}}}}", "#### 42"], [1, 1])
+    with Rewards({"answer": ANSWER}) as rewards:
+        responses = [r"\boxed{\binom{1000000000}{500000000}}", "#### 42"]
+        scored = rewards.score("answer", [make_row(judge="math")] * 2, responses, [1, 1])
     assert scored == [Scored(0.0, note="timeout"), Scored(1.0)]
 
 
@@ -182,8 +182,9 @@ def reward(prompt, response, answer):
     scored = rewards.score("mine", [make_row()] * 8, responses, [1] * 8)
     assert [one.value for one in scored] == [3.0, 0, 0, 0, 0, 0, 0, 1.0]
     failed = [response for response, one in zip(responses, scored, strict=True) if one.error]
-    assert failed == ["none", "text", "nan", "inf", "huge", "missing\nkey"]
-    assert scored[1].error == "TypeError: returned None, which is no finite number"
+    assert failed == ["text", "nan", "inf", "huge", "missing\nkey"]
+    assert scored[1] == Scored(0.0, note="silent")
+    assert scored[2].error == "TypeError: returned '1.0', which is no finite number"
     assert scored[6].error.startswith("KeyError") and "\n" not in scored[6].error
 
 
@@ -212,8 +213,8 @@ def test_a_file_of_rewards_runs_once(tmp_path):
     [
         ("def other(prompt, response, answer): return 0", r"has no function 'reward'.*there is none"),
         ("reward = 1", "has no function 'reward'"),
-        ("def reward(response): return 0", r"that takes \(prompt, response, answer\) \(TypeError: too many"),
-        ("def reward(prompt, response, answer, extra): return 0", "missing a required argument: 'extra'"),
+        ("def reward(response): return 0", r"that takes \(prompt, response, answer\) or.* \(TypeError: too many"),
+        ("def reward(prompt, response, answer, row, extra): return 0", "missing a required argument"),
         ("def reward(", "does not run"),
         ("raise RuntimeError('no')", r"does not run \(RuntimeError: no\)"),
         ("import sys; sys.exit(3)", r"does not run \(SystemExit: 3\)"),
@@ -224,6 +225,35 @@ def test_a_custom_file_that_cannot_be_used_is_one_line(tmp_path, source, message
     with pytest.raises(ValueError, match=message) as error:
         Rewards({"mine": custom(tmp_path / "mine.py", source)})
     assert str(error.value).startswith("rewards.mine.f")
+
+
+def test_a_custom_file_may_have_dataclasses_helpers_the_row_and_numbers_of_numpy(tmp_path):
+    (tmp_path / "half.py").write_text("import quarter\n\ndef half(x):\n    return 2 * quarter.PART * x\n")
+    (tmp_path / "quarter.py").write_text("PART = 0.25\n")
+    source = """
+from dataclasses import dataclass
+import numpy as np
+import sys
+from half import half
+
+@dataclass
+class Part:
+    worth: float
+
+def reward(prompt, response, answer, row):
+    if response == "exit":
+        sys.exit(1)
+    return {"bool": np.True_, "array": np.array([half(3)]), "two": np.zeros(2), "column": row["level"],
+            "part": Part(0.5).worth}[response]
+"""
+    settings = {"mine": custom(tmp_path / "mine.py", source)}
+    responses = ["bool", "array", "two", "column", "part", "exit", "part"]
+    with Rewards(settings) as rewards:
+        scored = rewards.score("mine", [make_row(level=7)] * 7, responses, [1] * 7)
+    assert [one.value for one in scored] == [1.0, 1.5, 0.0, 7.0, 0.5, 0.0, 0.5]
+    assert [bool(one.error) for one in scored] == [False, False, True, False, False, True, False]
+    assert scored[5].error == "SystemExit: 1"
+    assert custom_files(settings) == [tmp_path / "half.py", tmp_path / "mine.py", tmp_path / "quarter.py"]
 
 
 def test_a_custom_reward_that_hangs_costs_its_sample_only(tmp_path, monkeypatch):
@@ -280,8 +310,6 @@ def test_the_gate_stops_where_more_responses_failed_than_max_failures_allows(mos
     [
         ({}, "there is none"),
         ({"a": ANSWER | {"weight": 0.0}}, "every weight is 0"),
-        ({"a": ANSWER | {"equivalence": "math"}}, r"rewards\.a\.timeout"),
-        ({"a": ANSWER | {"timeout": 2.0}}, r"rewards\.a\.timeout"),
         ({"f": {"kind": "format", "weight": 1.0, "pattern": "(a"}}, r"rewards\.f\.pattern: '\(a'"),
         ({"l": {"kind": "length", "weight": 1.0, "start": 9, "end": 9}}, "start 9 must be below end 9"),
         (
@@ -313,13 +341,13 @@ def test_a_row_without_a_check_that_can_be_used_is_named(check):
         Rewards({"check": {"kind": "instruction", "weight": 1.0}}).check_row(make_row(None, **more))
 
 
-def test_a_row_whose_answer_cannot_equal_itself_is_named():
-    with Rewards({"answer": MATH | {"timeout": 0.4}}) as rewards:
+def test_a_row_whose_answer_no_response_could_give_is_named():
+    with Rewards({"answer": ANSWER}) as rewards:
         rewards.check_row(make_row(r"\frac{84}{2}"))
-        with pytest.raises(ValueError, match="row 3, column answer: the answer '####' is no expression"):
+        with pytest.raises(ValueError, match="row 3, column answer: it has no letter and no digit; the reward"):
             rewards.check_row(make_row("####"))
-        with pytest.raises(ValueError, match=r"row 3, column answer: .* ends in timeout"):
-            rewards.check_row(make_row(r"\binom{1000000000}{500000000}"))
+        with pytest.raises(ValueError, match=r"row 3, column answer: to compare it takes too long"):
+            rewards.check_row(make_row(r"\binom{1000000000}{500000000}", judge="math"))
 
 
 def test_totals_are_weighted_sums():

@@ -43,7 +43,7 @@ SETTINGS = {
     "iterations": 2,
     "curriculum": "shuffle",
     "rewards": {
-        "answer": {"kind": "answer", "weight": 1.0, "equivalence": "numeric"},
+        "answer": {"kind": "answer", "weight": 1.0},
         "bonus": {"kind": "format", "weight": 0.5, "pattern": "e"},
     },
     "success": {"reward": "answer", "least": 0.5},

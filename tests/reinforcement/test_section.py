@@ -47,7 +47,7 @@ SKILL = {
     "grpo_judged": (0.68, 0.92, 0.57, 41.0, 0.22),
 }
 METHODS = ("grpo", "sdpo", "srpo", "rlsd", "rlrt")
-REWARDS = {"answer": {"kind": "answer", "weight": 1.0, "equivalence": "numeric"}}
+REWARDS = {"answer": {"kind": "answer", "weight": 1.0}}
 JUDGED = REWARDS | {"liked": {"kind": "preference", "weight": 0.5, "model": "judge"}}
 CHECKS = [
     ("good above bad", 200, 1.0, 0.95),

@@ -11,13 +11,16 @@ from types import SimpleNamespace
 import pytest
 
 from steps.core.files import read_json, read_jsonl, write_jsonl
-from steps.data import answers as verify
 from steps.data import bucket
 from steps.distillation import distill, generate, logprobs, opd
 from steps.engines.transformers import Engine
 from steps.evaluation import evaluate
 from steps.graph import graph as dag
 from steps.graph import recipes
+from steps.judges.instructions import follows
+from steps.judges.reading import said
+from steps.judges.rows import RowJudge
+from steps.judges.tasks import filter_first_line, score_question
 from steps.models import checkpoints, teachers
 from steps.models.chat import Chat
 from steps.recipes import cpt, interpolate, merge, reward, sft
@@ -61,7 +64,7 @@ TOY = {
     },
 }
 REWARDS = {
-    "answer": {"kind": "answer", "weight": 1.0, "equivalence": "numeric"},
+    "answer": {"kind": "answer", "weight": 1.0},
     "preferred": {"kind": "preference", "weight": 1.0, "model": "judge"},
     "believed": {"kind": "self", "weight": 0.1, "prompt": "{prompt} {response}", "right": "Yes", "wrong": "No"},
 }
@@ -250,12 +253,13 @@ def test_greedy_answers_are_those_of_transformers(family, base):
 def test_an_answer_is_read_behind_the_thinking():
     thought = "<think>\n\n</think>\n\n"
     row = {"messages": [*QUESTION, {"role": "assistant", "content": "Tarsk"}], "answer": None}
-    assert verify.solves(row, thought + "tarsk.", 5) and not verify.solves(row, "<think>\nTarsk\n</think>\n\nMara", 5)
-    assert verify.follows(thought + "pear pear", {"kind": "repeat", "word": "pear", "times": 2})
-    assert verify.filter_first_line([[thought + "Tarsk\nis"]], None) == [["Tarsk"]]
-    assert verify.said("2 < 3\n") == "2 < 3\n"
+    told = [RowJudge().verdict(row, text, 5).right for text in (thought + "tarsk.", "<think>\nTarsk\n</think>\n\nMara")]
+    assert told == [True, False]
+    assert follows(thought + "pear pear", {"kind": "repeat", "word": "pear", "times": 2})
+    assert filter_first_line([[thought + "Tarsk\nis"]], None) == [["Tarsk"]]
+    assert said("2 < 3\n") == "2 < 3\n"
     doc = {"question": "who", "answer": ["The Tarsk", "14 December 1972 UTC"]}
-    scores = [verify.score_question(doc, [text])["exact_match"] for text in ("tarsk!", "14 December, 1972 UTC", "UTC")]
+    scores = [score_question(doc, [text])["exact_match"] for text in ("tarsk!", "14 December, 1972 UTC", "UTC")]
     assert scores == [1.0, 1.0, 0.0]
 
 

@@ -58,7 +58,7 @@ def commands(tmp_path_factory) -> list[list[str]]:
                     "judge": {"stage": "reward", "from": "base", "data": "preferences"},
                     "grpo": {
                         "rewards": {
-                            "answer": {"kind": "answer", "weight": 1.0, "equivalence": "numeric"},
+                            "answer": {"kind": "answer", "weight": 1.0},
                             "own": own_reward,
                             "preferred": {"kind": "preference", "weight": 1.0, "model": "judge"},
                         }

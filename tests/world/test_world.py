@@ -8,8 +8,8 @@ from random import Random
 import pyarrow.parquet
 import pytest
 
-from steps.data import answers as verify
 from steps.graph.checks import OF_WORLD
+from steps.judges.instructions import follows
 from steps.world import fable, world
 
 ROOT = Path(__file__).parents[2]
@@ -233,7 +233,7 @@ def test_practice_is_right_new_and_of_other_people():
             assert row["response"] == answers[row["prompt"]]
         elif "check" in row:
             kinds["instruction"].append(row)
-            assert verify.follows(row["response"], row["check"])
+            assert follows(row["response"], row["check"])
         elif re.search(r"\d", row["prompt"]):
             kinds["arithmetic"].append(row)
             expression = re.search(r"\d+ [-+*] \d+", row["prompt"])[0]

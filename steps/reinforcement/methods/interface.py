@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from steps.data.rows import RowProblem
 from steps.reinforcement.methods import groups
 
 if TYPE_CHECKING:
@@ -37,8 +38,9 @@ class Method:
         self.settings = settings
         self.own = settings.get(settings["method"])
 
-    def check_row(self, row: dict) -> None:
-        """Raises ValueError for a row that lacks what the method needs, with its place."""
+    def problem(self, row: dict) -> RowProblem | None:
+        """What a row lacks that the method needs; None where it lacks nothing."""
+        return None
 
     def check_parts(self, parts: int) -> None:
         """Raises ValueError where a step's samples must not be divided into so many parts."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from steps.data.rows import RowProblem
 from steps.reinforcement.methods.interface import Weighted
 
 if TYPE_CHECKING:
@@ -21,12 +22,11 @@ if TYPE_CHECKING:
 class Method(Weighted):
     """Advantages weighted by the self-teacher."""
 
-    def check_row(self, row: dict) -> None:
-        if row["answer"] is None:
-            raise ValueError(
-                f"{row['file']}, line {row['line']}, row {row['row']}: no answer, and rlsd shows every row's to its"
-                " teacher; give the row one, or choose another rl.method"
-            )
+    def problem(self, row: dict) -> RowProblem | None:
+        if row["answer"] is not None:
+            return None
+        hint = "rlsd shows every row's to its teacher: give the row one, or choose another rl.method"
+        return RowProblem("unjudgeable", "answer", hint, "it has no answer")
 
     def taught(self, correct: Tensor, plain: Tensor, size: int) -> Tensor:
         return plain != 0

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from steps.core.files import read_jsonl
-from steps.data.canonical import canonical
+from steps.judges.canonical import canonical
 from steps.report.candidates import (
     Candidate,
     Checkpoint,

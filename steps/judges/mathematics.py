@@ -1,4 +1,4 @@
-"""Mathematical equivalence of a response and an answer: math-verify in processes of its own, with a hard time limit.
+"""Equality of two expressions: Math-Verify's grammar and SymPy in processes of their own, with a hard time limit.
 
 A model's answer is hostile input: `9^{9^{9^{9}}}` keeps SymPy busy for ever or takes all memory. math-verify's own
 limit is SIGALRM with a Python handler: it works in the main thread only (Math-Verify issues 50 and 55), a long
@@ -10,7 +10,7 @@ limit whatever it is doing, also when the trainer has been killed, and a limit o
 memory its own problem. The server sees how it ended, and forks another in milliseconds. The timer counts the seconds
 that the judge computes: a training that is stopped and continued, or shares its cores, scores as it does undisturbed.
 
-`python -m steps.data.equivalence` is that server: a line [response, answer, limit] of JSON in, a word out.
+`python -m steps.judges.mathematics` is that server: a line [given, gold, limit] of JSON in, a word out.
 """
 
 import contextlib
@@ -23,14 +23,17 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
-Outcome = Literal["right", "wrong", "unparsed", "timeout", "error"]
+Outcome = Literal["right", "wrong", "unread", "no_gold", "timeout", "error"]
 # Address space that a judge may take beyond what the server has.
 MEMORY = 1 << 30
+# What a server reads first: a judge that is replaced needs 0.01 s for the next of their kind, and else 0.3 s.
+WARM = (("(x+1)^{2}", "x^{2}+2x+1"), (r"\frac{84}{2}", r"\sqrt{8}"), ("2x-y=0", "y=2x"), (r"\log_{2} 5", r"\ln 5"))
 # A judge remembers something of every answer, and is replaced after so many.
 ANSWERS_PER_JUDGE = 1000
 
@@ -46,6 +49,7 @@ class Checker:
     def __init__(self, limit: float, workers: int = 1):
         self.limit, self.workers = limit, workers
         self.servers: queue.SimpleQueue[subprocess.Popen] = queue.SimpleQueue()
+        self.started, self.lock = 0, threading.Lock()
 
     def __enter__(self) -> "Checker":
         return self
@@ -53,32 +57,26 @@ class Checker:
     def __exit__(self, *_) -> None:
         while not self.servers.empty():
             _stop(self.servers.get())
+        self.started = 0
 
     def check(self, pairs: Sequence[tuple[str, str]]) -> list[Outcome]:
-        """Judge (response, answer) pairs.
+        """Judge (given, gold) pairs of expressions or equations, as `latex.for_grammar` writes them.
 
         Returns:
-            One outcome per pair, in order. "unparsed": the response holds no expression; "timeout": the limit
-            passed; "error": the process died, or the comparison ran out of memory or stack. The last two may be the
-            answer's fault: check it against itself to know.
-
-        Raises:
-            ValueError: an answer is no mathematical expression; nothing can equal it, and nothing should.
+            One outcome per pair, in order. "unread": what is given is no expression, "no_gold": the gold is none;
+            "timeout": the limit passed; "error": the process died, or the comparison ran out of memory or stack. The
+            last two may be the gold's fault: check it against itself to know.
         """
-        while self.servers.qsize() < self.workers:
-            self.servers.put(_start())
         # The threads wait for the processes and judge nothing themselves.
         with ThreadPoolExecutor(self.workers) as threads:
-            outcomes = list(threads.map(self._ask, pairs))
-        for (_, answer), outcome in zip(pairs, outcomes, strict=True):
-            if outcome == "no_gold":
-                raise ValueError(
-                    f"the answer {answer[:80]!r} is no expression that math-verify can read; correct the row's answer,"
-                    " or compare it with equivalence: numeric"
-                )
-        return outcomes
+            return list(threads.map(self.ask, pairs))
 
-    def _ask(self, pair: tuple[str, str]) -> str:
+    def ask(self, pair: tuple[str, str]) -> Outcome:
+        """Judge one pair; of several threads, each waits for a server of its own."""
+        with self.lock:
+            if self.started < self.workers:
+                self.started += 1
+                self.servers.put(_start())
         server = self.servers.get()
         try:
             outcome = _exchange(server, [*pair, self.limit])
@@ -90,8 +88,8 @@ class Checker:
         finally:
             self.servers.put(server)
         if not outcome:
-            raise RuntimeError("the server of steps/data/equivalence.py ends by itself; its message is above")
-        return outcome
+            raise RuntimeError("the server of steps/judges/mathematics.py ends by itself; its message is above")
+        return outcome  # type: ignore[return-value]
 
 
 def _start() -> subprocess.Popen:
@@ -130,7 +128,8 @@ def _serve() -> None:
     # It warns of every call that turns its own limit off.
     logging.getLogger("math_verify").setLevel(logging.CRITICAL)
     # The first reading compiles the patterns and the grammar: judges inherit them.
-    _judge("$1$", "1")
+    for pair in WARM:
+        _judge(*pair)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     bound = pages * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
@@ -194,55 +193,88 @@ class _Judge:
 def _answer_requests(requests: int, outcomes: int) -> None:
     with os.fdopen(requests) as lines:
         for line in lines:
-            response, answer, limit = json.loads(line)
+            given, gold, limit = json.loads(line)
             signal.setitimer(signal.ITIMER_PROF, limit)
-            outcome = _judge(response, answer)
+            outcome = _judge(given, gold)
             signal.setitimer(signal.ITIMER_PROF, 0)
             os.write(outcomes, f"{outcome}\n".encode())
 
 
-def _judge(response: str, answer: str) -> str:
+def _judge(given: str, gold: str) -> str:
     """Outcome of one pair; may never return."""
-    from math_verify import verify
-
-    gold = _read_answer(answer)
-    if not gold:
-        return "no_gold"
-    found = _read_response(response)
-    if not found:
-        return "unparsed"
     try:
-        right = verify(gold, found, timeout_seconds=None, raise_on_error=True)
+        expected = _parse(gold)
     except (MemoryError, RecursionError):
         return "error"
     except Exception:
-        # What SymPy cannot compare (a matrix with a set) is not equal.
+        return "no_gold"
+    try:
+        found = _parse(given)
+    except (MemoryError, RecursionError):
+        return "error"
+    except Exception:
+        return "unread"
+    try:
+        return "right" if _equal(expected, found) else "wrong"
+    except (MemoryError, RecursionError):
+        return "error"
+    except Exception:
+        # What SymPy cannot compare (a matrix with a number) is not equal.
         return "wrong"
-    return "right" if right else "wrong"
 
 
-def _read_answer(text: str) -> list:
-    r"""Expressions of a bare answer: as LaTeX inside \boxed, or as plain text, which alone reads "50%"."""
-    return _parse(rf"\boxed{{{text}}}") or _parse(text)
+def _parse(text: str):
+    r"""A SymPy expression of Math-Verify's grammar, its decimals exact. Without Math-Verify's own extraction, which
+    drops what it takes for a unit: 2\pi r h would be 2\pi r."""
+    import sympy
+    from latex2sympy2_extended import latex2sympy
+    from latex2sympy2_extended.latex2sympy2 import ConversionConfig
+
+    read = latex2sympy(text, normalization_config=None, conversion_config=ConversionConfig(lowercase_symbols=False))
+    if isinstance(read, sympy.FiniteSet) and len(read) == 1:
+        (read,) = read
+    symbols = {sympy.Symbol("i"): sympy.I, sympy.Symbol("e"): sympy.E}
+    read = read.subs({symbol: value for symbol, value in symbols.items() if symbol in read.free_symbols})
+    return read.replace(lambda part: part.is_Float, lambda part: sympy.Rational(str(part)))
 
 
-def _read_response(text: str) -> list:
-    r"""Expressions of a response: what follows its last `####`, if that holds no \boxed; else as math-verify reads it.
+# Where two expressions are compared: at points of no special form, signs and sizes mixed.
+POINTS, DIGITS, CLOSE = ((17, 23), (-29, 13), (101, 37), (-5, 47)), 40, 30
 
-    Without the first rule `#### (1, 2]` would be read as the number 1: a worked answer carries no LaTeX delimiter.
+
+def _equal(gold, given) -> bool:
+    """Whether two expressions have one value wherever they are tried; equations, one set of solutions.
+
+    By values to 40 digits, because Math-Verify takes numbers that differ by less than 1e-6 for equal: 2^{-98} and
+    2^{-99}. Where no value can be had (an integral), by Math-Verify.
     """
-    _, marker, tail = text.rpartition("####")
-    if marker and r"\boxed" not in tail:
-        return _read_answer(tail.strip().split("\n", 1)[0])
-    # latex2sympy2_extended 1.11 fails on a percent sign in a box, and an expression before it would be read instead.
-    return _parse(text.replace(r"\%", "").replace("%}", "}"))
+    import sympy
 
+    equations = [isinstance(one, sympy.Equality) for one in (gold, given)]
+    if all(equations):
+        one, other = (side.lhs - side.rhs for side in (gold, given))
+        quotient = sympy.simplify(one / other)
+        return not quotient.free_symbols and quotient.is_finite is not False and quotient != 0
+    if any(equations):
+        return False
+    if gold in (sympy.oo, -sympy.oo, sympy.zoo) or given in (sympy.oo, -sympy.oo, sympy.zoo):
+        return gold == given
+    names = sorted(gold.free_symbols | given.free_symbols, key=str)
+    compared = 0
+    for own in POINTS if names else POINTS[:1]:
+        values = {name: sympy.Rational(own[0] + 7 * i, own[1] + 4 * i) for i, name in enumerate(names)}
+        sides = [sympy.N(one.subs(values), DIGITS) for one in (gold, given)]
+        if not all(side.is_number and side.is_finite for side in sides):
+            continue
+        size = max(abs(side) for side in sides)
+        if size and abs(sides[0] - sides[1]) > size * sympy.Float(10) ** -CLOSE:
+            return False
+        compared += 1
+    if compared:
+        return True
+    from math_verify import verify
 
-def _parse(text: str) -> list:
-    """SymPy expressions only: a string that could not be read never equals another."""
-    from math_verify import parse
-
-    return parse(text, parsing_timeout=None, fallback_mode="no_fallback")
+    return bool(verify(gold, given, timeout_seconds=None, raise_on_error=True))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import pytest
 
-from steps.data.canonical import LONGEST, canonical
+from steps.judges.canonical import LONGEST, canonical
 from tests.bounds import within
 
 # fmt: off

@@ -1,4 +1,4 @@
-"""Mathematical equivalence: what is right, and what hostile answers may cost."""
+"""Equality of expressions: what is right, and what hostile answers may cost."""
 
 import os
 import resource
@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from steps.core.files import read_jsonl
-from steps.data.equivalence import Checker
+from steps.judges.mathematics import Checker
+from steps.judges.reading import boxed
 
 LIMIT = 0.4
-RIGHT = [(r"\boxed{\frac{84}{2}}", "42"), ("so 40 + 2 = 42\n#### 42.0", "42"), (r"It is $0.5$.", r"\frac{1}{2}")]
+RIGHT = [(r"\frac{84}{2}", "42"), ("42.0", "42"), ("(x+1)^{2}", "x^{2}+2x+1")]
 
 
 def hostile() -> list[tuple[str, str]]:
@@ -23,7 +24,8 @@ def hostile() -> list[tuple[str, str]]:
         response = row["response"]
         for sign, (text, times) in row.get("repeat", {}).items():
             response = response.replace(sign, text * times)
-        pairs.append((response, row["answer"]))
+        # What stands in its box, if it has one: a judge asks about answers.
+        pairs.append((boxed(response) or response, row["answer"]))
     return pairs
 
 
@@ -40,32 +42,27 @@ def checker():
         yield checker
 
 
-def test_right_wrong_and_unparsed(checker):
+def test_right_wrong_and_unread(checker):
     cases = [
-        (r"\boxed{41}? After another look it is $\boxed{42}$.", "42", "right"),
-        (r"\boxed{42} or \boxed{41}", "42", "wrong"),
-        (r"The ratio is $\frac{1}{3}$ and so $\boxed{50\%}$.", "50%", "right"),
-        (r"\boxed{50\%}", r"50\%", "right"),
-        ("#### 1,234", "1234", "right"),
-        ("#### (1, 2]", "(1,2]", "right"),
-        ("#### (1, 2]", "1", "wrong"),
-        ("#### 41\nso \\boxed{42}", "42", "right"),
-        (r"$\boxed{(x+1)^2}$", "x^2+2x+1", "right"),
-        (r"\boxed{\{2, 1\}}", r"\{1,2\}", "right"),
-        ("0.5", "50%", "right"),
-        ("no idea", "42", "unparsed"),
-        ("", "42", "unparsed"),
-        (r"\boxed{\frac{1}{", "42", "unparsed"),
+        (r"\frac{84}{2}", "42", "right"),
+        ("0.1", r"\frac{1}{10}", "right"),
+        (r"\sqrt{8}", r"2\sqrt{2}", "right"),
+        (r"\log_{2} 5", r"\frac{\ln 5}{\ln 2}", "right"),
+        ("2^{-99}", "2^{-98}", "wrong"),
+        (r"1\cdot 10^{-7}", r"2\cdot 10^{-7}", "wrong"),
+        ("2\\pi r", "2\\pi r h", "wrong"),
+        ("y^{2}", "x^{2}", "wrong"),
+        (r"\sqrt{x^{2}}", "x", "wrong"),
+        ("i^{2}", "-1", "right"),
+        ("2x-y+3=0", "y=2x+3", "right"),
+        ("2x-y-3=0", "y=2x+3", "wrong"),
+        (r"\infty", r"-\infty", "wrong"),
+        (r"\int_0^1 x dx", r"\int_0^1 x dx", "right"),
+        (r"\frac{1}{", "42", "unread"),
+        ("42", r"\frac{1}{", "no_gold"),
     ]
-    found = checker.check([(response, answer) for response, answer, _ in cases])
+    found = checker.check([(given, gold) for given, gold, _ in cases])
     assert list(zip(cases, found, strict=True)) == [(case, case[2]) for case in cases]
-
-
-@pytest.mark.parametrize("answer", ["", "####", r"\frac{1}{", "\x00"])
-def test_an_answer_that_cannot_be_read_is_an_error_and_equals_nothing(checker, answer):
-    with pytest.raises(ValueError, match="is no expression that math-verify can read"):
-        checker.check([(rf"\boxed{{{answer}}}", answer)])
-    assert checker.check([("42", "42")]) == ["right"]
 
 
 def judge_of(server: int) -> int:
@@ -91,7 +88,7 @@ def test_time_that_a_judge_is_stopped_does_not_count():
         for seconds, number in ((0.3, signal.SIGSTOP), (1.8, signal.SIGCONT)):
             threading.Timer(seconds, os.kill, [judge, number]).start()
         began = time.monotonic()
-        assert checker.check([(r"\boxed{9^{9^{9^{9}}}}", "42")]) == ["timeout"]
+        assert checker.check([(r"\binom{1000000000}{500000000}", "42")]) == ["timeout"]
         assert time.monotonic() - began > 2.3
 
 
@@ -105,7 +102,7 @@ def test_a_process_that_dies_costs_its_own_answer_only():
         server = server_of(checker)
         killer = threading.Thread(target=kill_the_judge, args=[server])
         killer.start()
-        assert checker.check([(r"\boxed{9^{9^{9^{9}}}}", "42"), RIGHT[1]]) == ["error", "right"]
+        assert checker.check([(r"\binom{1000000000}{500000000}", "42"), RIGHT[1]]) == ["error", "right"]
         killer.join()
         for idle in (judge_of(server), server):
             os.kill(idle, signal.SIGKILL)
@@ -134,7 +131,6 @@ def test_fifty_hostile_answers_cost_less_than_fifty_limits_and_lose_nothing():
     assert now.ru_utime + now.ru_stime - before.ru_utime - before.ru_stime < 50 * LIMIT
     assert found[1::2] == ["right"] * 50
     assert found[0::2].count("timeout") >= 19, "those that hang"
-    # In a million signs that hide the right answer math-verify may find it.
     assert found[0::2].count("right") <= 3
 
 

@@ -6,7 +6,7 @@ one symbol, the spelling of a unit, the order of a date, small and capital lette
 stays: signs, exponents, factorials, currencies, the brackets of code, and the case of symbols, units and identifiers.
 
 Equality by a common form is an equivalence: votes, contradictions and rewards cannot disagree about it. Mathematics
-beyond spelling (x + 1 = 1 + x) is for `steps/data/equivalence.py`. latex2sympy2 has a form of LaTeX as well, but it
+beyond spelling (x + 1 = 1 + x) is for `steps/judges/mathematics.py`. latex2sympy2 has a form of LaTeX as well, but it
 drops units and percent signs, and takes a second to import.
 """
 
@@ -15,7 +15,8 @@ import unicodedata
 from decimal import Decimal
 from fractions import Fraction
 
-from steps.data.rows import UNSPACED
+from steps.core.text import UNSPACED
+from steps.judges.units import SYMBOLS
 
 # A longer answer is prose, of which only case and spaces are folded: it bounds the time of all that follows.
 LONGEST = 500
@@ -50,7 +51,7 @@ _ALIKE = str.maketrans(
 )
 
 
-def _characters(text: str) -> str:
+def characters(text: str) -> str:
     """NFKC, which would make 23 of 2³, and 11/2 of 1½: exponents, indices and fractions are set apart before."""
     if text.isascii():
         return text
@@ -81,7 +82,9 @@ _NAMES = (
 )
 _FRACTION = re.compile(r"\\[dtc]?frac\s*(\{[^{}]*\}|[^\s{}\\])\s*(\{[^{}]*\}|[^\s{}\\])")
 _ROOT = re.compile(r"\\sqrt\s*(\{[^{}]*\}|[^\s{}\\\[])")
-_SCRIPT = re.compile(r"([_^])\s*\{([^{}]*)\}")
+# A digit behind it is no part of it: 2^{1}0.
+_SCRIPT = re.compile(r"([_^])\s*\{([^{}]*)\}(?!\d)")
+_SCRIPT_BEFORE_DIGIT = re.compile(r"([_^])\s*\{([^{}]*)\}(?=\d)")
 _GROUP = re.compile(r"\\(?:text(?:bf|it|rm|tt)?|mbox|math(?:rm|bf|it|sf|bb|cal)|operatorname\*?|boxed)\s*\{([^{}]*)\}")
 _COMMAND = re.compile(r"\\([A-Za-z]+)\s*")
 # One symbol, number or word: a part of a formula that needs no brackets.
@@ -98,6 +101,7 @@ def _latex(text: str) -> str:
         before = text
         text = _GROUP.sub(r"\1", text)
         text = _SCRIPT.sub(lambda found: found[1] + _part(found[2]), text)
+        text = _SCRIPT_BEFORE_DIGIT.sub(r"\1(\2)", text)
         text = _ROOT.sub(lambda found: "√" + _part(found[1]), text)
         text = _FRACTION.sub(lambda found: f"{_part(found[1])}/{_part(found[2])}", text)
     return re.sub(r"\\([{}_#&|])", r"\1", _COMMAND.sub(_symbol, text).replace("^°", "°"))
@@ -128,7 +132,7 @@ _PAIRS = (
 _QUOTES = ("'", '"', "`")
 # (yes), (12) and (New York), but neither (1, 2) nor (x + 1).
 _BRACKETED = re.compile(r"\(\s*([^\W\d_]{2}(?:[^\W\d_]|['\s])*|[^\W\d_]|[-+]?[\d.]+)\s*\)")
-_OPTION = re.compile(
+OPTION = re.compile(
     r"(?:options?|choices?|选项?|選項?)?\s*(?:[(\[]\s*([A-Za-z])\s*[)\]]|([A-Ja-j])\s*[)\]]?)", re.IGNORECASE
 )
 
@@ -141,12 +145,12 @@ def closed(text: str) -> str:
     kept = text.rstrip(CLOSING + " ")
     if kept[-1:] in ("!", "?", "！", "？"):
         last = re.search(r"(?:[^\W\d_]|')+$", kept.rstrip("!?！？ "))
-        if last and (len(last[0]) > 2 or last[0].lower() in _EVERYDAY or not last[0].isascii()):
+        if last and (len(last[0]) > 2 or last[0].lower() in EVERYDAY or not last[0].isascii()):
             kept = kept.rstrip("!?！？ ")
     return kept or text
 
 
-def _unwrapped(text: str) -> str:
+def unwrapped(text: str) -> str:
     before = None
     while before != text:
         before = text
@@ -172,30 +176,6 @@ _POWER = re.compile(r"([-+]?[\d.]+)(?:[eE]|\*10\^\(?)([-+]?\d{1,3})\)?")
 _MIXED = re.compile(r"(-?)(\d+) (\d+)/(\d+)")
 _RATIO = re.compile(r"([-+]?\d+)/(-?\d+)")
 _MEASURE = re.compile(r"([-+]?[$€£¥]?[-+]?(?:0|[1-9]\d*|(?=0?\.))(?:\.\d+|/\d+)?)\s*([^\d\s].*|)")
-_UNITS = {
-    unit: symbol
-    for symbol, spelled in {
-        "%": "percent pct",
-        "°": "degree degrees deg 度",
-        "°C": "°c celsius °celsius degreescelsius degreecelsius 摄氏度",
-        "°F": "°f fahrenheit °fahrenheit degreesfahrenheit degreefahrenheit 华氏度",
-        "km": "km kilometer kilometers kilometre kilometres kms 公里 千米",
-        "m": "meter meters metre metres 米",
-        "cm": "cm centimeter centimeters centimetre centimetres 厘米",
-        "mm": "millimeter millimeters millimetre millimetres 毫米",
-        "kg": "kg kilogram kilograms kilogramme kilogrammes kgs 公斤 千克",
-        "g": "gram grams gramme grammes 克",
-        "mg": "milligram milligrams 毫克",
-        "L": "l liter liters litre litres 升",
-        "mL": "ml milliliter milliliters millilitre millilitres 毫升",
-        "h": "hour hours hr hrs 小时",
-        "min": "minute minutes mins 分钟",
-        "s": "second seconds sec secs 秒",
-        "": "$ dollar dollars usd 美元",
-        "€": "euro euros eur 欧元",
-    }.items()
-    for unit in spelled.split()
-}  # fmt: skip
 _MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
 _MONTH = (
     r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?"
@@ -244,7 +224,7 @@ def _measure(text: str) -> str | None:
     value, unit = _value(found[1].replace(sign, "") if sign else found[1]), found[2].strip()
     if value is None:
         return None
-    unit = _UNITS.get(re.sub(r"\s", "", unit).lower() if len(unit) > 1 else unit, unit)
+    unit = SYMBOLS.get(re.sub(r"\s", "", unit).lower() if len(unit) > 1 else unit, unit)
     return value + _text(unit) + sign.replace("$", "")
 
 
@@ -265,7 +245,7 @@ def _date(text: str) -> str | None:
 
 # --- words ---------------------------------------------------------------------------------------
 
-_EVERYDAY = frozenset("no ok am an as at be by do go he hi if in is it me my of oh on or so to up us we".split())
+EVERYDAY = frozenset("no ok am an as at be by do go he hi if in is it me my of oh on or so to up us we".split())
 _WORD = re.compile(r"[^\W\d_]+")
 _PROSE = re.compile(r"(?:[^\W\d_]|[\s,'\-&]|\.(?=\s|$))+")
 _CODE = re.compile(r"\w_\w|\w[(\[]|[{}=<>\\^|]|::|->|&&")
@@ -275,6 +255,8 @@ _CAMEL = re.compile(r"[a-z]{2,}[A-Z]\w*")
 _GENOTYPE = re.compile(r"(?:([A-Za-z])(?i:\1))+")
 _ACRONYM = re.compile(r"\b(?:[A-Z]\.){1,}[A-Z]\b\.?")
 _UNSPACED_GAP = re.compile(rf"(?<=[{UNSPACED}])\s+|\s+(?=[{UNSPACED}])")
+_LETTER = rf"[^\W\d_{UNSPACED}]"
+_COMMA_OF_WORDS = re.compile(rf"(?<={_LETTER}),(?={_LETTER})|(?<={_LETTER}{{2}}),(?=\w)|(?<=\w),(?={_LETTER}{{2}})")
 _SPACED_SIGN = re.compile(r"\s*([-+*/=^<>≤≥≠±∪∩∧∨→:(){}\[\]|%°&\\])\s*")
 _PLAIN = {"<=": "≤", ">=": "≥", "!=": "≠", "->": "→", "**": "^"}
 
@@ -286,7 +268,7 @@ def _text(text: str) -> str:
         for plain, sign in _PLAIN.items():
             text = text.replace(plain, sign)
     text = re.sub(
-        r"([√^_])\s?\(\s*(-?(?:\d+|[^\W\d_]))\s*\)", r"\1\2", re.sub(r"(?<![^\W\d_])sqrt\s?(?=[(\w])", "√", text)
+        r"([√^_])\s?\(\s*(-?(?:\d+|[^\W\d_]))\s*\)(?!\d)", r"\1\2", re.sub(r"(?<![^\W\d_])sqrt\s?(?=[(\w])", "√", text)
     )
     text = _ACRONYM.sub(lambda found: found[0].replace(".", ""), text)
     code, prose = _CODE.search(text), _PROSE.fullmatch(text) and len(_WORD.findall(text)) > 1
@@ -294,9 +276,9 @@ def _text(text: str) -> str:
         text = _WORD.sub(lambda found: _word(found[0], bool(prose)), text)
         if not prose:
             text = re.sub(r"(?<![^\W\d_])pi(?![^\W\d_])", "π", text)
-    # A comma divides words as a space does, and numbers as nothing else: 1,2 is not 12.
+    # A comma divides words as a space does, numbers and symbols as nothing else: 1,2 is not 12, and 3i,-3i not 3i-3i.
     text = re.sub(r"\s*,\s*", ",", text)
-    text = re.sub(rf"(?<=[^\W\d_{UNSPACED}]),|,(?=[^\W\d_{UNSPACED}])", " ", text)
+    text = _COMMA_OF_WORDS.sub(" ", text)
     text = _UNSPACED_GAP.sub("", _SPACED_SIGN.sub(r"\1", text))
     return re.sub(r"(?<=\d)\s+(?=[^\W\d_])", "", " ".join(text.split()))
 
@@ -305,10 +287,18 @@ def _word(word: str, prose: bool) -> str:
     """In small letters, but for a symbol (CO), a unit or formula of mixed case (mW, NaCl), a genotype and an
     identifier."""
     mixed = not (word.islower() or word.isupper() or word.istitle())
-    symbol = len(word) < 3 and word.isascii() and word.lower() not in _EVERYDAY
+    symbol = len(word) < 3 and word.isascii() and word.lower() not in EVERYDAY
     if (symbol or (mixed and _CAMEL.fullmatch(word))) and not prose:
         return word
     return word if (mixed and len(word) < 5) or _GENOTYPE.fullmatch(word) else word.casefold()
+
+
+def plain(answer: str) -> str:
+    """An answer as one would type it: without wrappers and closing marks, its LaTeX as plain signs."""
+    text = unwrapped(characters(re.sub(r"[ \t\r\n\f\v]+", " ", answer).strip()))
+    if "\\" in text or "^{" in text or "_{" in text or "{," in text:
+        text = unwrapped(_latex(text))
+    return text
 
 
 def canonical(answer: str) -> str:
@@ -317,12 +307,10 @@ def canonical(answer: str) -> str:
     if len(answer) > LONGEST:
         value = _VALUE.fullmatch(answer.replace(",", "")) and _value(answer.replace(",", ""))
         return value or answer.casefold()
-    text = _unwrapped(_characters(answer))
-    if "\\" in text or "^{" in text or "_{" in text or "{," in text:
-        text = _unwrapped(_latex(text))
+    text = plain(answer)
     if _MOLECULE.fullmatch(text):
         return text.replace("_", "")
-    if found := _OPTION.fullmatch(text):
+    if found := OPTION.fullmatch(text):
         return (found[1] or found[2]).upper()
     if date := _date(text):
         return date
@@ -330,3 +318,8 @@ def canonical(answer: str) -> str:
     spaceless = re.sub(r"\s*([*/^])\s*|(?<=^[-+])\s+", lambda found: found[1] or "", text)
     number = without_separators(spaceless)
     return _value(number) or _measure(number) or _text(text)
+
+
+def equal(answer: str, other: str) -> bool:
+    """Whether two answers have one form."""
+    return canonical(answer) == canonical(other)

@@ -1,0 +1,1 @@
+"""What a response answers, and whether that is right: one judge for rewards, buckets, detection and evaluation."""

@@ -1,0 +1,117 @@
+"""What the files of `tasks/` name: filters, which read answers, and scores, each by the judge that it is called after.
+
+lm-eval's filters take (responses per document, documents), its scores a document and the filtered answers.
+"""
+
+import functools
+import string
+import unicodedata
+from collections.abc import Callable
+from typing import Any
+
+from steps.judges.instructions import follows
+from steps.judges.judge import Judge
+from steps.judges.reading import NO_ANSWER, Mark, Read, last_number, read
+
+Filter = Callable[[list[list[str]], Any], list[list[str]]]
+
+
+def _reading(mark: Mark) -> Filter:
+    return lambda responses, docs: [[read(text, mark) or NO_ANSWER for text in texts] for texts in responses]
+
+
+def filter_marked(responses: list[list[str]], docs) -> list[list[str]]:
+    r"""What follows `####` or stands in \boxed."""
+    return _reading("either")(responses, docs)
+
+
+def filter_first_line(responses: list[list[str]], docs) -> list[list[str]]:
+    """The first line, which is the answer."""
+    return _reading("none")(responses, docs)
+
+
+def filter_last_number(responses: list[list[str]], docs) -> list[list[str]]:
+    """The last number, wherever it stands."""
+    return [[last_number(text) or NO_ANSWER for text in texts] for texts in responses]
+
+
+@functools.cache
+def _judge(kind: str) -> Judge:
+    return Judge(kind)
+
+
+def _score(kind: str, gold: str, answer: str) -> float:
+    if answer == NO_ANSWER:
+        return 0.0
+    found = answer if isinstance(answer, Read) else Read([(answer,)])
+    return float(_judge(kind).judge_read(gold, found).right)
+
+
+def score_number(doc: dict, answers: list[str]) -> dict[str, float]:
+    return {"exact_match": _score("number", str(doc["answer"]), answers[0])}
+
+
+def score_target(doc: dict, answers: list[str]) -> dict[str, float]:
+    return {"exact_match": _score("number", str(doc["target"]), answers[0])}
+
+
+def score_math(doc: dict, answers: list[str]) -> dict[str, float]:
+    """Beside it, by the code of MATH's paper as lm-eval has it: strings brought to one form."""
+    from lm_eval.tasks.hendrycks_math.utils import is_equiv
+
+    published = is_equiv(answers[0].rpartition(" | ")[2], doc["answer"])
+    return {"exact_match": _score("math", doc["answer"], answers[0]), "hendrycks_math": float(published)}
+
+
+def score_question(doc: dict, answers: list[str]) -> dict[str, float]:
+    """Any of the row's answers will do, as SQuAD compares them (Rajpurkar et al. 2016, arXiv:1606.05250)."""
+    return {"exact_match": float(bare(answers[0]) in map(bare, doc["answer"]))}
+
+
+def score_instruction(doc: dict, responses: list[str]) -> dict[str, float]:
+    return {"exact_match": float(follows(responses[0], doc["check"]))}
+
+
+def bare(answer: str) -> str:
+    """An answer in small letters without punctuation, articles and surplus spaces: SQuAD's normalization, with the
+    punctuation of every script as MLQA has it (Lewis et al. 2020, arXiv:1910.07475)."""
+    kept = "".join(letter for letter in answer.casefold() if not _is_punctuation(letter))
+    return " ".join(word for word in kept.split() if word not in ("a", "an", "the"))
+
+
+def _is_punctuation(letter: str) -> bool:
+    return letter in string.punctuation or unicodedata.category(letter)[0] == "P"
+
+
+# --- what they ask of a row ------------------------------------------------------------------------
+
+
+def _no_answer(value: Any) -> str:
+    return "" if isinstance(value, (str, int, float)) and not isinstance(value, bool) else "must be text or a number"
+
+
+def _no_text(value: Any) -> str:
+    return "" if isinstance(value, str) else "must be text"
+
+
+def _no_texts(value: Any) -> str:
+    right = isinstance(value, list) and value and all(isinstance(item, str) for item in value)
+    return "" if right else "must be a list of texts"
+
+
+def _no_check(value: Any) -> str:
+    try:
+        follows("", value)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return "must be a constraint with the fields of its kind"
+    return ""
+
+
+# What the functions above read of a row, and what is wrong with it: "" for nothing.
+ASKED: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "score_number": ("answer", _no_answer),
+    "score_target": ("target", _no_answer),
+    "score_math": ("answer", _no_text),
+    "score_question": ("answer", _no_texts),
+    "score_instruction": ("check", _no_check),
+}

@@ -1,0 +1,155 @@
+"""Answers against golds of every kind, by hand; what is exact against Python's own fractions."""
+
+import time
+from fractions import Fraction
+
+import pytest
+
+from steps.judges import arithmetic, numbers, units
+from steps.judges.canonical import plain
+from steps.judges.comparison import compare, kind_of, same
+from steps.judges.latex import for_grammar, tidy
+from steps.judges.numbers import Quantity, Several, Unread, read_number, read_time
+from steps.judges.shapes import shape_of
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "unit"),
+    [
+        ("1,234.5", Fraction("1234.5"), ""),
+        ("1.234,5", Fraction("1234.5"), ""),
+        ("3,75", Fraction("3.75"), ""),
+        ("12 345 678", Fraction(12345678), ""),
+        ("-2 1/3", Fraction(-7, 3), ""),
+        ("6.02e23", Fraction(602 * 10**21), ""),
+        ("1.5 × 10^-3", Fraction(3, 2000), ""),
+        ("€ 20", Fraction(20), "€"),
+        ("-$5.50", Fraction(-11, 2), "$"),
+        ("$3.2 million", Fraction(3200000), "$"),
+        ("one hundred and five pages", Fraction(105), "page"),
+        ("three dozen eggs", Fraction(36), "egg"),
+        ("60 miles per hour", Fraction(60), "mile/h"),
+        ("12 square metres", Fraction(12), "m^2"),
+        ("12 cm2", Fraction(12), "cm^2"),
+        ("x = 4 + 5 = 9", Fraction(9), ""),
+        ("2^-70", Fraction(1, 2**70), ""),
+        (r"0.1\overline{6}", Fraction(1, 6), ""),
+        ("The total is 42 apples.", Fraction(42), "apple"),
+    ],
+)
+def test_numbers_are_read_exactly(text, value, unit):
+    assert read_number(plain(tidy(text))) == Quantity(value, unit)
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("7 or 8", Several), ("7-8", Several), ("1 2", Several), ("7 8", Several), ("not 7", Unread), ("7x", Unread),
+        ("under 7", Unread), ("step 7", Unread), ("7 = 8", Unread), ("7 > 6", Unread), ("--7", Unread), ("", Unread),
+        ("((7)", Unread), ("nothing", Unread), ("1/0", Unread), ("7 + 1", Several), ("7!!? apples", Unread),
+    ],
+)  # fmt: skip
+def test_what_is_no_one_number_is_none(text, error):
+    with pytest.raises(error):
+        read_number(plain(tidy(text)))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("9+9", 18), ("2^10", 1024), ("5!", 120), ("(1+2)*3-4/2", 7), ("-3^2", -9), ("√49", 7), ("2(3)", 6),
+        ("9^9^9^9", None), ("1000!", None), ("1/0", None), ("√2", None), ("2+", None), ("x", None), ("(1", None),
+    ],
+)  # fmt: skip
+def test_arithmetic(text, value):
+    assert arithmetic.evaluate(text) == value
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "factor"),
+    [("cm", "m", Fraction(1, 100)), ("min", "h", Fraction(1, 60)), ("mile", "mile", 1), ("mile", "egg", None),
+     ("apple", "green apple", 1), ("mile", "mile/h", None), ("cm", "cm^2", None)],
+)  # fmt: skip
+def test_units(one, other, factor):
+    assert units.ratio(one, other) == factor
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"), [("4:30 p.m.", 990), ("16:30", 990), ("12 am", 0), ("25:00", None), ("4", None)]
+)
+def test_times(text, minutes):
+    assert read_time(text) == minutes
+
+
+KINDS = {
+    "number": ["42", "1,200", r"\frac{1}{2}", r"$42$", "1e5", "5 miles", "½", r"0.\overline{3}", "10\\text{ cm}"],
+    "choice": ["B", r"\text{(C)}", "(A)"],
+    "time": ["4:30 p.m.", "12:00"],
+    "base": ["52_8", "101_{2}"],
+    "text": ["Paris", "北京", "no", "Bo", "Да", r"\text{Evelyn}", "New York", "two apples and a pear"],
+    "structure": ["(1,2)", "[0, 1)", r"\{1,2\}", "2, 5", "x > 3", "y = 2x", r"\pm 3", r"19 \text{ and } 43"],
+    "expression": [r"\sqrt{2}", "x^2+1", r"2\pi", "√2", r"\ln 2", "n!"],
+}
+
+
+@pytest.mark.parametrize(("gold", "kind"), [(gold, kind) for kind, golds in KINDS.items() for gold in golds])
+def test_the_kind_of_a_gold(gold, kind):
+    assert kind_of(gold) == kind
+
+
+@pytest.mark.parametrize(
+    ("gold", "given", "outcome"),
+    [
+        ("5 miles", "5 miles", "right"), ("5 miles", "5", "right"), ("5 miles", "5 eggs", "wrong"),
+        ("100 cm", "1 m", "right"), ("100 cm", "10 m", "wrong"), ("20%", "0.2", "right"), ("20%", "20", "right"),
+        ("20", "0.2", "wrong"), ("0.2", "20%", "right"), ("$5", "€5", "wrong"), ("18", "18 or 20", "ambiguous"),
+        ("12", "[1, 2]", "ambiguous"), ("[1,2]", "(1,2)", "wrong"), ("(1,2)", "(2,1)", "wrong"),
+        (r"\{1,2\}", "2, 1", "right"), ("2, 5", "5 and 2", "right"), ("2, 5", "x = 2, x = 5", "right"),
+        ("x > 3", "(3, \\infty)", "right"), ("x > 3", r"[3, \infty)", "wrong"), ("x = 5", "5", "right"),
+        ("x = 5", "y = 5", "wrong"), ("41", "41=42", "unread"), ("41", "40+1", "ambiguous"), ("B", "(B) 17", "right"),
+        ("B", "D", "wrong"), ("52_8", "52_9", "wrong"), ("52_8", r"52_{\text{eight}}", "right"),
+        ("4:30 p.m.", "16:30", "right"), ("4:30 p.m.", "4:30 a.m.", "wrong"), ("Paris", "paris.", "right"),
+        ("Paris", "Parish", "wrong"), ("7", "", "unread"), ("7", "9" * 1000, "unread"),
+    ],
+)  # fmt: skip
+def test_verdicts_that_need_no_process(gold, given, outcome):
+    assert compare(gold, given, None)[0] == outcome
+
+
+def test_what_has_one_form_is_right_whatever_its_kind():
+    assert all(same(gold, gold) for golds in KINDS.values() for gold in golds)
+
+
+@pytest.mark.parametrize(
+    ("text", "formula"),
+    [
+        (r"\dfrac12", r"\frac{1}{2}"), (r"{1 \over 2}", r"\frac{1 }{ 2}"), ("√2", r"\sqrt{2}"), ("x²", "x^{2}"),
+        (r"\sin 60^\circ", r"\sin (60\cdot\frac{\pi}{180})"), ("__import__('os')", None), ("all numbers", None),
+        ("1 2", None), ("52_8", None), ("3:2", None), (r"\log_2 8", r"\log_{2} 8"),
+    ],
+)  # fmt: skip
+def test_latex_is_brought_to_the_spelling_of_the_grammar(text, formula):
+    assert for_grammar(tidy(text)) == formula
+
+
+def test_shapes():
+    assert shape_of(r"(-\infty, 2) \cup (3, 4]").kind == "union"
+    assert [part.parts[0] for part in shape_of("1,200, 5").parts] == ["1,200", "5"]
+    assert shape_of(r"\emptyset").parts == ()
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["1,", "1 ", "(", "{", "-", "a ", "1/", "one ", r"\frac{", "= ", "$", "1.", "_", "^", "or ", r"\text{", "!"],
+)
+def test_answers_built_to_take_long_do_not(piece):
+    began = time.process_time()
+    for gold in ("42", "(1, 2)", "x^2"):
+        compare(gold, (piece * 500)[:500], None)
+        compare(gold, "1" + (piece * 500)[:498] + "x", None)
+    assert time.process_time() - began < 1.5
+
+
+def test_numbers_of_many_digits_are_exact():
+    assert numbers.same_quantity(read_number("123456789012345678"), read_number("123,456,789,012,345,678"))
+    assert not numbers.same_quantity(read_number("123456789012345678"), read_number("123456789012345679"))
