@@ -57,7 +57,7 @@ def shape_of(path: str) -> memory.Shape:
     linear = {f"model.layers.{layer}.{name}": sides for layer in range(layers) for name, sides in block.items()}
     parameters = sum(out * width for out, width in linear.values()) + vocabulary * hidden * (1 + own_output)
     assert parameters == pytest.approx(counted, rel=0.02)
-    return memory.Shape(parameters, linear, vocabulary, hidden, layers, queries, keys, inner, "Qwen3" in path)
+    return memory.Shape(parameters, linear, vocabulary, hidden, layers, heads, queries, keys, inner, "Qwen3" in path)
 
 
 def resolved(*overlays, **values) -> dict:
