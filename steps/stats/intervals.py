@@ -100,21 +100,20 @@ def paired(changes: np.ndarray) -> tuple[float, float]:
     quadrature with their correlation (MOVER; Zou and Donner 2008, doi:10.1002/sim.3095), which holds where few items or
     none differ; resampling then shows too little chance, or none.
 
+    Changes that are parts of an item, as means over seeds are, count as so many whole ones of one size, by which their
+    sum and their sum of squares stay what they are.
+
     Args:
         changes: [items] from −1 to 1; of several seeds, means over them.
     """
-    n = len(changes)
-    gained, lost = np.clip(changes, 0, None), np.clip(-changes, 0, None)
-    (up, up_low, up_high), (down, down_low, down_high) = (_worth(side, n) for side in (gained, lost))
-    together = np.sqrt(up * down / ((1 - up) * (1 - down))) if max(up, down) < 1 else 0.0
+    n, total = len(changes), float(np.abs(changes).sum())
+    size = float(np.square(changes).sum()) / total if total else 1.0
+    up, down = (float(np.clip(side, 0, None).mean()) / size for side in (changes, -changes))
+    (up_low, up_high), (down_low, down_high) = wilson(up, n), wilson(down, n)
+    # An item is not both: their covariance is −up · down / n.
+    together = float(np.sqrt(up * down / ((1 - up) * (1 - down)))) if max(up, down) < 1 else 0.0
     below, above = _added(up - up_low, down_high - down, together), _added(up_high - up, down - down_low, together)
-    return up - down - below, up - down + above
-
-
-def _worth(side: np.ndarray, n: int) -> tuple[float, float, float]:
-    """A mean of values in [0, 1] with Wilson's interval of as many items as its variance is worth."""
-    value, variance = float(side.mean()), float(side.var())
-    return value, *wilson(value, n * value * (1 - value) / variance if variance else n)
+    return size * (up - down - below), size * (up - down + above)
 
 
 def _added(a: float, b: float, together: float) -> float:

@@ -91,3 +91,10 @@ def test_many_that_differ_have_the_interval_of_a_mean():
     low, high = intervals.paired(changes)
     half = norm.ppf(0.975) * changes.std() / np.sqrt(4000)
     assert (low, high) == pytest.approx((changes.mean() - half, changes.mean() + half), abs=0.02 * half)
+
+
+def test_parts_of_items_count_as_whole_ones_of_their_size():
+    """Eight of sixty half gained: half of what eight whole ones are."""
+    whole = np.zeros(60)
+    whole[:8] = 1
+    assert intervals.paired(whole / 2) == pytest.approx(tuple(edge / 2 for edge in intervals.paired(whole)))

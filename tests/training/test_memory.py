@@ -418,7 +418,7 @@ def test_the_estimate_is_near_what_a_training_allocates(wide, tmp_path, stage, o
     assert 0.78 < estimated(wide, tmp_path, stage, over) < 1.05
 
 
-@pytest.mark.parametrize(("stage", "over"), [CASES[0], CASES[3], CASES[5], CASES[8]], ids=lambda case: str(case)[:9])
+@pytest.mark.parametrize(("stage", "over"), [CASES[0], CASES[5], CASES[7], CASES[10]], ids=lambda case: str(case)[:9])
 def test_a_wide_vocabulary_needs_what_some_places_do(wide, tmp_path, monkeypatch, stage, over):
     """Logits of 64 places of 6,000 entries at a time, in place of 1,024 to 8,192 places."""
     monkeypatch.setattr(head, "WIDE", 6000)

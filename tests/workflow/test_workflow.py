@@ -309,7 +309,7 @@ def test_a_new_recipe_runs_alone(untouched):
         ("distillation/distill", STARTED),
         ("distillation/divergence", distilled("opd", "opd_cold") | FORECAST),
         ("distillation/opd_trainer", distilled("opd", "opd_cold")),
-        ("reinforcement/rewards", PRACTISED - {"explore sft"}),
+        ("reinforcement/rewards", GATED),
         ("evaluation/explore", EXPLORED | {"report"}),
         ("world/score_dirt", {"score_dirt problems", "report"}),
         ("diagnosis/attribute", ATTRIBUTING),
