@@ -149,6 +149,8 @@ def _refuse_hedges(text: str) -> None:
 
 
 _MULTIPLIERS = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
+# Behind them more is meant to come: "12 and", "12 eggs or".
+_JOINING = frozenset("and or but nor plus minus times versus than und oder et ou y o".split())
 _SHORT_MULTIPLIERS = {"k": 1000, "m": 10**6, "mn": 10**6, "b": 10**9, "bn": 10**9}
 
 
@@ -168,6 +170,9 @@ def _unit(value: Fraction, after: str, money: str) -> tuple[Fraction, str]:
         after, glued = rest.strip(), False
     if _ORDINAL.match(after):
         after = _ORDINAL.sub("", after).strip()
+    words = re.findall(r"[^\W\d_]+", after.lower())
+    if words and (words[0] in _JOINING or words[-1] in _JOINING):
+        raise Unread("the answer goes on")
     first = re.match(r"[^\W\d_]+", after)
     if after and not first and after[0] not in f"%°¢.,;:{units.CURRENCIES}":
         raise Unread(f"{after[:20]!r} behind the number")

@@ -47,6 +47,7 @@ def test_numbers_are_read_exactly(text, value, unit):
         ("7 or 8", Several), ("7-8", Several), ("1 2", Several), ("7 8", Several), ("not 7", Unread), ("7x", Unread),
         ("under 7", Unread), ("step 7", Unread), ("7 = 8", Unread), ("7 > 6", Unread), ("--7", Unread), ("", Unread),
         ("((7)", Unread), ("nothing", Unread), ("1/0", Unread), ("7 + 1", Several), ("7!!? apples", Unread),
+        ("12 and", Unread), ("12 eggs or", Unread),
     ],
 )  # fmt: skip
 def test_what_is_no_one_number_is_none(text, error):

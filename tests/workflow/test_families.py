@@ -344,7 +344,7 @@ def test_two_steps_through_every_stage(family, base, tmp_path, monkeypatch):
     judge = train(reward, "judge", base, **both)
 
     found = step(difficulty, "difficulty", sections["difficulty"], input=data, model=tuned)
-    judged = ("rewards", "success", "pass_rate", "max_failures", "method")
+    judged = ("rewards", "success", "pass_rate", "max_failures", "method", "max_new_tokens")
     bars = sections["gate"] | {key: of["grpo"][key] for key in judged}
     files = {"data": found / "train.jsonl", "samples": found / "samples.jsonl", "start": tuned, "reward_model": judge}
     prompts = step(gate, "gate", bars, **files) / "prompts.jsonl"
