@@ -150,7 +150,7 @@ def _refuse_hedges(text: str) -> None:
 
 _MULTIPLIERS = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 # Behind them more is meant to come: "12 and", "12 eggs or".
-_JOINING = frozenset("and or but nor plus minus times versus than und oder et ou y o".split())
+_JOINING = frozenset("and or but nor plus minus versus than und oder et ou".split())
 _SHORT_MULTIPLIERS = {"k": 1000, "m": 10**6, "mn": 10**6, "b": 10**9, "bn": 10**9}
 
 

@@ -28,6 +28,7 @@ from steps.judges.shapes import shape_of
         ("$3.2 million", Fraction(3200000), "$"),
         ("one hundred and five pages", Fraction(105), "page"),
         ("three dozen eggs", Fraction(36), "egg"),
+        ("18 times", Fraction(18), "time"),
         ("60 miles per hour", Fraction(60), "mile/h"),
         ("12 square metres", Fraction(12), "m^2"),
         ("12 cm2", Fraction(12), "cm^2"),
