@@ -54,7 +54,8 @@ def plan_batches(rows: Sequence[dict], settings: dict) -> list[list[int]]:
         dealt = curriculum.easy_to_hard(rates, _weights(rows, shares), wanted, Random(f"{seed}:easy_to_hard"))
     else:
         dealt = _mixed(rows, shares, wanted, seed)
-    _tell_missing(rows, shares or {}, dealt)
+    if shares:
+        _tell_missing(rows, shares, dealt)
     return [dealt[start : start + size] for start in range(0, wanted, size)]
 
 

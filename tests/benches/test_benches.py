@@ -65,18 +65,12 @@ def started(name: str, options: list[str], log: Path) -> None:
     runpy.run_module(f"benches.{name}", run_name="__main__", alter_sys=True)
 
 
-@pytest.fixture(scope="module")
-def fresh():
-    """Processes of their own, forked of one that has imported what takes longer than most of the benches."""
+def smoke(name: str, out: Path, *options: str) -> dict:
+    """What a bench writes at its smallest size, in a process forked of one that has imported what takes longer."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["steps.training.sft_trainer", "steps.reinforcement.rl_trainer"])
-    return context
-
-
-def smoke(fresh, name: str, out: Path, *options: str) -> dict:
-    """What a bench writes at its smallest size."""
     log = out.with_suffix(".log")
-    process = fresh.Process(target=started, args=(name, ["--smoke", *options, "--out", str(out)], log))
+    process = context.Process(target=started, args=(name, ["--smoke", *options, "--out", str(out)], log))
     process.start()
     process.join()
     assert process.exitcode == 0, log.read_text()[-6000:]
@@ -91,10 +85,10 @@ def smoke(fresh, name: str, out: Path, *options: str) -> dict:
 
 # Damage and kills need a finished workload: tests/workflow/test_standing.py runs them, where there is one.
 @pytest.mark.parametrize("name", [*NAMES, "mutation"])
-def test_smoke(name, inputs, fresh, tmp_path):
+def test_smoke(name, inputs, tmp_path):
     if name == "engines" and importlib.util.find_spec("vllm") is None:
         pytest.skip("vLLM is not installed")
-    result = smoke(fresh, name, tmp_path / f"{name}.json", *options(name, inputs))
+    result = smoke(name, tmp_path / f"{name}.json", *options(name, inputs))
     if name == "models":
         own = result["detail"]["LFM2"]
         assert (own["check"], own["layout"]) == ("works", "alone")

@@ -54,7 +54,8 @@ def test_a_process_that_is_killed_is_one_line():
 def test_processes_end_with_a_step_that_is_killed():
     code = (
         "import os, sys, time\nfrom steps.core.pool import in_order\n"
-        "def work(i):\n    print(os.getpid(), flush=True)\n    time.sleep(0.2 if i < 2 else 60)\n"
+        # One write each: of two at once, the number and its line's end may come apart.
+        "def work(i):\n    os.write(1, f'{os.getpid()}\\n'.encode())\n    time.sleep(0.2 if i < 2 else 60)\n"
         "list(in_order(work, range(4), 2))\n"
     )
     step = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import t
+from scipy.stats import norm, t
 
 from steps.core.files import read_json, read_jsonl, write_json, write_jsonl, write_text
 from steps.reinforcement.section import SECTION
@@ -34,6 +34,7 @@ from tests.manifests import seal
 from tests.report import test_report
 from tests.report.test_report import VISION, Page, fake_run, linear, make, node, oklab, read_table, write_evaluation
 
+Z2 = norm.ppf(0.975) ** 2
 TASKS = {"fable_problems": 0.0, "fable_harder": -0.3, "fable_reworded": -0.1}
 # Arm → pass@1 at the end of training, greedy target, general, tokens of a response, nats per token.
 SKILL = {
@@ -240,10 +241,24 @@ def reached(correct: list[bool], k: int) -> float:
 # --- numbers -------------------------------------------------------------------------------------
 
 
-def variance_of(values: np.ndarray) -> tuple[float, float]:
-    """Of a mean over seeds and items, [seeds, items], with Satterthwaite's degrees of freedom."""
-    items, seeds = values.mean(axis=0).var() / values.shape[1], values.mean(axis=1).var(ddof=1) / len(values)
-    return items + seeds, (items + seeds) ** 2 * (len(values) - 1) / seeds**2
+def score_limits(share: float, n: int) -> np.ndarray:
+    """The shares that lie 1.96 of their own standard errors away: the roots of a square equation."""
+    return np.sort(np.roots([n + Z2, -(2 * n * share + Z2), n * share**2]).real)
+
+
+def halves_of(gaps: np.ndarray) -> list[float]:
+    """Below and above a mean change, [seeds, items]: items gained less items lost (MOVER), seeds by Satterthwaite's t."""
+    changes, seeds = gaps.mean(axis=0), gaps.mean(axis=1).var(ddof=1) / len(gaps)
+    size = (changes**2).sum() / abs(changes).sum()
+    up, down = (side[side > 0].sum() / size / len(changes) for side in (changes, -changes))
+    (up_low, up_high), (down_low, down_high) = (score_limits(share, len(changes)) for share in (up, down))
+    both = math.sqrt(up / (1 - up) * down / (1 - down))
+    halves = []
+    for a, b in ((up - up_low, down_high - down), (up_high - up, down - down_low)):
+        items = size**2 * (a**2 + b**2 + 2 * both * a * b) / Z2
+        freedom = (items + seeds) ** 2 * (len(gaps) - 1) / seeds**2
+        halves.append(t(freedom).ppf(0.975) * math.sqrt(items + seeds))
+    return halves
 
 
 def test_levels_and_changes_come_from_the_samples(made):
@@ -263,10 +278,9 @@ def test_levels_and_changes_come_from_the_samples(made):
         assert float(row[level]) == pytest.approx(each["srpo"].mean(), abs=1e-5)
         gaps = each["srpo"] - each["sft"]
         assert float(row[change]) == pytest.approx(gaps.mean(), abs=1e-5)
-        variance, freedom = variance_of(gaps)
-        half = t(freedom).ppf(0.975) * math.sqrt(variance)
-        assert float(row[f"{change}_high"]) - float(row[change]) == pytest.approx(half, rel=0.25)
-        assert float(row[change]) - float(row[f"{change}_low"]) == pytest.approx(half, rel=0.25)
+        below, above = halves_of(gaps)
+        assert float(row[change]) - float(row[f"{change}_low"]) == pytest.approx(below, abs=1e-5)
+        assert float(row[f"{change}_high"]) - float(row[change]) == pytest.approx(above, abs=1e-5)
     assert (row["seeds"], row["from"], row["method"], row["n"].split(" / ")[0]) == ("0 1 2", "sft", "SRPO", "60")
 
 
