@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import small, warm
+
 # A shell's `&` starts tests that ignore Ctrl-C, and so would the processes that they start and interrupt.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -70,6 +72,19 @@ def build_tokenizer(sentences: Sequence[str] = ()):
         padding_side="left",
         model_max_length=1024,
     )
+
+
+@pytest.fixture(scope="session")
+def warm_server(tmp_path_factory):
+    with warm.server(small.environment(tmp_path_factory.mktemp("warm"))) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def warmed(warm_server):
+    """Runs of Snakemake and DVC, and their steps, are forks (tests/warm), but for those that a test kills."""
+    with warm.warm(warm_server):
+        yield
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import yaml
 
 from steps.core.files import write_jsonl, write_text
 from steps.graph.workload import lay_over
+from tests import warm
 
 ROOT = Path(__file__).parents[1]
 OVERLAY = "small.yaml"
@@ -111,11 +112,17 @@ def finished(folder: Path, run: Path | None = None) -> Path:
     return folder
 
 
-def environment(folder: Path) -> dict[str, str]:
-    """Of a run that must not reach a network, with this interpreter's programs first."""
+def environment(folder: Path, *forks: str) -> dict[str, str]:
+    """Of a run that must not reach a network, with this interpreter's programs first.
+
+    Args:
+        forks: `steps`, `programs`: which of them are forks where the tests have a server for that.
+    """
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     return {
         **os.environ,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PATH": path,
+        **warm.variables(path, *forks),
         "PYTHONPATH": str(ROOT / "tests/offline"),
         "TEMPER_OFFLINE_LOG": str(folder / "reached_out.txt"),
         "TEMPER_TRUTH_LOG": str(folder / "opened_truth.txt"),
@@ -128,7 +135,8 @@ def command(*arguments: str) -> list[str]:
 
 
 def snakemake(folder: Path, *arguments: str, expect: int = 0) -> str:
-    done = subprocess.run(command(*arguments), cwd=folder, env=environment(folder), capture_output=True, text=True)
+    forks = environment(folder, "steps", "programs")
+    done = subprocess.run(command(*arguments), cwd=folder, env=forks, capture_output=True, text=True)
     output = done.stdout + done.stderr
     assert done.returncode == expect, f"{' '.join(arguments)} ended with {done.returncode}:\n{output[-4000:]}"
     return output

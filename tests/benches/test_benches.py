@@ -55,8 +55,10 @@ def options(name: str, inputs: Path) -> list[str]:
     }.get(name, [])
 
 
-def started(name: str, options: list[str], log: Path) -> None:
+def started(name: str, options: list[str], log: Path, environment: dict[str, str]) -> None:
     """A bench as `python -m` starts it, in a process that has imported what is heavy."""
+    os.environ.clear()
+    os.environ.update(environment)
     with open(log, "w") as file:
         os.dup2(file.fileno(), sys.stdout.fileno())
         os.dup2(file.fileno(), sys.stderr.fileno())
@@ -70,7 +72,8 @@ def smoke(name: str, out: Path, *options: str) -> dict:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["steps.training.sft_trainer", "steps.reinforcement.rl_trainer"])
     log = out.with_suffix(".log")
-    process = context.Process(target=started, args=(name, ["--smoke", *options, "--out", str(out)], log))
+    words = ["--smoke", *options, "--out", str(out)]
+    process = context.Process(target=started, args=(name, words, log, dict(os.environ)))
     process.start()
     process.join()
     assert process.exitcode == 0, log.read_text()[-6000:]

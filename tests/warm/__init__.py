@@ -1,4 +1,4 @@
-"""Runs of Snakemake whose steps are forks of one process that has imported the libraries."""
+"""Runs of Snakemake and DVC that are forks of one process that has imported the libraries, as are their steps."""
 
 import contextlib
 import os
@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 HERE = Path(__file__).parent
+ADDRESS = "TEMPER_WARM"
 
 
 @contextlib.contextmanager
-def warm(environment: dict[str, str]) -> Iterator[dict[str, str]]:
-    """What such a run has in its environment besides, while the server lives.
+def server(environment: dict[str, str]) -> Iterator[str]:
+    """Its address, while it lives.
 
     Args:
         environment: of the server, whose libraries read some of it as they are imported.
@@ -21,16 +22,41 @@ def warm(environment: dict[str, str]) -> Iterator[dict[str, str]]:
     # Short: the path of a socket has at most 107 characters.
     address = f"/tmp/temper-warm-{os.getpid()}-{time.monotonic_ns()}"
     offline = dict.fromkeys(("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", "OMP_NUM_THREADS"), "1")
-    server = subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, HERE / "server.py", address], env=environment | offline | {"PYTHONDONTWRITEBYTECODE": "1"}
     )
     try:
         while not os.path.exists(address):
-            assert server.poll() is None, "the server of warm steps has ended"
+            assert process.poll() is None, "the server of warm steps has ended"
             time.sleep(0.1)
-        path = f"{HERE}:{environment['PATH']}"
-        yield {"PATH": path, "TEMPER_PYTHON": sys.executable, "TEMPER_WARM": address}
+        yield address
     finally:
-        server.kill()
-        server.wait()
+        process.kill()
+        process.wait()
         Path(address).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def warm(address: str | None) -> Iterator[None]:
+    """Runs that begin in here fork their steps from the server at this address; of none, they start as a user's."""
+    before = os.environ.pop(ADDRESS, None)
+    try:
+        if address:
+            os.environ[ADDRESS] = address
+        yield
+    finally:
+        os.environ.pop(ADDRESS, None)
+        if before:
+            os.environ[ADDRESS] = before
+
+
+def variables(path: str, *kinds: str) -> dict[str, str]:
+    """What a run has in its environment for that, where it is asked for: of `steps` and `programs`, which are forks.
+
+    A program that is a fork is no child of the process that starts it: who kills a run of Snakemake with its steps
+    leaves it as it is.
+    """
+    if ADDRESS not in os.environ:
+        return {}
+    path = ":".join([*(str(HERE / kind) for kind in kinds), path])
+    return {"PATH": path, "TEMPER_PYTHON": sys.executable, "TEMPER_CLIENT": str(HERE / "client.py")}

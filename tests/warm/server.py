@@ -23,7 +23,8 @@ import traceback
 LIBRARIES = (
     "pandas", "scipy.stats", "matplotlib.pyplot", "datasets", "torch", "peft", "lm_eval.evaluator",
     "transformers.models.qwen3.modeling_qwen3", "trl.trainer.sft_trainer", "trl.trainer.dpo_trainer",
-    "trl.trainer.grpo_trainer", "trl.trainer.reward_trainer", "torch.utils.tensorboard",
+    "trl.trainer.grpo_trainer", "trl.trainer.reward_trainer", "torch.utils.tensorboard", "snakemake.cli", "dvc.cli",
+    "dvc.repo", "jsonschema",
 )  # fmt: skip
 
 

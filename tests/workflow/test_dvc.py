@@ -16,6 +16,7 @@ from tests.docs.test_docs import blocks, own_overlay
 from tests.workflow.test_workflow import copy_of_the_repository, environment, run
 from tests.workloads import ROOT, long_model, params_of
 
+pytestmark = pytest.mark.usefixtures("warmed")
 FILES = (workload.DEFAULTS, workload.EMBEDDED)
 STAGES = yaml.safe_load((ROOT / dvc.FILE).read_text())["stages"]
 STUDIES = STAGES.keys() - {dvc.CHECK}
@@ -201,7 +202,7 @@ for path in (Path(path) for out in stage["outs"] for path in out):
 def typed(folder: Path, command: str, expect: int = 0) -> str:
     """What a command of the page prints, in a terminal of 120 columns."""
     toy = folder.parents[1] / "bin"
-    variables = environment(folder)
+    variables = environment(folder, "programs")
     variables |= {"PATH": f"{toy}:{variables['PATH']}", "COLUMNS": "120", "PAGER": "cat"}
     done = subprocess.run(["bash", "-ec", command], cwd=folder, env=variables, capture_output=True, text=True)
     output = done.stdout + done.stderr

@@ -11,11 +11,10 @@ from steps.evaluation.tasks import find_template
 from steps.graph import checks, recipes, workload
 from steps.graph import graph as dag
 from steps.training import memory
-from tests.small import environment
-from tests.warm import warm
 from tests.workflow.test_workflow import copy_of_the_repository, planned, run
 from tests.workloads import ROOT, params_of
 
+pytestmark = pytest.mark.usefixtures("warmed")
 MODELS, DATA = (sorted((ROOT / "workloads" / kind).glob("*.yaml")) for kind in ("models", "data"))
 PAIRS = list(itertools.product(MODELS, DATA))
 # The sizes that the README promises.
@@ -168,8 +167,7 @@ def test_an_overlay_of_the_users_own_runs_to_its_report(tmp_path):
         "evaluate": {"limit": 4, "resamples": 100, "tasks": {"exam": exam, "trivia": exam}},
     }
     (folder / "short.yaml").write_text(yaml.safe_dump(short))
-    with warm(environment(folder)) as warmed:
-        run(folder, "snakemake", "--cores", "all", "--configfile", "own.yaml", "short.yaml", warmed=warmed)
+    run(folder, "snakemake", "--cores", "all", "--configfile", "own.yaml", "short.yaml")
     assert (folder / "reports/example/summary.txt").is_file()
     manifest = read_json(folder / "results/example/foundation/sft/manifest.json")
     assert manifest["settings"]["learning_rate"] == 1.0e-5

@@ -19,8 +19,10 @@ from tests import small
 from tests.benches.test_benches import smoke
 from tests.core.toy import flip
 from tests.small import QUESTIONS, ROWS, snakemake
+from tests.warm import warm
 from tests.workflow.test_workflow import jobs_of
 
+pytestmark = pytest.mark.usefixtures("warmed")
 NOTHING = "Nothing to be done"
 ALL_ROWS = {f"{step} problems" for step in ("ingest", "filter", "dedup", "decontaminate", "split", "bucket")}
 MEASURED = {f"evaluate {name}" for name in ("base", "sft", "lora", "both")}
@@ -28,10 +30,12 @@ TRAINED = {"sft sft", "sft lora", "merge both"}
 AFTER_LORA = {"sft lora", "merge both", "evaluate lora", "evaluate both", "report"}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> Path:
+    """As a user's, every step a process of its own."""
     folder = small.write(small.copy_of_the_repository(tmp_path_factory.mktemp("small")))
-    snakemake(folder)
+    with warm(None):
+        snakemake(folder)
     return folder
 
 
@@ -234,6 +238,7 @@ def test_a_run_that_ends_leaves_the_locks_of_another(done):
 
 
 def test_ten_kills_of_a_warm_workload_change_no_byte(undisturbed, tmp_path):
-    detail = smoke("kills", tmp_path / "kills.json", "--run", str(undisturbed), "--kills", "10")["detail"]
+    with warm(None):
+        detail = smoke("kills", tmp_path / "kills.json", "--run", str(undisturbed), "--kills", "10")["detail"]
     assert not detail["apart"]
     assert len(detail["log"]) == 10 and sum(who != "ended before" for _, who in detail["log"]) >= 5

@@ -17,11 +17,11 @@ import pytest
 
 from steps.core.files import read_json
 from steps.graph import workload
-from tests import small
+from tests import small, warm
 from tests.small import environment
-from tests.warm import warm
 from tests.workloads import ROOT, params_of, write_workload
 
+pytestmark = pytest.mark.usefixtures("warmed")
 NOTHING = "Nothing to be done"
 ERROR = "temper: error: params.yaml + workloads/fable.yaml"
 
@@ -32,9 +32,9 @@ def copy_of_the_repository(folder: Path) -> Path:
     return folder
 
 
-def run(folder: Path, *command: str, expect: int = 0, warmed: dict[str, str] | None = None) -> str:
-    env = environment(folder) | (warmed or {})
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+def run(folder: Path, *command: str, expect: int = 0) -> str:
+    forks = environment(folder, "steps", "programs")
+    done = subprocess.run(command, cwd=folder, env=forks, capture_output=True, text=True)
     output = done.stdout + done.stderr
     assert done.returncode == expect, f"{' '.join(command)} ended with {done.returncode}:\n{output[-6000:]}"
     return output
@@ -74,17 +74,11 @@ def manifests(folder: Path) -> int:
     return sum("manifest.json" in files for _, _, files in os.walk(folder))
 
 
-@pytest.fixture(scope="session")
-def warmed(tmp_path_factory):
-    with warm(environment(tmp_path_factory.mktemp("warm"))) as added:
-        yield added
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def finished(tmp_path_factory, warmed) -> Path:
     """A copy of the repository in which the DAG has run once, undisturbed."""
     folder = copy_of_the_repository(tmp_path_factory.mktemp("finished"))
-    run(folder, "snakemake", "--cores", "all", warmed=warmed)
+    run(folder, "snakemake", "--cores", "all")
     return folder
 
 
@@ -137,12 +131,12 @@ def test_snakemakes_own_report(finished, tmp_path):
     assert (tmp_path / "report.zip").stat().st_size > 100_000
 
 
-def test_a_checkpoint_is_delivered_with_all_that_it_was_made_by(finished, warmed):
+def test_a_checkpoint_is_delivered_with_all_that_it_was_made_by(finished):
     """One whose teacher learned by reward, and wrote rows for it; nothing else runs."""
     deliver = ("deliver", "--config", "checkpoint=opd_cold")
     try:
         assert planned(finished, *deliver) == {"deliver"}
-        run(finished, "snakemake", "--cores", "all", *deliver, warmed=warmed)
+        run(finished, "snakemake", "--cores", "all", *deliver)
         assert planned(finished, *deliver) == planned(finished) == set()
         folder = finished / "results/fable/deliver/opd_cold"
         card = (folder / "README.md").read_text()
@@ -394,10 +388,10 @@ def test_ten_kills_change_no_byte(finished, tmp_path):
     total = manifests(finished / "results")
     moments = random.Random(0)
     # A server of its own has other hashes of texts than that of the undisturbed run.
-    with warm(environment(folder)) as warmed:
+    with warm.server(environment(folder)) as address, warm.warm(address):
         for kill in range(10):
             process = subprocess.Popen(
-                ["snakemake", "--cores", "all"], cwd=folder, env=environment(folder) | warmed, start_new_session=True,
+                ["snakemake", "--cores", "all"], cwd=folder, env=environment(folder, "steps"), start_new_session=True,
                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )  # fmt: skip
             # Spread over the run by what is finished, not by seconds: machines differ.
@@ -411,7 +405,7 @@ def test_ten_kills_change_no_byte(finished, tmp_path):
             else:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        run(folder, "snakemake", "--cores", "all", warmed=warmed)
+        run(folder, "snakemake", "--cores", "all")
     assert hashes(folder) == hashes(finished)
     assert NOTHING in run(folder, "snakemake", "--cores", "all")
 
