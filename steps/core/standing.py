@@ -4,7 +4,7 @@ A planner asks it of every result that is needed, a step of its own before it be
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,13 @@ ABSENT = object()
 MODEL_CONFIGS = ("config.json", "adapter_config.json")
 
 
-def differences(folder: Path, wanted: Asked) -> Iterator[str]:
+def differences(folder: Path, wanted: Asked, code: Callable[[str], str] = code_digest) -> Iterator[str]:
     """What is not as it would be made now, in a few words each; nothing where the result stands.
 
     Nothing but the first that is found need be read: what costs most to find out comes last.
+
+    Args:
+        code: the digest of a module's code; of one planner, which asks it of many results, from its memory.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -37,7 +40,7 @@ def differences(folder: Path, wanted: Asked) -> Iterator[str]:
         return
     if manifest["asked"] != wanted.digest:
         yield from told(material(manifest["settings"]), wanted.told()) or _other_options(folder, wanted)
-    if manifest["code"] != code_digest(wanted.module):
+    if manifest["code"] != code(wanted.module):
         yield f"code of {wanted.module}"
     yield from _changed_inputs(manifest["inputs"])
     yield from damages(folder, manifest)

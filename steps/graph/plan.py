@@ -5,15 +5,16 @@ where the manifest of its result disagrees with its command, its code or the byt
 after `mv`, `tar`, a clone, `dvc pull`, a failure, a kill, and on a cluster.
 """
 
+import functools
 import shlex
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from steps.core import hashes
-from steps.core.asked import asked
+from steps.core.asked import asked, code_digest
 from steps.core.manifest import LAST
 from steps.core.promises import MANIFEST
 from steps.core.standing import NOT_MADE, differences
@@ -70,15 +71,16 @@ def compare(jobs: Iterable[Any]) -> dict[Any, str | None]:
     """What differs of the results of some jobs, in a line each; None of one that stands, or that has no manifest."""
     began, said = time.monotonic(), False
     found = {}
+    code = functools.cache(code_digest)
     for job in jobs:
         if not said and time.monotonic() - began > SILENT_SECONDS:
             said = True
             print("reading what stands: each file once, until it changes", file=sys.stderr, flush=True)
-        found[job] = difference(job)
+        found[job] = difference(job, code)
     return found
 
 
-def difference(job: Any) -> str | None:
+def difference(job: Any, code: Callable[[str], str]) -> str | None:
     """What differs of the result of a job; None where it stands, or has no manifest."""
     folder = folder_of(job)
     if folder is None:
@@ -88,7 +90,7 @@ def difference(job: Any) -> str | None:
     command = shlex.split(job.shellcmd)
     wanted = asked(command[: -command[::-1].index("&>") - 1])  # without its log
     assert wanted, f"{job}: the command of a rule gives its step --settings first"
-    lines = list(dict.fromkeys(differences(folder, wanted)))
+    lines = list(dict.fromkeys(differences(folder, wanted, code)))
     if not lines:
         return None
     more = f" and {len(lines) - SHOWN_DIFFERENCES} more" if len(lines) > SHOWN_DIFFERENCES else ""
