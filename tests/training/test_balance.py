@@ -58,6 +58,7 @@ def test_new_tokens_beside_the_loss_that_balances_experts(tmp_path, monkeypatch)
     batch = supervised.layout(rows, settings, tokenizer.pad_token_id)
     places = int((batch["labels"][:, 1:] != -100).sum())
     model.train()
+    trainer.current_gradient_accumulation_steps = 1  # as its loop says
     found = trainer.compute_loss(model, dict(batch), num_items_in_batch=torch.tensor(places))
     labels = batch.pop("labels")[:, 1:]
     out = model(**batch, output_router_logits=True, use_cache=False)
