@@ -16,9 +16,13 @@ TAIL = (1 - LEVEL) / 2
 Z = 1.959964
 
 
-def quantile(freedom: float) -> float:
-    """How many standard errors half an interval has, with so many degrees of freedom."""
-    return Z if freedom > 1e6 else float(stdtrit(freedom, 1 - TAIL))
+def quantile(freedom: float, of: int = 1) -> float:
+    """How many standard errors half an interval has, with so many degrees of freedom.
+
+    Args:
+        of: intervals that shall all hold at once with this level, each as wide as that takes (Bonferroni).
+    """
+    return Z if freedom > 1e6 and of == 1 else float(stdtrit(min(freedom, 1e6), 1 - TAIL / of))
 
 
 def wilson(value: float, n: float, z: float = Z) -> tuple[float, float]:
@@ -51,7 +55,7 @@ def combine(values: Sequence[float], intervals: Sequence[tuple[float, float]]) -
     return center - float(below), center + float(above)
 
 
-def widen(value: float, interval: tuple[float, float], *groups: Sequence[float]) -> tuple[float, float]:
+def widen(value: float, interval: tuple[float, float], *groups: Sequence[float], of: int = 1) -> tuple[float, float]:
     """Add the chance of the seeds to an interval over items.
 
     Variances add, s²/k of k seeds to that of the items on each side; the quantile is t's with Satterthwaite's degrees
@@ -61,16 +65,18 @@ def widen(value: float, interval: tuple[float, float], *groups: Sequence[float])
 
     Args:
         groups: the values of each seed; of a difference of sides without common seeds, those of each side.
+        of: intervals that shall all hold at once.
     """
     spreads = [(np.var(seeds, ddof=1) / len(seeds), len(seeds) - 1) for seeds in groups if len(seeds) > 1]
     seeds = sum(spread for spread, _ in spreads)
-    if not seeds:
+    if not seeds and of == 1:
         return interval
     uncertain = sum(spread**2 / freedom for spread, freedom in spreads)
     ends = []
     for side in (value - interval[0], interval[1] - value):
         variance = (side / Z) ** 2 + seeds
-        ends.append(quantile(float(variance**2 / uncertain)) * np.sqrt(variance))
+        freedom = float(variance**2 / uncertain) if uncertain else np.inf
+        ends.append(quantile(freedom, of) * np.sqrt(variance))
     return value - float(ends[0]), value + float(ends[1])
 
 

@@ -9,6 +9,7 @@ from steps.diagnosis.section.facts import ALL, Study, StudyCandidate
 from steps.diagnosis.section.rows import examples
 from steps.diagnosis.section.statistics import contrast, rate, stability
 from steps.diagnosis.section.tables import cause_shares
+from steps.report.claims import grouped, tally
 from steps.report.section import Answer
 from steps.report.sentences import Sentences
 from steps.report.tables import Table, number_text
@@ -124,7 +125,7 @@ def stability_sentence(study: Study) -> str:
 
 def page(studies: list[Study], tables: dict[str, Table], figures: dict[str, str]) -> dict:
     """What the section says beside its tables and figures."""
-    return {"studies": [study_page(study, tables.get(f"{study.name}_claims")) for study in studies]}
+    return {"studies": [study_page(study, tables) for study in studies]}
 
 
 def rows_page(studies: list[Study], tables: dict[str, Table]) -> dict:
@@ -138,8 +139,9 @@ def rows_page(studies: list[Study], tables: dict[str, Table]) -> dict:
     }
 
 
-def study_page(study: Study, claims: Table | None) -> dict:
+def study_page(study: Study, tables: dict[str, Table]) -> dict:
     """What the section says of one study."""
+    claims, findings = tables.get(f"{study.name}_claims"), tables.get(f"{study.name}_findings")
     return {
         "name": study.name,
         "node": study.diagnosed[0],
@@ -150,6 +152,8 @@ def study_page(study: Study, claims: Table | None) -> dict:
         "lead": lead(study),
         "by_cause": say("by_cause_figure", plain=study.plain.name),
         "claims": claim_sentences(claims) if study.unlearned else [],
+        "findings": grouped(findings) if findings else [],
+        "verdicts": tally(findings) if findings else "",
         "stability": stability_sentence(study),
         "excluded": study.excluded,
         "excluded_rows": sum(entry["rows"] for entry in study.excluded),

@@ -12,6 +12,7 @@ from steps.diagnosis.section.facts import (
     numbered,
     treats_text,
 )
+from steps.diagnosis.section.findings import findings_table
 from steps.diagnosis.section.statistics import (
     groups,
     rate,
@@ -65,9 +66,6 @@ def by_cause_table(study: Study, by_truth: bool) -> Table:
     else:
         caption = say("by_cause_caption", plain=study.plain.name, conflict_treated=treated)
     return Table(f"{study.name}_by_{'truth' if by_truth else 'cause'}", caption, columns + ORIGIN, rows)
-
-
-# --- claims --------------------------------------------------------------------------------------
 
 
 # --- causes --------------------------------------------------------------------------------------
@@ -190,5 +188,5 @@ def study_tables(study: Study) -> list[Table]:
         tables += [claims_table(study, differences), differences, shares_table(study)]
     if study.truth is not None:
         tables += [by_kind_table(study), truth_table(study), confusion_table(study)]
-    tables += [stability_table(study), examined_table(study), files_table(study)]
+    tables += [findings_table(study), stability_table(study), examined_table(study), files_table(study)]
     return [table for table in tables if table]
