@@ -348,10 +348,11 @@ def settings_of(candidate: Candidate) -> dict:
 def matched(candidate: Candidate, other: Candidate) -> tuple[Candidate, Candidate]:
     """Two candidates with no more than the seeds that both have; as they are where they have none in common."""
     common = set(candidate.seeds) & set(other.seeds)
-    return _with_seeds(candidate, common), _with_seeds(other, common)
+    return with_seeds(candidate, common), with_seeds(other, common)
 
 
-def _with_seeds(candidate: Candidate, seeds: set[int]) -> Candidate:
+def with_seeds(candidate: Candidate, seeds: set[int]) -> Candidate:
+    """A candidate with no more than some of its seeds; as it is where these are none."""
     if not seeds or seeds == set(candidate.seeds):
         return candidate
     some = Candidate(candidate.name, [m for m in candidate.members if m.seed in seeds])
