@@ -14,12 +14,15 @@ from scipy.stats import t
 from steps.core.files import write_jsonl, write_text
 from steps.core.hashes import sha256_file
 from steps.diagnosis.causes import CAUSES, UNASSIGNED
+from steps.diagnosis.section import SECTION
 from steps.diagnosis.section import facts as learning
 from steps.diagnosis.section import statistics as learning_stats
 from steps.diagnosis.section.catalogue import CLAIMS
+from steps.diagnosis.section.tables import examined_table
 from steps.report import figures, tables
 from steps.report.candidates import Candidate, Checkpoint
 from steps.report.claims import verdict
+from steps.report.gather import gather
 from tests.manifests import seal
 from tests.report.test_report import HOSTILE as HOSTILE_TEXT
 from tests.report.test_report import Page, fake_run, make, node, read_table, write_checkpoint, write_evaluation
@@ -242,7 +245,9 @@ def study_of(marks_by_node: dict[str, list[bool]], cause: list[int]) -> learning
     """One seed, plain first; rows in the order given."""
     n = len(cause)
     ones = np.ones(n, dtype=bool)
-    detected = {name: learning.Detected(ones, np.array(found, dtype=bool), {}) for name, found in marks_by_node.items()}
+    detected = {
+        name: learning.Detected(ones, np.array(found, dtype=bool), {}, ones) for name, found in marks_by_node.items()
+    }
     study = learning.Study("s", [str(i) for i in range(n)], detected, {"plain": np.array(cause)}, None, None, [])
     study.candidates = [
         learning.StudyCandidate(
@@ -279,6 +284,30 @@ def test_differences_are_paired_by_row():
     )
     relative = learning_stats.contrast(study, a, b, study.group("missing_knowledge"), relative=True)
     assert relative.value == pytest.approx(1 - ours.mean() / theirs.mean())
+
+
+def test_samples_scored_with_either_label_give_the_same(tmp_path):
+    """`treated` answers as `plain` does; twenty of its rows have the label of those that contradict them."""
+    settings = study_run(tmp_path, recipes=("plain", "knowledge", "treated"))
+    results = tmp_path / "results/fable"
+    rows = parquet(tmp_path, "detect/plain/detected.parquet")
+    planted = {row["id"] for row in lessons() if row["truth"] == "data_conflict"}
+    relabelled = [row["id"] for row in rows if row["id"] in planted and row["unlearned"]][:20]
+    write_parquet(
+        results / "detect/treated/detected.parquet",
+        [row | ({"answer": "fox", "unlearned": False} if row["id"] in relabelled else {}) for row in rows],
+    )
+    (study,) = SECTION.read(gather(settings, results, tmp_path))
+    plain, treated = study.candidates
+    for by_truth in (False, True):
+        group = study.group("data_conflict", by_truth)
+        assert learning_stats.rate(study, treated, group) == learning_stats.rate(study, plain, group)
+        lower = learning_stats.contrast(study, treated, plain, group, relative=True)
+        assert lower.value == 0 and lower.low < 0 < lower.high
+    # The diagnosed arm alone is told with all of its rows, and what is left out is told.
+    assert learning_stats.rate(study, plain, study.group("all"), alone=True).n == len(rows)
+    assert learning_stats.rate(study, plain, study.group("all")).n == len(rows) - 20
+    assert {row["relabelled"] for row in examined_table(study).rows} == {20}
 
 
 def test_a_group_that_changed_whole_is_no_certainty():

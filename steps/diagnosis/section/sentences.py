@@ -36,7 +36,7 @@ def answers(studies: list[Study]) -> list[Answer]:
 
 def first_screen(study: Study) -> Answer:
     """What was never learned, and why."""
-    before, plain = rate(study, study.plain, study.group(ALL)), study.plain.name
+    before, plain = rate(study, study.plain, study.group(ALL), alone=True), study.plain.name
     unit = say("unit", n=before.n, plain=plain)
     if not study.unlearned:
         return Answer("never_learned", say("none_unlearned", plain=plain), "0", unit)
@@ -66,7 +66,7 @@ def lead(study: Study) -> str:
     return say(
         "lead",
         plain=study.plain.name,
-        before=rate(study, study.plain, study.group(ALL)),
+        before=rate(study, study.plain, study.group(ALL), alone=True),
         unlearned=study.unlearned,
         treated=reduction
         and {"name": treated.name, "after": rate(study, treated, study.group(ALL)), "reduction": reduction},

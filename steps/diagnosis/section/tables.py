@@ -103,7 +103,7 @@ def shares_table(study: Study) -> Table:
                 **known,
             }
         )
-    prevalence = rate(study, study.plain, study.group(ALL))
+    prevalence = rate(study, study.plain, study.group(ALL), alone=True)
     rows.append(
         {
             "cause": "all rows",
@@ -148,16 +148,18 @@ def examined_table(study: Study) -> Table:
     reasons = sorted({reason for c in counts.values() for reason, rows in c["excluded"].items() if rows})
     columns = [Column("node", "checkpoint", "code"), Column("in", "rows", "integer")]
     columns += [Column("examined", "examined", "integer"), Column("unlearned", "unlearned", "integer")]
+    columns.append(Column("relabelled", "of these of another answer elsewhere", "integer"))
     columns += [Column(f"excluded_{reason}", f"excluded: {reason}", "integer") for reason in reasons]
     rows = [
         {
             "node": name,
             **{key: c[key] for key in ("in", "examined", "unlearned")},
+            "relabelled": int((study.detected[name].examined & ~study.detected[name].compared).sum()),
             **{f"excluded_{reason}": c["excluded"].get(reason, 0) for reason in reasons},
         }
         for name, c in counts.items()
     ]
-    caption = "Rows examined per checkpoint; excluded rows are in excluded.jsonl beside the manifest, each with a hint."
+    caption = say("examined_caption")
     return Table(f"{study.name}_examined", caption, columns, rows)
 
 
