@@ -99,6 +99,26 @@ def share(tasks: Sequence[np.ndarray]) -> tuple[float, float]:
     return wilson(value, worth, z)
 
 
+def bounded(values: np.ndarray) -> tuple[float, float]:
+    """95 % interval of a mean over items of values from 0 to 1 that are no plain yes or no, such as pass@k.
+
+    Near 1 few items fall short, and by how much others would is not seen: their spread says too little. So the mean of
+    what falls short is taken as that of so many items that do by one size, by which their sum and their sum of squares
+    stay what they are, and has Wilson's interval; so is what the items have; and the wider end of both counts, on each
+    side.
+    """
+    n = len(values)
+    (have_low, have_high), (lack_low, lack_high) = _sized(values, n), _sized(1 - values, n)
+    return max(0.0, min(have_low, 1 - lack_high)), min(1.0, max(have_high, 1 - lack_low))
+
+
+def _sized(values: np.ndarray, n: int) -> tuple[float, float]:
+    total = float(values.sum())
+    size = float(np.square(values).sum()) / total if total else 1.0
+    low, high = wilson(min(1.0, total / n / size), n)
+    return size * low, size * high
+
+
 def paired(changes: np.ndarray) -> tuple[float, float]:
     """95 % interval of a mean difference between two sides that answered the same items.
 

@@ -29,7 +29,7 @@ from steps.report.candidates import apart, candidates_of
 from steps.report.gather import gather
 from steps.report.lines import over_runs, smoothed, spread
 from steps.settings import methods
-from steps.stats import bootstrap, means, sampling
+from steps.stats import means, sampling
 from tests.manifests import seal
 from tests.report import test_report
 from tests.report.test_report import VISION, Page, fake_run, linear, make, node, oklab, read_table, write_evaluation
@@ -73,11 +73,11 @@ def write_explore(results: Path, name: str, skill: tuple, draw, items: int, samp
             ks = [2**i for i in range(samples.bit_length()) if 2**i <= samples]
             once = means.mean(correct.mean(axis=1))
             row = {"n": items, "samples": samples, "temperature": 1.0, "top_p": 1.0, "pass@1": once}
-            row |= {f"pass@{k}": bootstrap.mean(sampling.pass_at_k(correct, k), 100, 0) for k in ks[1:]}
+            row |= {f"pass@{k}": means.bounded(sampling.pass_at_k(correct, k)) for k in ks[1:]}
             votes = np.array([sampling.majority(a, c.tolist()) for a, c in zip(answers, correct, strict=True)])
             for k in ks:
                 mixed = correct.mean(axis=1) + (votes - correct.mean(axis=1)) * math.log2(k) / math.log2(samples)
-                row[f"majority@{k}"] = bootstrap.mean(mixed, 100, 0)
+                row[f"majority@{k}"] = means.bounded(mixed)
             row["tokens"] = {"value": skill[3] if mode == "cot" else 3.0, "stderr": 0.4}
             row["entropy"] = {"value": skill[4], "stderr": 0.01}
             found[task][mode] = row | {"unparsed": 0.02, "truncated": 0.01}
