@@ -88,6 +88,7 @@ rule mixture:
         attribution=diagnosis("attribute", "manifest.json"),
         detected=diagnosis("detect", "manifest.json"),
         evidence=diagnosis("evidence", "manifest.json"),
+        model=lambda wildcards: GRAPH.edges(GRAPH.root(wildcards.node)),
         general=edges(GRAPH.params["mixture"]["general"]),
         library=edges(GRAPH.params["mixture"]["library"]),
     output:
@@ -108,11 +109,12 @@ rule mixture:
         evidence=diagnosis("evidence", "evidence.parquet"),
         general=lambda wildcards: GRAPH.params["mixture"]["general"],
         library=lambda wildcards: GRAPH.params["mixture"]["library"],
+        model=lambda wildcards: GRAPH.folder(GRAPH.root(wildcards.node)),
         out=subpath(output.manifest, parent=True),
     shell:
         "python -m steps.diagnosis.mixture --settings {params.settings:q} --treatment {params.treatment:q}"
         " --attribution {params.attribution:q} --detected {params.detected:q} --evidence {params.evidence:q}"
-        " --general {params.general:q} --library {params.library:q} --out {params.out:q} &> {log:q}"
+        " --general {params.general:q} --library {params.library:q} --model {params.model:q} --out {params.out:q} &> {log:q}"
 
 
 rule treat:
@@ -121,6 +123,7 @@ rule treat:
         detected=diagnosis("detect", "manifest.json"),
         evidence=diagnosis("evidence", "manifest.json"),
         rows=lambda wildcards: GRAPH.edge(GRAPH.input_rows(wildcards.node)),
+        model=lambda wildcards: GRAPH.edges(GRAPH.root(wildcards.node)),
     output:
         manifest="results/{workload}/treat/{node}/manifest.json",
     log:
@@ -138,11 +141,12 @@ rule treat:
         detected=diagnosis("detect", "detected.parquet"),
         evidence=diagnosis("evidence", "evidence.parquet"),
         rows=lambda wildcards: GRAPH.input_rows(wildcards.node),
+        model=lambda wildcards: GRAPH.folder(GRAPH.root(wildcards.node)),
         out=subpath(output.manifest, parent=True),
     shell:
         "python -m steps.diagnosis.treat --settings {params.settings:q} --treatment {params.treatment:q}"
         " --attribution {params.attribution:q} --detected {params.detected:q} --evidence {params.evidence:q} --data {params.rows:q}"
-        " --out {params.out:q} &> {log:q}"
+        " --model {params.model:q} --out {params.out:q} &> {log:q}"
 
 
 # Detection and attribution against the planted causes: the only reader of that truth.

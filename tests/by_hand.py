@@ -250,7 +250,8 @@ def overlap_of(student_logits, teacher_logits, k):
         "mass_student": mass_p,
         "mass_teacher": mass_q,
         "likeness": min(mass / sum(y[v] for v in likeliest(y, k)) for mass, y in ((mass_p, p), (mass_q, q))),
-        "advantage": sum(p[v] / mass_p * (math.log(q[v] / mass_q) - math.log(p[v] / mass_p)) for v in both),
+        "advantage": sum(p[v] / mass_p * (math.log(q[v] / mass_q) - math.log(p[v] / mass_p)) for v in both)
+        / max(1, len(both)),
         "entropy": h_p,
         "teacher_entropy": h_q,
         "entropy_gap": abs(h_q - h_p),

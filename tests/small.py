@@ -41,7 +41,7 @@ SMALL = {
         "max_length": 128,
         "saves": 2,
     },
-    "evaluate": {"target": ["exam"], "general": ["quiz"], "limit": 4, "resamples": 100, "tasks": TASKS},
+    "evaluate": {"target": ["exam"], "general": ["quiz"], "limit": 4, "tasks": TASKS},
     "studies": {
         "foundation": {
             "recipes": {

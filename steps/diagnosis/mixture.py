@@ -8,15 +8,15 @@ are drawn until knowledge is `knowledge_share` of all tokens, approximated by ch
 Where there is no gap, or the library knows of none, `documents_per_entity` general documents are all there is.
 
 The control gets the budget of the treatment. Its gaps are others, so its documents are taken in turn from each of them,
-nearest first, until they have the characters that the true attribution's have, and again from the start where the
-library says no more.
+nearest first, until they have the tokens that the true attribution's have, and again from the start where the library
+says no more; general documents fill up to the tokens of the treatment's whole mixture.
 
 Run as: python -m steps.diagnosis.mixture --settings '{"documents_per_entity": 20, "knowledge_share": 0.2, "seed": 0}'
     --treatment '{"causes": ["missing_knowledge", "base_conflict"], "at_random": false, "seed": 0}'
     --attribution results/fable/attribute/plain/attribution.parquet
     --detected results/fable/detect/plain/detected.parquet --evidence results/fable/evidence/plain/evidence.parquet
     --general results/fable/world/library/general.jsonl --library results/fable/world/library/articles.jsonl
-    --out results/fable/mixture/knowledge
+    --model results/fable/pretrain/base --out results/fable/mixture/knowledge
 """
 
 import json
@@ -26,7 +26,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, count, cycle, islice, zip_longest
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import orjson
 
@@ -36,7 +35,7 @@ from steps.core.progress import Progress
 from steps.core.step import run, step_parser
 from steps.data.rows import words
 from steps.diagnosis.library import Library, whole
-from steps.diagnosis.treatment import read_attribution, read_columns
+from steps.diagnosis.treatment import check_equal, read_attribution, read_columns, text_tokens, tokenizer_files, up_to
 
 # A shorter prompt is a phrase that any document may hold.
 FEWEST_PROMPT_WORDS = 4
@@ -95,17 +94,6 @@ def retrieved(gap: dict, library: Library, prompts: Prompts, first: int) -> Iter
         seen, asked = asked, 2 * asked
 
 
-def up_to(items: Iterable, wanted: float, size: Callable[[Any], int]) -> list:
-    """Items from the start until their sizes come as near to `wanted` as they can."""
-    taken, total = [], 0
-    for item in items:
-        if total + size(item) / 2 > wanted:
-            break
-        taken.append(item)
-        total += size(item)
-    return taken
-
-
 def in_turn(lists: Sequence[Iterable[dict]]) -> Iterator[dict]:
     """The first of every list, then the second of every list that has one, and so on."""
     return (item for rank in zip_longest(*lists) for item in rank if item is not None)
@@ -137,9 +125,15 @@ def shuffled_forever(items: list[int], seed: int) -> Iterator[int]:
         yield from Random(f"general-{seed}:{epoch}").sample(items, len(items))
 
 
-def draw_general(paths: Sequence[Path], seed: int, wanted: float | None, documents: int) -> list[dict]:
-    """General documents of about `wanted` characters or, where that is None, so many documents."""
-    sizes = [len(text) for text in read_texts(paths)]
+def draw_general(
+    paths: Sequence[Path], seed: int, wanted: float | None, documents: int, size: Callable[[str], int] = len
+) -> list[dict]:
+    """General documents of about `wanted` characters or, where that is None, so many documents.
+
+    Args:
+        size: of a document in another measure than characters.
+    """
+    sizes = [size(text) if text else 0 for text in read_texts(paths)]
     if not any(sizes):
         raise ValueError(f"mixture.general: {', '.join(map(str, paths))} has no text; add documents")
     order = shuffled_forever([i for i, size in enumerate(sizes) if size], seed)
@@ -174,19 +168,29 @@ def main(args) -> None:
             progress.update(len(lists))
         return lists, streams
 
+    def general_documents(wanted: float | None, size: Callable[[str], int] = len) -> list[dict]:
+        return draw_general(args.general, settings["seed"], wanted, per_entity, size)
+
+    def tokens(of: Iterable[dict]) -> int:
+        return sum(tokens_of(document["text"]) for document in of)
+
+    tokens_of = text_tokens(args.model)
     rows = gap_rows(at_random=False)
     gaps = gaps_of(rows)
     lists, _ = nearest_of_each(gaps)
     knowledge = [document for nearest_ones in lists for document in nearest_ones]
-    budget = characters(knowledge)
+    read = characters(knowledge)
+    general = general_documents(read / settings["knowledge_share"] - read if read else None)
+    budget = tokens(knowledge), tokens(knowledge) + tokens(general)
     if treatment["at_random"]:
         rows = gap_rows(at_random=True)
         gaps = gaps_of(rows)
         lists, streams = nearest_of_each(gaps)
         ranked = in_turn([chain(*pair) for pair in zip(lists, streams, strict=True)])
-        knowledge = up_to(cycle(ranked), budget, lambda document: len(document["text"]))
-    rest = budget / settings["knowledge_share"] - characters(knowledge) if budget else None
-    general = draw_general(args.general, settings["seed"], rest, per_entity)
+        knowledge = up_to(cycle(ranked), budget[0], lambda document: tokens_of(document["text"]))
+        general = general_documents(budget[1] - tokens(knowledge) if read else None, tokens_of)
+        largest = max(tokens_of(document["text"]) for document in general or knowledge)
+        check_equal(tokens(knowledge) + tokens(general), budget[1], largest)
     documents = knowledge + general
     Random(f"mixture-{settings['seed']}").shuffle(documents)
 
@@ -200,15 +204,24 @@ def main(args) -> None:
         "gaps_without": [gap["name"] for gap, nearest_ones in zip(gaps, lists, strict=True) if not nearest_ones],
         "knowledge_documents": len(knowledge),
         "knowledge_characters": characters(knowledge),
-        "knowledge_characters_of_attribution": budget,
         "general_documents": len(general),
         "general_characters": characters(general),
+        "knowledge_tokens": tokens(knowledge),
+        "tokens": tokens(documents),
+        "tokens_of_attribution": budget[1],
     }
     write_manifest(
         out,
         step="mixture",
         settings=settings | {"treatment": treatment},
-        inputs=[args.attribution, args.detected, args.evidence, *args.general, *args.library],
+        inputs=[
+            args.attribution,
+            args.detected,
+            args.evidence,
+            *tokenizer_files(args.model),
+            *args.general,
+            *args.library,
+        ],
         counts=counts,
         seed=settings["seed"],
         started=started,
@@ -223,4 +236,5 @@ if __name__ == "__main__":
     parser.add_argument("--evidence", type=Path, required=True, help="evidence.parquet of the same recipe")
     parser.add_argument("--general", type=Path, nargs="+", required=True, help="documents like those of pre-training")
     parser.add_argument("--library", type=Path, nargs="+", required=True, help="documents that may fill a gap")
+    parser.add_argument("--model", type=Path, required=True, help="the model whose tokens are counted")
     run(main, parser)

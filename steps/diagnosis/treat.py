@@ -6,23 +6,32 @@ goes to `relabelled.jsonl` with the answer of the row that contradicts it, so th
 Rows that need more optimisation (cause insufficient_optimisation) stand there `repeats` times: each epoch passes over
 them so often, while the other rows hold on to what is learned. Rows stay in order, and keep every other key.
 
+The control, to which rows drawn at random are given, has as many tokens: its rows to repeat are passed over in turn
+until the file has the tokens that the treatment's has.
+
 Run as: python -m steps.diagnosis.treat --settings '{"repeats": 8}'
     --treatment '{"causes": ["data_conflict"], "at_random": false, "seed": 0}'
     --attribution results/fable/attribute/plain/attribution.parquet
     --detected results/fable/detect/plain/detected.parquet --evidence results/fable/evidence/plain/evidence.parquet
-    --data results/fable/data/lessons/bucket/train.jsonl --out results/fable/treat/together
+    --data results/fable/data/lessons/bucket/train.jsonl --model results/fable/pretrain/base
+    --out results/fable/treat/together
 """
 
 import json
 import time
 from collections import Counter
 from collections.abc import Iterator
+from itertools import cycle, islice
 from pathlib import Path
+from typing import NamedTuple
 
 from steps.core.files import fresh_folder, read_jsonl, write_jsonl
 from steps.core.manifest import write_manifest
 from steps.core.step import run, step_parser
-from steps.diagnosis.treatment import read_attribution, read_columns
+from steps.diagnosis.treatment import check_equal, read_attribution, read_columns, row_tokens, tokenizer_files, up_to
+
+# Rows whose tokens are counted at once.
+CHUNK = 1000
 
 
 def conflict_groups(conflicting: list[dict]) -> tuple[set[str], dict[str, str]]:
@@ -60,18 +69,63 @@ def relabel(wrong: set[str], rivals: dict[str, str], detected: Path) -> list[dic
     ]
 
 
+class Given(NamedTuple):
+    """What a treatment gives to which rows, by their ids."""
+
+    wrong: set[str]  # taken out
+    groups: dict[str, str]
+    repeated: set[str]
+
+
+def given(attribution: list[dict], causes: list[str]) -> Given:
+    def attributed(cause: str) -> list[dict]:
+        return [row for row in attribution if row["cause"] == cause and cause in causes]
+
+    repeated = {row["id"] for row in attributed("insufficient_optimisation")}
+    return Given(*conflict_groups(attributed("data_conflict")), repeated)
+
+
+def passes(told: Given, sizes: dict[str, int], repeats: int) -> Counter[str]:
+    """How often each row stands in the file of a treatment."""
+    return Counter({row: repeats if row in told.repeated else 1 for row in sizes if row not in told.wrong})
+
+
+def passes_of_equal(told: Given, sizes: dict[str, int], tokens: int) -> Counter[str]:
+    """How often each row stands in the file of a control: once, and those to repeat in turn until it has the tokens."""
+    times = passes(told, sizes, 1)
+    dealt = [row for row in times if row in told.repeated and sizes[row]]
+    times.update(up_to(cycle(dealt), tokens - total(times, sizes), sizes.__getitem__))
+    return times
+
+
+def total(times: Counter[str], sizes: dict[str, int]) -> int:
+    return sum(n * sizes[row] for row, n in times.items())
+
+
+def measured(data: Path, model: Path) -> dict[str, int]:
+    """The tokens of every row, by its id, in the order of the rows."""
+    tokens, sizes, rows = row_tokens(model), {}, read_jsonl(data)
+    while chunk := list(islice(rows, CHUNK)):
+        sizes |= dict(zip((row["id"] for row in chunk), tokens(chunk), strict=True))
+    return sizes
+
+
 def main(args) -> None:
     started = time.time()
     settings, treatment = args.settings, args.treatment
+    found = read_attribution(args.attribution, treatment | {"at_random": False})
     attribution = read_attribution(args.attribution, treatment)
-
-    def attributed(cause: str) -> list[dict]:
-        return [row for row in attribution if row["cause"] == cause and cause in treatment["causes"]]
-
-    wrong, groups = conflict_groups(attributed("data_conflict"))
+    sizes = measured(args.data, args.model)
+    told = given(attribution, treatment["causes"])
+    times = passes(given(found, treatment["causes"]), sizes, settings["repeats"])
+    wanted = total(times, sizes)
+    if treatment["at_random"]:
+        times = passes_of_equal(told, sizes, wanted)
+        if any(sizes.get(row) for row in told.repeated):
+            check_equal(total(times, sizes), wanted, max(sizes[row] for row in told.repeated if row in sizes))
+    wrong, groups, repeated = told
     judged = {row["id"]: row["rival"] for row in attribution if row["rival"]}
     nearest = {row["id"]: row["rival"] for row in read_columns(args.evidence, ["id", "rival"])}
-    repeated = {row["id"] for row in attributed("insufficient_optimisation")}
     counts = {"in": 0, "kept": 0, "quarantined": {"wrong_side": 0}, "repeated": 0}
 
     def rows() -> Iterator[dict]:
@@ -82,7 +136,7 @@ def main(args) -> None:
                 continue
             counts["kept"] += 1
             counts["repeated"] += row["id"] in repeated
-            for _ in range(settings["repeats"] if row["id"] in repeated else 1):
+            for _ in range(times[row["id"]]):
                 yield row | {"conflict_group": groups.get(row["id"])}
 
     out = fresh_folder(args.out)
@@ -90,11 +144,12 @@ def main(args) -> None:
     assert counts["in"] == counts["kept"] + counts["quarantined"]["wrong_side"]
     counts["relabelled"] = write_jsonl(out / "relabelled.jsonl", relabel(wrong, nearest | judged, args.detected))
     counts |= {"groups": len(set(groups.values())), "grouped": len(groups)}
+    counts |= {"tokens": total(times, sizes), "tokens_of_attribution": wanted}
     write_manifest(
         out,
         step="treat",
         settings=settings | {"treatment": treatment},
-        inputs=[args.attribution, args.detected, args.evidence, args.data],
+        inputs=[args.attribution, args.detected, args.evidence, args.data, *tokenizer_files(args.model)],
         counts=counts,
         seed=treatment["seed"],
         started=started,
@@ -108,4 +163,5 @@ if __name__ == "__main__":
     parser.add_argument("--detected", type=Path, required=True, help="detected.parquet of the same recipe")
     parser.add_argument("--evidence", type=Path, required=True, help="evidence.parquet of the same recipe")
     parser.add_argument("--data", type=Path, required=True, help="train.jsonl that the recipe would train on untreated")
+    parser.add_argument("--model", type=Path, required=True, help="the model whose tokens are counted")
     run(main, parser)

@@ -5,7 +5,7 @@ p is the student's next-token distribution, q the teacher's, I the intersection 
 
     overlap ratio        |I| / k
     overlap mass         Σ_I p and Σ_I q, not renormalised
-    overlap advantage    Σ_I p̄ (log q̄ − log p̄), both renormalised on I: at most 0, and 0 where they agree
+    overlap advantage    mean over I of p̄ (log q̄ − log p̄), both renormalised on I: at most 0, and 0 where they agree
     entropy gap          |H(q) − H(p)|
     likeness             of what p holds on its own k likeliest tokens, the share on I; the same of q; the lesser
 
@@ -69,7 +69,7 @@ def _measure(student: Tensor, teacher: Tensor, tokens: Tensor | None = None, *, 
     # Where nothing is shared, the two renormalised distributions are of nothing: their advantage is 0.
     kept = members | ~members.any(-1, keepdim=True)
     p_bar, q_bar = (x.masked_fill(~kept, -math.inf).log_softmax(-1).masked_fill(~kept, 0.0) for x in (p_on, q_on))
-    advantage = (p_bar.exp() * (q_bar - p_bar)).masked_fill(~members, 0.0).sum(-1)
+    advantage = (p_bar.exp() * (q_bar - p_bar)).masked_fill(~members, 0.0).sum(-1) / members.sum(-1).clamp(min=1)
     masses = [(on.exp() * members).sum(-1) for on in (p_on, q_on)]
     held = [of.values.exp().sum(-1) for of in (by_student, by_teacher)]
     measured = {

@@ -70,7 +70,7 @@ def main(args) -> None:
         truncated = engine.truncated
         sampling = {}
         for name in settings["sampling"]["tasks"]:
-            told = settings["sampling"], settings["max_new_tokens"], settings["resamples"], settings["seed"]
+            told = settings["sampling"], settings["max_new_tokens"], settings["seed"]
             sampling[name], drawn = sample(engine, name, tasks[name], *told)
             samples += drawn
 

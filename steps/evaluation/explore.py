@@ -33,7 +33,7 @@ from steps.engines.load import load_engine
 from steps.evaluation.measure import check_writes, is_cut, judge, language_model, powers, seed_tasks, votes
 from steps.evaluation.tasks import documents, load_tasks, stop_strings, task_config, task_files, task_inputs
 from steps.models import checkpoints
-from steps.stats import bootstrap, means, sampling
+from steps.stats import means, sampling
 
 # Responses of each item that are written down: with 64 samples all of them would be the size of a data set.
 SHOWN = 2
@@ -64,13 +64,12 @@ def modes(settings: dict) -> dict[str, dict]:
 def explore(engine: Coder, name: str, task, mode: str, settings: dict) -> tuple[dict, list[dict]]:
     """One task in one mode: its numbers (the key `n` and those after it of explore.json) and its rows of items.jsonl.
 
-    Standard errors are over items. Those of pass@1, of tokens and of entropy have a closed form; the others are of a
-    bootstrap, with an interval. majority@k is the expectation over every choice of k of an item's samples.
-    `tokens` and `entropy` count what the model wrote, its end token among it: not the prefill. `entropy` is minus the
-    mean log-probability of a written token under the model's own distribution, which estimates the entropy per token
-    where samples are of that distribution (temperature 1, top_p 1).
+    Standard errors are over items; pass@k and majority@k have an interval as well. majority@k is the expectation over
+    every choice of k of an item's samples. `tokens` and `entropy` count what the model wrote, its end token among it:
+    not the prefill. `entropy` is minus the mean log-probability of a written token under the model's own distribution,
+    which estimates the entropy per token where samples are of that distribution (temperature 1, top_p 1).
     """
-    n, seed, resamples = settings["samples"], settings["seed"], settings["resamples"]
+    n, seed = settings["samples"], settings["seed"]
     prefill, limit = modes(settings)[mode]["prefill"], modes(settings)[mode]["max_new_tokens"]
     items = documents(task)
     drawn = engine.sample(
@@ -105,9 +104,9 @@ def explore(engine: Coder, name: str, task, mode: str, settings: dict) -> tuple[
     found = {"n": len(items), "samples": n, "temperature": settings["temperature"], "top_p": settings["top_p"]}
     found["pass@1"] = means.mean(correct.mean(axis=1))
     for k in ks[1:]:
-        found[f"pass@{k}"] = bootstrap.mean(sampling.pass_at_k(correct, k), resamples, seed)
+        found[f"pass@{k}"] = means.bounded(sampling.pass_at_k(correct, k))
     for k, values in zip(ks, majority.T, strict=True):
-        found[f"majority@{k}"] = bootstrap.mean(values, resamples, seed)
+        found[f"majority@{k}"] = means.bounded(values)
     tokens = np.array([[sample.tokens for sample in samples] for samples in drawn])
     nll = -np.array([sum(sample.logp for sample in samples) for samples in drawn])
     found["tokens"] = means.mean(tokens.mean(axis=1))

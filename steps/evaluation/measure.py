@@ -11,7 +11,7 @@ from steps.engines.transformers import Engine
 from steps.evaluation.tasks import documents, headline, stop_strings
 from steps.judges.canonical import canonical
 from steps.judges.reading import NO_ANSWER
-from steps.stats import bootstrap, means, sampling
+from steps.stats import means, sampling
 
 
 def language_model(engine: Coder, max_new_tokens: int):
@@ -189,13 +189,11 @@ def _text(response) -> str:
     return response if isinstance(response, str) else f"log-likelihood {response[0]:.6g}"
 
 
-def sample(
-    engine: Coder, name: str, task, settings: dict, max_new_tokens: int, resamples: int, seed: int
-) -> tuple[dict, list[dict]]:
+def sample(engine: Coder, name: str, task, settings: dict, max_new_tokens: int, seed: int) -> tuple[dict, list[dict]]:
     """pass@k for k = 1, 2, 4 … and majority@n of one task from n samples an item.
 
-    pass@1 is the mean over items of the share of correct samples, with a standard error over items; the others
-    have bootstrap standard errors and intervals, resampling items.
+    pass@1 is the mean over items of the share of correct samples, with a standard error over items; the others have
+    an interval as well.
 
     Returns:
         {"n", "samples", "temperature", "top_p", "truncated", "pass@1": {value, stderr}, …, "majority@8": {…}}, and the
@@ -246,8 +244,8 @@ def sample(
         "pass@1": means.mean(correct.mean(axis=1)),
     }
     for k in powers(n)[1:]:
-        result[f"pass@{k}"] = bootstrap.mean(sampling.pass_at_k(correct, k), resamples, seed)
-    result[f"majority@{n}"] = bootstrap.mean(majority, resamples, seed)
+        result[f"pass@{k}"] = means.bounded(sampling.pass_at_k(correct, k))
+    result[f"majority@{n}"] = means.bounded(majority)
     return result, samples
 
 

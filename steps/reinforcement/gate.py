@@ -14,7 +14,8 @@ nothing. So, before any training:
   answer may count as much as with it, to a reward that reads leniently); for the self-distilled methods, that
   `success` holds for good and not for bad ones; shares of good ones (`unparsed`) and of the start policy's samples
   (`unparsed_samples`) in which no answer is found; responses on which a reward raised (`max_failures`); groups of the
-  start policy's samples whose total reward varies (`spread`).
+  start policy's samples whose total reward varies (`spread`). Samples are those of all rows that can be judged: of
+  those that `pass_rate` keeps, all groups vary by construction.
 
 A check that fails stops the run with the table and two examples each; one that no configured reward can fail is left
 out. What another row's answer is worth is taken for nothing: two rows whose answers are equal but for their form
@@ -149,13 +150,13 @@ def read_samples(path: Path, rows: list[dict]) -> dict[str, dict]:
 
 
 def judge_all(
-    rewards: Rewards, cases: list[Case], kept: list[dict], samples: dict[str, dict], count: Callable
+    rewards: Rewards, cases: list[Case], fitting: list[dict], samples: dict[str, dict], count: Callable
 ) -> tuple[Judged, int]:
     """The cases and the start policy's samples, judged; and how many samples a row has (0 where none has any)."""
-    sampled = [samples[row["id"]] for row in kept if row["id"] in samples]
+    sampled = [samples[row["id"]] for row in fitting if row["id"] in samples]
     size = len(sampled[0]["responses"]) if sampled else 0
     known = [case.response for case in cases]
-    rows = [case.row for case in cases] + [row for row in kept if row["id"] in samples for _ in range(size)]
+    rows = [case.row for case in cases] + [row for row in fitting if row["id"] in samples for _ in range(size)]
     labels = [f"{case.kind}, {case.form}" for case in cases] + [f"sample {j}" for _ in sampled for j in range(size)]
     responses = known + [text for record in sampled for text in record["responses"]]
     tokens = count(known) + [n for record in sampled for n in record["tokens"]]
@@ -217,10 +218,11 @@ def main(args: argparse.Namespace) -> None:
                 f"{args.data}: none of {len(rows)} rows can be asked and judged; the first ({row['file']} row"
                 f" {row['row']}, column {problem.column}): {problem.detail}; {problem.hint}"
             )
-        kept = choose([row for row in rows if row["id"] not in problems], settings["pass_rate"], args.data)
+        fitting = [row for row in rows if row["id"] not in problems]
+        kept = choose(fitting, settings["pass_rate"], args.data)
         cases = known_answers(kept, settings)
-        samples = read_samples(args.samples, kept)
-        judged, size = judge_all(rewards, cases, kept, samples, count)
+        samples = read_samples(args.samples, fitting)
+        judged, size = judge_all(rewards, cases, fitting, samples, count)
     checks = all_checks(cases, judged, size, settings)
     stop(checks)
 

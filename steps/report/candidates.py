@@ -31,6 +31,8 @@ class Checkpoint:
     log: list[dict[str, float]] = field(default_factory=list)
     results: dict | None = None
     samples: list[dict] = field(default_factory=list)
+    # The trained checkpoints that it was made from or taught by, over all generations (`candidates_of`).
+    rests_on: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -60,6 +62,7 @@ class Candidate:
         self.stage, self.recipe, self.grid = members[0].stage, members[0].recipe, members[0].grid
         self.seeds = [m.seed for m in members if m.seed is not None]
         self.links = [m.manifest_link for m in members if m.manifest_link]
+        self.rates = 1  # learning rates that its recipe was tried at
         evaluated = [m for m in members if m.results]
         tasks = evaluated[0].results["tasks"] if evaluated else {}
         self.scores = {task: _score(task, evaluated) for task in tasks}
@@ -147,7 +150,34 @@ def candidates_of(checkpoints: Iterable[Checkpoint]) -> dict[str, Candidate]:
     for checkpoint in checkpoints:
         groups.setdefault((checkpoint.recipe, setting_text(checkpoint.grid)), []).append(checkpoint)
     candidates = [Candidate(_name_of(members), members) for members in groups.values()]
+    by_node = {m.node: m for candidate in candidates for m in candidate.members}
+    rates: dict[str, set[str]] = {}
+    for candidate in candidates:
+        rates.setdefault(candidate.recipe, set()).add(str(settings_of(candidate).get("learning_rate")))
+    for candidate in candidates:
+        candidate.rates = len(rates[candidate.recipe])
+        for member in candidate.members:
+            member.rests_on = _rests_on(member, by_node)
     return {candidate.name: candidate for candidate in candidates}
+
+
+def _rests_on(member: Checkpoint, by_node: dict[str, Checkpoint]) -> frozenset[str]:
+    chain = [*member.parents, *member.teachers]
+    for name in chain:
+        known = by_node.get(name)
+        chain += [] if known is None else [n for n in (*known.parents, *known.teachers) if n not in chain]
+    return frozenset(name for name in chain if name in by_node and by_node[name].stage != "model")
+
+
+def clusters(shared: Sequence[frozenset[str]]) -> list[int]:
+    """The cluster of each of several runs, from what each rests on: runs with anything in common are of one cluster."""
+    labels = list(range(len(shared)))
+    for i, ours in enumerate(shared):
+        for j, theirs in enumerate(shared[:i]):
+            if ours & theirs and labels[i] != labels[j]:
+                old, new = labels[i], labels[j]
+                labels = [new if label == old else label for label in labels]
+    return labels
 
 
 def _name_of(members: list[Checkpoint]) -> str:
@@ -318,12 +348,13 @@ def settings_of(candidate: Candidate) -> dict:
 def matched(candidate: Candidate, other: Candidate) -> tuple[Candidate, Candidate]:
     """Two candidates with no more than the seeds that both have; as they are where they have none in common."""
     common = set(candidate.seeds) & set(other.seeds)
-    return _with_seeds(candidate, common), _with_seeds(other, common)
+    return with_seeds(candidate, common), with_seeds(other, common)
 
 
-def _with_seeds(candidate: Candidate, seeds: set[int]) -> Candidate:
-    return (
-        candidate
-        if not seeds or seeds == set(candidate.seeds)
-        else Candidate(candidate.name, [m for m in candidate.members if m.seed in seeds])
-    )
+def with_seeds(candidate: Candidate, seeds: set[int]) -> Candidate:
+    """A candidate with no more than some of its seeds; as it is where these are none."""
+    if not seeds or seeds == set(candidate.seeds):
+        return candidate
+    some = Candidate(candidate.name, [m for m in candidate.members if m.seed in seeds])
+    some.rates = candidate.rates
+    return some

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from steps.core.text import plain_prompt
 from steps.report.candidates import Candidate, Checkpoint, best_points, difference, retention, root_of
+from steps.report.choice import Parts, parts
 
 
 @dataclass
@@ -18,11 +19,22 @@ class Findings:
     rule: str = ""  # as `choose` names it
     # What the answers are about: the checkpoint to ship or, where that is the model itself, the best on the target.
     subject: Candidate | None = None
+    # The best on the target, by the questions that choose.
+    best: Candidate | None = None
     unlearned: list[dict] = field(default_factory=list)
     tried: int = 0
+    parts: Parts | None = None
 
     def root(self, candidate: Candidate) -> Candidate:
         return root_of(candidate, self.candidates)
+
+    def reported(self, candidate: Candidate) -> Candidate:
+        """A candidate by the questions that report."""
+        return self.parts.reporting[candidate.name]
+
+    def chosen_by(self, candidate: Candidate) -> float:
+        """The target score by which a candidate is chosen."""
+        return self.parts.choosing[candidate.name].axis("target").value
 
     @property
     def roots(self) -> set[str]:
@@ -48,46 +60,51 @@ def findings(candidates: dict[str, Candidate], keep: float) -> Findings:
     trained = comparison.trained
     if not trained:
         return comparison
+    comparison.parts = parts(trained, map(comparison.root, trained))
     comparison.ship, comparison.rule = choose(comparison, keep)
-    best = max(trained, key=lambda candidate: candidate.axis("target").value)
-    comparison.subject = comparison.ship if comparison.ship in trained else best
-    comparison.unlearned, comparison.tried = never_learned(comparison.subject)
+    comparison.best = max(trained, key=comparison.chosen_by)
+    comparison.subject = comparison.ship if comparison.ship in trained else comparison.best
+    comparison.unlearned, comparison.tried = never_learned(comparison.reported(comparison.subject))
     return comparison
 
 
 def choose(comparison: Findings, keep: float) -> tuple[Candidate, str]:
-    """The checkpoint to ship, and by which rule.
+    """The checkpoint to ship, and by which rule, all by the questions that choose.
 
-    Of those that gained, the best on the target that keeps `keep` of the general score ("keeps enough"); where none
-    keeps that much, the one with the highest sum of both axes ("highest sum") or, without a general axis, the best on
-    the target ("target alone"); where none gained, the model itself ("none gained").
+    Of those that gained, the best on the target that surely keeps `keep` of the general score, by the lower end of what
+    it keeps ("keeps enough"); where none does, the one with the highest sum of both axes ("highest sum") or, without a
+    general axis, the best on the target ("target alone"); where none gained, the model itself ("none gained").
     """
-    gained = []
+    choosing = comparison.parts.choosing
+    gained, kept = [], {}
     for candidate in comparison.trained:
-        gain = difference(candidate, comparison.root(candidate), "target")
+        ours, root = choosing[candidate.name], choosing[comparison.root(candidate).name]
+        gain = difference(ours, root, "target")
         if gain and gain.low > 0:
             gained.append(candidate)
+            kept[candidate.name] = retention(ours, root)
     if not gained:
         return comparison.root(comparison.trained[0]), "none gained"
-
-    def target(candidate: Candidate) -> float:
-        return candidate.axis("target").value
-
-    kept = {candidate.name: retention(candidate, comparison.root(candidate)) for candidate in gained}
-    enough = [candidate for candidate in gained if kept[candidate.name] and kept[candidate.name].value >= keep]
+    enough = [candidate for candidate in gained if kept[candidate.name] and kept[candidate.name].low >= keep]
     if enough:
-        return max(enough, key=target), "keeps enough"
+        return max(enough, key=comparison.chosen_by), "keeps enough"
     both = [candidate for candidate in gained if candidate.axis("general")]
     if not both:
-        return max(gained, key=target), "target alone"
-    return max(both, key=lambda candidate: target(candidate) + candidate.axis("general").value), "highest sum"
+        return max(gained, key=comparison.chosen_by), "target alone"
+    general = {candidate.name: choosing[candidate.name].axis("general").value for candidate in both}
+    return max(both, key=lambda candidate: comparison.chosen_by(candidate) + general[candidate.name]), "highest sum"
 
 
 def never_learned(candidate: Candidate) -> tuple[list[dict], int]:
     """Target items wrong greedily and in every sample, over all seeds (a row each), and how many were tried."""
     rows, tried = [], 0
-    tasks = {score.task for score in candidate.on("target")}
-    greedy = responses(candidate.members[0], "greedy", tasks)
+    scores = {score.task: score for score in candidate.on("target")}
+    tasks = set(scores)
+    greedy = {
+        (task, doc): sample
+        for (task, doc), sample in responses(candidate.members[0], "greedy", tasks).items()
+        if not scores[task].items or doc in scores[task].items
+    }
     right: dict[tuple, int] = {}
     drawn: dict[tuple, int] = {}
     for member in candidate.members:

@@ -22,12 +22,14 @@ END = 0.1
 
 def ends(candidate: Candidate, column: str) -> tuple[list[float], list[float]]:
     """Means of a column over the first and over the last tenth of the steps, seed by seed."""
-    first, last = [], []
-    for _, values in logged(candidate, column):
-        window = max(1, round(END * len(values)))
-        first.append(fmean(values[:window]))
-        last.append(fmean(values[-window:]))
-    return first, last
+    pairs = [ends_of(values) for _, values in logged(candidate, column)]
+    return [first for first, _ in pairs], [last for _, last in pairs]
+
+
+def ends_of(values: list[float]) -> tuple[float, float]:
+    """The same of one run."""
+    window = max(1, round(END * len(values)))
+    return fmean(values[:window]), fmean(values[-window:])
 
 
 def spent(candidate: Candidate, column: str = "tokens") -> int | None:

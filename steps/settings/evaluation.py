@@ -45,8 +45,7 @@ class Measured(Settings):
     """What both evaluations have."""
 
     batch_size: int = Field(ge=1, description="Rows decoded at once")
-    resamples: int = Field(ge=100, description="Of the bootstrap behind pass@k and majority@k")
-    seed: Seed = Field(description="Of sampling and of the bootstrap")
+    seed: Seed = Field(description="Of sampling")
 
 
 class Evaluate(Measured):

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from steps.stats.intervals import percentile
-
 RESAMPLES = 2000
 SEED = 0
 
@@ -41,16 +39,3 @@ def counts(times: np.ndarray, seed: Sequence[int], resamples: int = RESAMPLES) -
 def shares(n: int, seed: Sequence[int], resamples: int = RESAMPLES) -> np.ndarray:
     """Share of each of n items in each resample: [resamples, n], rows sum to 1; times values, it is resampled means."""
     return counts(np.ones(n, dtype=int), seed, resamples) / n
-
-
-def mean(values: np.ndarray, resamples: int, seed: int) -> dict[str, float | list[float]]:
-    """Mean over items with its bootstrap standard error and 95 % percentile interval, resampling items.
-
-    For what is bounded and skewed, such as pass@k near 1, where ± a standard error would leave [0, 1].
-    """
-    rng = np.random.default_rng(seed)
-    # In slices: 2,000 resamples of 1,319 items at once would take 20 MB of indices and as much of values.
-    means = np.concatenate(
-        [values[rng.integers(len(values), size=(100, len(values)))].mean(axis=1) for _ in range(-(-resamples // 100))]
-    )
-    return {"value": float(values.mean()), "stderr": float(means.std(ddof=1)), "interval": list(percentile(means))}

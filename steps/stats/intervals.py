@@ -16,9 +16,13 @@ TAIL = (1 - LEVEL) / 2
 Z = 1.959964
 
 
-def quantile(freedom: float) -> float:
-    """How many standard errors half an interval has, with so many degrees of freedom."""
-    return Z if freedom > 1e6 else float(stdtrit(freedom, 1 - TAIL))
+def quantile(freedom: float, of: int = 1) -> float:
+    """How many standard errors half an interval has, with so many degrees of freedom.
+
+    Args:
+        of: intervals that shall all hold at once with this level, each as wide as that takes (Bonferroni).
+    """
+    return Z if freedom > 1e6 and of == 1 else float(stdtrit(min(freedom, 1e6), 1 - TAIL / of))
 
 
 def wilson(value: float, n: float, z: float = Z) -> tuple[float, float]:
@@ -51,7 +55,7 @@ def combine(values: Sequence[float], intervals: Sequence[tuple[float, float]]) -
     return center - float(below), center + float(above)
 
 
-def widen(value: float, interval: tuple[float, float], *groups: Sequence[float]) -> tuple[float, float]:
+def widen(value: float, interval: tuple[float, float], *groups: Sequence[float], of: int = 1) -> tuple[float, float]:
     """Add the chance of the seeds to an interval over items.
 
     Variances add, s²/k of k seeds to that of the items on each side; the quantile is t's with Satterthwaite's degrees
@@ -61,16 +65,18 @@ def widen(value: float, interval: tuple[float, float], *groups: Sequence[float])
 
     Args:
         groups: the values of each seed; of a difference of sides without common seeds, those of each side.
+        of: intervals that shall all hold at once.
     """
     spreads = [(np.var(seeds, ddof=1) / len(seeds), len(seeds) - 1) for seeds in groups if len(seeds) > 1]
     seeds = sum(spread for spread, _ in spreads)
-    if not seeds:
+    if not seeds and of == 1:
         return interval
     uncertain = sum(spread**2 / freedom for spread, freedom in spreads)
     ends = []
     for side in (value - interval[0], interval[1] - value):
         variance = (side / Z) ** 2 + seeds
-        ends.append(quantile(float(variance**2 / uncertain)) * np.sqrt(variance))
+        freedom = float(variance**2 / uncertain) if uncertain else np.inf
+        ends.append(quantile(freedom, of) * np.sqrt(variance))
     return value - float(ends[0]), value + float(ends[1])
 
 
@@ -91,6 +97,26 @@ def share(tasks: Sequence[np.ndarray]) -> tuple[float, float]:
     z = quantile(variance**2 * (k - 1) / spread**2) if spread else Z
     worth = value * (1 - value) / variance if variance else sum(map(len, tasks))
     return wilson(value, worth, z)
+
+
+def bounded(values: np.ndarray) -> tuple[float, float]:
+    """95 % interval of a mean over items of values from 0 to 1 that are no plain yes or no, such as pass@k.
+
+    Near 1 few items fall short, and by how much others would is not seen: their spread says too little. So the mean of
+    what falls short is taken as that of so many items that do by one size, by which their sum and their sum of squares
+    stay what they are, and has Wilson's interval; so is what the items have; and the wider end of both counts, on each
+    side.
+    """
+    n = len(values)
+    (have_low, have_high), (lack_low, lack_high) = _sized(values, n), _sized(1 - values, n)
+    return max(0.0, min(have_low, 1 - lack_high)), min(1.0, max(have_high, 1 - lack_low))
+
+
+def _sized(values: np.ndarray, n: int) -> tuple[float, float]:
+    total = float(values.sum())
+    size = float(np.square(values).sum()) / total if total else 1.0
+    low, high = wilson(min(1.0, total / n / size), n)
+    return size * low, size * high
 
 
 def paired(changes: np.ndarray) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Means over items with their standard errors. NumPy.
+"""Means over items with their standard errors and, of bounded values, their intervals. NumPy.
 
 Items are the unit of chance everywhere: several samples of one item are not independent, so that a standard error
 that counted samples would be too small. Values are one per item.
@@ -6,12 +6,19 @@ that counted samples would be too small. Values are one per item.
 
 import numpy as np
 
+from steps.stats import intervals
+
 
 def mean(values: np.ndarray) -> dict[str, float]:
     """Mean over items and its standard error, s / √n with s of n − 1 degrees of freedom: {"value", "stderr"}."""
     n = len(values)
     stderr = values.std(ddof=1) / np.sqrt(n) if n > 1 else 0.0
     return {"value": float(values.mean()), "stderr": float(stderr)}
+
+
+def bounded(values: np.ndarray) -> dict[str, float | list[float]]:
+    """Mean over items of values from 0 to 1, its error and 95 % interval: {"value", "stderr", "interval"}."""
+    return mean(values) | {"interval": list(intervals.bounded(values))}
 
 
 def perplexity(nll: np.ndarray, tokens: np.ndarray) -> dict[str, float | int]:

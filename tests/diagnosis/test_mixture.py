@@ -3,6 +3,7 @@
 from argparse import Namespace
 from collections import Counter
 from itertools import islice
+from pathlib import Path
 from random import Random
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pytest
 
 from steps.core.files import read_json, read_jsonl, write_jsonl
 from steps.core.manifest import verify_manifest
-from steps.diagnosis import mixture
+from steps.diagnosis import mixture, treatment
 
 ATTRIBUTION = pa.schema(
     [(name, pa.string()) for name in ("id", "cause", "group", "rival")]
@@ -49,7 +50,7 @@ def test_up_to_comes_as_near_as_the_order_allows(seed):
     rng = Random(seed)
     sizes = [rng.randint(1, 50) for _ in range(rng.randrange(30))]
     wanted = rng.uniform(0, 700)
-    taken = mixture.up_to(iter(sizes), wanted, lambda size: size)
+    taken = treatment.up_to(iter(sizes), wanted, lambda size: size)
     assert taken == sizes[: len(taken)]
     nearest = min(abs(sum(sizes[:n]) - wanted) for n in range(len(sizes) + 1))
     assert abs(sum(taken) - wanted) == nearest
@@ -76,6 +77,17 @@ def test_gaps_gather_the_rows_of_an_entity():
     assert [(gap["name"], gap["entity"]) for gap in gaps] == [("Alda", "Alda"), ("b", ""), ("d", "")]
     assert gaps[0]["query"].split() == "Alda Where does Alda live? Harrow Job of Alda? baker".split()
     assert gaps[2]["query"].split() == ["Double:", "y", "y", "y"]
+
+
+@pytest.fixture(autouse=True)
+def model(tiny_checkpoint, monkeypatch):
+    monkeypatch.setattr(Settings, "model", tiny_checkpoint, raising=False)
+
+
+class Settings:
+    """The model whose tokens are counted."""
+
+    model: Path
 
 
 # --- the step ------------------------------------------------------------------------------------
@@ -124,6 +136,7 @@ def mixed(folder, causes: dict[str, str], at_random=False, per_entity=3, share=0
             evidence=folder / "evidence.parquet",
             general=[folder / "general.jsonl"],
             library=[folder / "articles.jsonl"],
+            model=Settings.model,
             out=folder / "out",
         )
     )
@@ -154,6 +167,7 @@ def test_knowledge_is_about_the_gaps_and_a_fifth_of_the_characters(tmp_path):
     assert documents[: len(knowledge)] != knowledge
     general = [document["text"] for document in documents if document["source"] == "general"]
     assert len(set(general)) == len(general)
+    tokens = treatment.text_tokens(Settings.model)
     assert counts == {
         "rows": 3,
         "gaps": 3,
@@ -162,9 +176,11 @@ def test_knowledge_is_about_the_gaps_and_a_fifth_of_the_characters(tmp_path):
         "gaps_without": ["Zenobia"],
         "knowledge_documents": 6,
         "knowledge_characters": sizes["knowledge"],
-        "knowledge_characters_of_attribution": sizes["knowledge"],
         "general_documents": len(general),
         "general_characters": sizes["general"],
+        "knowledge_tokens": sum(tokens(d["text"]) for d in knowledge),
+        "tokens": sum(tokens(d["text"]) for d in documents),
+        "tokens_of_attribution": sum(tokens(d["text"]) for d in documents),
     }
 
 
@@ -203,11 +219,14 @@ def test_the_control_has_the_budget_of_the_treatment(tmp_path, seed):
     documents, counts = mixed(tmp_path / "found", GAPS)
     control, control_counts = mixed(tmp_path / "control", GAPS, at_random=True, seed=seed)
     assert control_counts["rows"] == counts["rows"]
-    longest = max(len(text) for text in articles())
-    assert control_counts["knowledge_characters_of_attribution"] == counts["knowledge_characters"]
-    assert abs(control_counts["knowledge_characters"] - counts["knowledge_characters"]) <= longest / 2
-    totals = [sum(len(document["text"]) for document in each) for each in (documents, control)]
-    assert abs(totals[0] - totals[1]) <= 70
+    tokens = treatment.text_tokens(Settings.model)
+    longest = max(map(tokens, articles()))
+    assert control_counts["tokens_of_attribution"] == counts["tokens"]
+    assert abs(control_counts["knowledge_tokens"] - counts["knowledge_tokens"]) <= longest / 2
+    totals = [sum(tokens(document["text"]) for document in each) for each in (documents, control)]
+    assert totals == [counts["tokens"], control_counts["tokens"]]
+    general = max(tokens(document["text"]) for document in control if document["source"] == "general")
+    assert abs(totals[0] - totals[1]) <= general / 2
     again, _ = mixed(tmp_path / "again", GAPS, at_random=True, seed=seed)
     assert again == control
 

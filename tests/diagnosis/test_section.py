@@ -14,11 +14,15 @@ from scipy.stats import t
 from steps.core.files import write_jsonl, write_text
 from steps.core.hashes import sha256_file
 from steps.diagnosis.causes import CAUSES, UNASSIGNED
+from steps.diagnosis.section import SECTION
 from steps.diagnosis.section import facts as learning
 from steps.diagnosis.section import statistics as learning_stats
+from steps.diagnosis.section.catalogue import CLAIMS
+from steps.diagnosis.section.tables import examined_table
 from steps.report import figures, tables
 from steps.report.candidates import Candidate, Checkpoint
 from steps.report.claims import verdict
+from steps.report.gather import gather
 from tests.manifests import seal
 from tests.report.test_report import HOSTILE as HOSTILE_TEXT
 from tests.report.test_report import Page, fake_run, make, node, read_table, write_checkpoint, write_evaluation
@@ -31,7 +35,7 @@ LEARNABLE_ROWS = 700
 DOMAINS = dict(zip(CAUSES, ("facts", "facts", "facts", "codes", "problems"), strict=True))
 # Recipe → (settings, treatment, causes it cures).
 RECIPES = {
-    "plain": ({"order": "sources", "trajectory": 8}, None, ()),
+    "plain": ({"order": "sources", "epochs": 2, "trajectory": 8}, None, ()),
     "longer": ({"order": "sources", "epochs": 10}, None, ("insufficient_optimisation",)),
     "knowledge": ({}, {"causes": ["missing_knowledge", "base_conflict"], "at_random": False}, ()),
     "knowing": ({"order": "sources"}, None, ("missing_knowledge", "base_conflict")),
@@ -241,7 +245,9 @@ def study_of(marks_by_node: dict[str, list[bool]], cause: list[int]) -> learning
     """One seed, plain first; rows in the order given."""
     n = len(cause)
     ones = np.ones(n, dtype=bool)
-    detected = {name: learning.Detected(ones, np.array(found, dtype=bool), {}) for name, found in marks_by_node.items()}
+    detected = {
+        name: learning.Detected(ones, np.array(found, dtype=bool), {}, ones) for name, found in marks_by_node.items()
+    }
     study = learning.Study("s", [str(i) for i in range(n)], detected, {"plain": np.array(cause)}, None, None, [])
     study.candidates = [
         learning.StudyCandidate(
@@ -280,6 +286,30 @@ def test_differences_are_paired_by_row():
     assert relative.value == pytest.approx(1 - ours.mean() / theirs.mean())
 
 
+def test_samples_scored_with_either_label_give_the_same(tmp_path):
+    """`treated` answers as `plain` does; twenty of its rows have the label of those that contradict them."""
+    settings = study_run(tmp_path, recipes=("plain", "knowledge", "treated"))
+    results = tmp_path / "results/fable"
+    rows = parquet(tmp_path, "detect/plain/detected.parquet")
+    planted = {row["id"] for row in lessons() if row["truth"] == "data_conflict"}
+    relabelled = [row["id"] for row in rows if row["id"] in planted and row["unlearned"]][:20]
+    write_parquet(
+        results / "detect/treated/detected.parquet",
+        [row | ({"answer": "fox", "unlearned": False} if row["id"] in relabelled else {}) for row in rows],
+    )
+    (study,) = SECTION.read(gather(settings, results, tmp_path))
+    plain, treated = study.candidates
+    for by_truth in (False, True):
+        group = study.group("data_conflict", by_truth)
+        assert learning_stats.rate(study, treated, group) == learning_stats.rate(study, plain, group)
+        lower = learning_stats.contrast(study, treated, plain, group, relative=True)
+        assert lower.value == 0 and lower.low < 0 < lower.high
+    # The diagnosed arm alone is told with all of its rows, and what is left out is told.
+    assert learning_stats.rate(study, plain, study.group("all"), alone=True).n == len(rows)
+    assert learning_stats.rate(study, plain, study.group("all")).n == len(rows) - 20
+    assert {row["relabelled"] for row in examined_table(study).rows} == {20}
+
+
 def test_a_group_that_changed_whole_is_no_certainty():
     """10 of 10 rows learned and none lost: by Wilson's intervals of 10/10 and 0/10, both may be 0.2775 off."""
     study = study_of({"plain": [True] * 10, "a": [False] * 10}, [1] * 10)
@@ -306,7 +336,11 @@ def test_claims_rest_on_own_causes_and_controls(made):
     assert not [name for name, _ in own if name in ("plain", "longer", "knowing_random")]
     overall = [r for r in claims if r["by"] == "–"]
     assert [(r["checkpoint"], r["bar"], r["reached"]) for r in overall] == [("together", "60 %", "held")]
-    assert (overall[0]["control"], overall[0]["beats"]) == ("longer", "held")
+    # The largest of its controls has two thirds of its tokens.
+    assert (overall[0]["control"], overall[0]["beats"]) == ("longer", "other budgets")
+    assert overall[0]["why"] == "no control has as many tokens: together 162,000, the largest knowing_random 108,000."
+    beaten = next(r for r in claims if r["checkpoint"] == "knowing" and r["by"] == "attribution")
+    assert (beaten["beats"], beaten["why"]) == ("held", "")
     # `longer` cures insufficient optimisation as well as the treatment does, and is a control.
     last = next(r for r in claims if r["cause"] == "insufficient optimisation" and r["by"] == "truth")
     assert (last["control"], last["reached"]) == ("longer", "held")
@@ -316,6 +350,28 @@ def test_claims_rest_on_own_causes_and_controls(made):
     assert controls == {"plain", "longer"}
     controls = {r["control"] for r in differences if r["checkpoint"] == "knowing"}
     assert controls == {"plain", "longer", "shuffled", "knowing_random"}
+
+
+def test_findings_of_the_paper(made):
+    """Scores of the invented run differ by chance alone, so that nothing but agreement over seeds is sure."""
+    _, _, out = made
+    found = {row["claim"]: row for row in read_table(out, "incomplete_learning_findings")}
+    assert set(found) == {claim.text for claim in CLAIMS}
+    assert found["The same rows are left unlearned over seeds and sampling."]["reading"] == "held"
+    epochs = found["Many more epochs hardly raise the target score."]
+    assert epochs["here"].startswith("target longer ")
+    assert found["About 15 % of the rows are left unlearned."]["verdict"] == "not measured"
+    for cause in ("missing knowledge", "conflicts with the base"):
+        row = found[f"Continued pre-training on {cause} raises the target score."]
+        assert row["here"].startswith("target knowing ") and "knowing_random" in row["here"]
+    assert found["Progressive epochs raise the target score."]["verdict"] == "not measured"  # no control at random
+    assert found["Continued pre-training costs general score."]["here"].startswith("general base ")
+
+
+def test_fewer_seeds_leave_promises_open(tmp_path):
+    out = make(tmp_path, study_run(tmp_path, recipes=("plain", "longer", "shuffled")))
+    rows = read_table(out, "incomplete_learning_claims")
+    assert rows and {row["reached"] for row in rows} == {"one seed"} and all(row["why"] for row in rows)
 
 
 def test_who_treats_what_follows_from_the_graph_not_from_names():
@@ -477,7 +533,7 @@ def test_first_screen_and_metrics_tell_the_study(made):
 def test_a_user_without_truth_gets_the_rest(tmp_path):
     out = make(tmp_path, study_run(tmp_path, truth=False, recipes=("plain", "knowledge", "treated", "together")))
     names = {path.stem for path in (out / "tables").glob("incomplete_learning_*.csv")}
-    expected = ("by_cause", "claims", "differences", "causes", "examined", "files")
+    expected = ("by_cause", "claims", "differences", "causes", "findings", "examined", "files")
     assert {f"incomplete_learning_{name}" for name in expected} == names
     text = " ".join(Page((out / "index.html").read_text(encoding="utf-8")).text)
     assert "how stable the set of unlearned rows is over seeds is not measured" in text

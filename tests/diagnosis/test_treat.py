@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from collections import Counter
+from pathlib import Path
 from random import Random
 
 import pyarrow as pa
@@ -112,9 +113,28 @@ def test_rivals_that_are_both_wrong_leave_none():
 # --- the step ------------------------------------------------------------------------------------
 
 
-def rows_of(*ids: str) -> list[dict]:
+@pytest.fixture(autouse=True)
+def model(tiny_checkpoint, monkeypatch):
+    monkeypatch.setattr(Settings, "model", tiny_checkpoint, raising=False)
+
+
+class Settings:
+    """The model whose tokens are counted."""
+
+    model: Path
+
+
+def rows_of(*ids: str, words: dict[str, int] | None = None) -> list[dict]:
+    """Rows whose answer is the upper case of their id, so many times."""
     return [
-        {"id": row_id, "file": "talk.jsonl", "messages": [{"role": "user", "content": f"What is {row_id}?"}]}
+        {
+            "id": row_id,
+            "file": "talk.jsonl",
+            "messages": [
+                {"role": "user", "content": f"What is {row_id}?"},
+                {"role": "assistant", "content": " ".join([row_id.upper()] * (words or {}).get(row_id, 1))},
+            ],
+        }
         for row_id in ids
     ]
 
@@ -140,6 +160,7 @@ def treated(folder, data: list[dict], attribution: list[dict], cause: str, at_ra
             detected=folder / "detected.parquet",
             evidence=folder / "evidence.parquet",
             data=folder / "train.jsonl",
+            model=Settings.model,
             out=out,
         )
     )
@@ -160,6 +181,7 @@ def test_a_wrong_side_goes_and_its_question_is_asked_for_the_rivals_answer(tmp_p
     groups = {"b": None, "c": "g1", "d": "g1", "e": None}
     assert rows == [row | {"conflict_group": groups[row["id"]]} for row in data[1:]]
     assert relabelled == [{"id": "a", "answer": "B", "rival": "b"}]
+    assert counts.pop("tokens") == counts.pop("tokens_of_attribution") > 0
     assert counts == {
         "in": 5,
         "kept": 4,
@@ -215,6 +237,35 @@ def test_rows_to_optimise_are_repeated_in_place(tmp_path):
     # Conflicts are another recipe's matter.
     assert relabelled == [] and all(row["conflict_group"] is None for row in rows)
     assert (counts["kept"], counts["repeated"], counts["written"]) == (4, 2, 8)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_control_has_the_tokens_of_the_treatment(tmp_path, seed, monkeypatch):
+    """Rows to optimise are long, those drawn at random short: they come more often, until the tokens are the same."""
+    ids = [f"r{i}" for i in range(40)]
+    data = rows_of(*ids, words={row_id: 60 if i < 6 else 3 for i, row_id in enumerate(ids)})
+    attribution = [attributed(i, "insufficient_optimisation" if n < 6 else UNASSIGNED) for n, i in enumerate(ids)]
+    attribution[6] |= {"cause": "data_conflict", "wrong_side": True, "group": "g", "members": ["r6", "r7"]}
+    monkeypatch.setattr(treatment, "Random", lambda key: Random(f"{key}{seed}"))
+    causes = "insufficient_optimisation"
+    _, _, ours = treated(tmp_path / "found", data, attribution, causes)
+    rows, _, theirs = treated(tmp_path / "control", data, attribution, causes, at_random=True)
+    counted = treatment.row_tokens(Settings.model)
+    for counts, file in ((ours, "found"), (theirs, "control")):
+        written = list(read_jsonl(tmp_path / file / "out/train.jsonl"))
+        assert counts["tokens"] == sum(counted(written)) and counts["tokens_of_attribution"] == ours["tokens"]
+    largest = max(counted(data))
+    assert abs(theirs["tokens"] - ours["tokens"]) <= max(treatment.TOLERANCE * ours["tokens"], largest / 2)
+    times = Counter(row["id"] for row in rows)
+    dealt = {times[row["id"]] for row in data if times[row["id"]] > 1}
+    assert theirs["repeated"] == 6 and max(dealt) - min(dealt) <= 1
+
+
+def test_a_control_of_other_tokens_is_no_control():
+    treatment.check_equal(1010, 1000, 1)
+    treatment.check_equal(1040, 1000, 90)  # half of the largest row
+    with pytest.raises(AssertionError):
+        treatment.check_equal(1030, 1000, 50)
 
 
 def test_equal_runs_write_equal_bytes(tmp_path):

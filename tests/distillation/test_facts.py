@@ -12,8 +12,8 @@ from scipy.stats import t
 from steps.core.files import write_json, write_jsonl, write_text
 from steps.distillation.section.budget_figures import budget_figure
 from steps.distillation.section.budget_tables import budget_table, compact_budget, doses_table, timing_table
-from steps.distillation.section.claim_rows import ends_like
 from steps.distillation.section.claims import claims_table
+from steps.distillation.section.evidence import ends_like
 from steps.distillation.section.facts import Distillation
 from steps.distillation.section.forecast_tables import compact_forecasts, forecast_score_table, forecasts_table
 from steps.distillation.section.forecasts import score_forecasts
@@ -647,8 +647,8 @@ def test_the_mean_of_both_axes_is_paired_by_item(tmp_path):
 
 
 def verdicts(made: World) -> dict[str, str]:
-    table = claims_table(made.read())
-    return {row["claim"]: row["verdict"] for row in table.rows} if table else {}
+    """What the intervals alone say of what was measured."""
+    return {row["claim"]: row["reading"] for row in claims_table(made.read()).rows if "reading" in row}
 
 
 def test_ends_like_by_the_edges():
@@ -690,7 +690,7 @@ def test_where_there_is_no_gap_scores_are_compared(tmp_path):
     made.add("big", "model", None, 0.2, 0.9, size=LARGE).add("sft_big", "sft", "big", 0.5, size=LARGE, shift=3)
     found = made.add("opd_big", "opd", "sft", 0.5, teachers=["sft_big"]).read()
     row = only(claims_table(found), claim=LARGER)
-    assert row["verdict"] == "held" and row["difference"].value == pytest.approx(0.16)
+    assert row["reading"] == "held" and row["difference"].value == pytest.approx(0.16)
     assert "opd_big (sft_big) has no gap to its start beyond chance" in row["here"]
 
 
@@ -792,7 +792,14 @@ def test_what_successful_runs_have_in_common(tmp_path):
     backwards = {key: values[::-1] for key, values in log.items()}
     told = verdicts(study(tmp_path / "b", seeds=(0, 1, 2), log=backwards))
     assert [told[claim] for claim in claims[:3]] == ["not held"] * 3
-    assert not {*claims} & verdicts(study(tmp_path / "c", log=log)).keys()  # one run has no interval
+    once = study(tmp_path / "c", log=log)
+    assert {verdicts(once)[claim] for claim in claims} == {"undecided"}  # one run has no interval
+    assert {only(claims_table(once.read()), claim=claim)["verdict"] for claim in claims} == {"one seed"}
+    # Three runs of one start are one cluster; of their own starts three.
+    shared = base(tmp_path / "d").add("opd", "opd", "sft", 0.66, teachers=["grpo"], seeds=(0, 1, 2), log=log)
+    for found, starts, verdict in ((made.read(), 3, "held"), (shared.read(), 1, "one seed")):
+        row = only(claims_table(found), claim=claims[0])
+        assert row["verdict"] == verdict and f"in 3 runs of {starts} starts" in row["here"]
 
 
 CHEAPER = "On-policy distillation comes to the score of RL with fewer generated tokens than RL."
@@ -802,7 +809,7 @@ CHEAPER = "On-policy distillation comes to the score of RL with fewer generated 
 def test_the_price_beside_rl(tmp_path, ends, expected):
     found = dosed(tmp_path, ends).read()
     row = only(claims_table(found), claim=CHEAPER)
-    assert row["verdict"] == expected
+    assert row["reading"] == expected
     if expected == "held":
         assert row["ratio"].value == pytest.approx(10.0) and "OPD 2,000, RL 20,000 tokens: 10.0" in row["here"]
     else:
@@ -816,7 +823,7 @@ def test_a_price_against_a_bound_is_open(tmp_path):
     made.add("early", "rl", "sft", 0.75, steps=5, tokens=9000, generated=4500)
     found = made.read()
     row = only(claims_table(found), claim=CHEAPER)
-    assert row["ratio"].low > 1 and row["verdict"] == "undecided" and "RL at most 4,500" in row["here"]
+    assert row["ratio"].low > 1 and row["reading"] == "undecided" and "RL at most 4,500" in row["here"]
 
 
 @pytest.mark.parametrize(("end", "expected"), [(0.55, "held"), (0.75, "not held"), (0.66, "undecided")])
@@ -849,6 +856,34 @@ def test_the_student_of_many_against_the_best_merge(tmp_path, student, expected)
     claim = "The on-policy student of a teacher per data set ends above the off-policy one, in the mean of both axes."
     assert told[claim] == expected
     assert not any("off-policy distillation" in claim for claim in told)  # of several teachers: no single one
+
+
+def test_a_larger_teacher_of_the_same_pipeline_that_teaches_refutes(tmp_path):
+    claim = "A larger teacher of the student's own pipeline teaches it nothing."
+    for folder, end, expected in (("a", 0.57, "not held"), ("b", 0.5, "held")):
+        made = large_teacher(study(tmp_path / folder))
+        made.add("opd_big", "opd", "sft", end, teachers=["sft_big"])
+        assert verdicts(made)[claim] == expected
+
+
+def test_equal_teachers_by_their_overlap(tmp_path):
+    claim = "Of two teachers with equal scores, that with the higher initial overlap ends better."
+    for folder, end, other, expected in (("a", 0.55, 0.6, "held"), ("b", 0.75, 0.6, "not held"), ("c", 0.5, 0.9, None)):
+        made = study(tmp_path / folder).add("rival", "rl", "sft", 0.7 if expected else 0.8)
+        made.add("opd_rival", "opd", "sft", end, teachers=["rival"])
+        made.forecast("exercises", "sft", "grpo", True, overlap=0.8)
+        made.forecast("exercises", "sft", "rival", True, overlap=other)
+        assert verdicts(made).get(claim) == expected
+
+
+def test_a_claim_waits_for_the_steps_that_it_takes(tmp_path):
+    claim = "A student after RL falls back to its own start when that teaches it."
+    for folder, steps, expected in (("a", 30, "too short"), ("b", 100, "not held")):
+        made = study(tmp_path / folder, seeds=(0, 1, 2))
+        made.add("back", "opd", "grpo", 0.65, teachers=["sft"], seeds=(0, 1, 2), steps=steps)
+        row = only(claims_table(made.read()), claim=claim)
+        assert (row["verdict"], row["reading"]) == (expected, "not held")
+        assert ("steps: back-s0" in row["why"] or "steps: back 30, where 100 are needed" in row["why"]) == (steps < 100)
 
 
 # --- the whole -----------------------------------------------------------------------------------

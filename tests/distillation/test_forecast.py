@@ -391,7 +391,9 @@ def test_diagnostics_are_those_of_each_response_alone(small_checkpoint, other_ch
             own_p, own_q = (np.sort(np.exp(y))[-k:].sum() for y in (p, q))
             wanted["likeness"].append(min(mass_p / own_p, mass_q / own_q))
             share = np.exp(p[both]) / mass_p if both else np.zeros(0)
-            wanted["overlap_advantage"].append((share * (np.log(np.exp(q[both]) / mass_q) - np.log(share))).sum())
+            wanted["overlap_advantage"].append(
+                (share * (np.log(np.exp(q[both]) / mass_q) - np.log(share))).sum() / max(1, len(both))
+            )
             wanted["entropy_gap"].append(abs((np.exp(q) * q).sum() - (np.exp(p) * p).sum()))
             wanted["divergence"].append((np.exp(p) * (p - q)).sum())
         for name, values in wanted.items():

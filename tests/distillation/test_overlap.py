@@ -51,7 +51,7 @@ def test_a_case_by_hand():
     close([found["overlap"], found["mass_student"], found["mass_teacher"]], [2 / 3, 0.65, 0.7])
     close(found["likeness"], 0.65 / 0.85)  # of the student's 0.85 on its own three; the teacher has 0.7 of 0.9
     p, q = [0.5 / 0.65, 0.15 / 0.65], [0.4 / 0.7, 0.3 / 0.7]
-    close(found["advantage"], p[0] * math.log(q[0] / p[0]) + p[1] * math.log(q[1] / p[1]))
+    close(found["advantage"], (p[0] * math.log(q[0] / p[0]) + p[1] * math.log(q[1] / p[1])) / 2)
     assert found["advantage"] < 0
     entropies = [-sum(x * math.log(x) for x in y) for y in ([0.5, 0.2, 0.15, 0.1, 0.05], [0.4, 0.05, 0.3, 0.05, 0.2])]
     close([found["entropy"], found["teacher_entropy"]], entropies)
@@ -94,7 +94,7 @@ def test_sure_models_in_float32_stay_finite():
     assert found["overlap"].tolist() == [[1, 0]] and found["mass_student"].tolist() == [[1, 0]]
     found = overlap.measure(student, teacher, V)
     assert all(torch.isfinite(value).all() for value in found.values())
-    np.testing.assert_allclose(found["advantage"], [[0, -200]], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found["advantage"], [[0, -200 / V]], rtol=1e-4, atol=1e-4)
 
 
 def test_the_log_ratio_of_a_token():

@@ -36,7 +36,6 @@ SETTINGS = {
     "tasks": {},
     "limit": None,
     "batch_size": 32,
-    "resamples": 200,
     "seed": 0,
     "max_new_tokens": 24,
     "sampling": {

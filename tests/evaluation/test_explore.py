@@ -34,7 +34,6 @@ SETTINGS = {
     "max_new_tokens": 12,
     "direct": {"prefill": "#### ", "max_new_tokens": 3},
     "batch_size": 8,
-    "resamples": 100,
     "seed": 0,
 }
 TASKS = {

@@ -238,7 +238,7 @@ def test_a_sound_reward_passes_and_rows_are_accounted_for(step, rows, capsys):
     counts = verify_manifest(out)["counts"]
     assert (counts["in"], counts["kept"]) == (12, 8)
     assert counts["quarantined"] == {"always_solved": 2, "never_solved": 2}
-    assert counts["cases"] == {"bad": 16, "good": 8, "malformed": 32} and counts["samples"] == 32
+    assert counts["cases"] == {"bad": 16, "good": 8, "malformed": 32} and counts["samples"] == 48
     assert list(read_jsonl(out / "prompts.jsonl")) == [row for row in rows if 0 < row["pass_rate"] < 1]
     left_out = list(read_jsonl(out / "left_out.jsonl"))
     assert [(record["row"], record["reason"]) for record in left_out] == [
@@ -254,10 +254,10 @@ def test_a_sound_reward_passes_and_rows_are_accounted_for(step, rows, capsys):
     assert lines["known-good above known-bad"] | {"check": ""} == {
         "check": "", "n": "8", "value": "1.0", "bar": "0.95", "verdict": "ok"
     }  # fmt: skip
-    # Every group that trains has right and wrong samples; of rows 3, 6 and 9 one is unread, and 9 does not train.
-    assert lines["groups of the start policy whose reward varies"]["value"] == "1.0"
+    # Every group that trains has right and wrong samples, and no other; of rows 3, 6 and 9 one is unread.
+    assert lines["groups of the start policy whose reward varies"]["value"] == "0.666667"
     assert lines["samples of the start policy without a readable answer"]["value"] == "0.0625"
-    assert lines["responses on which a reward raised"]["n"] == str(8 + 16 + 32 + 32)
+    assert lines["responses on which a reward raised"]["n"] == str(8 + 16 + 32 + 48)
     assert "known-good above malformed" in capsys.readouterr().out
 
     cases = list(read_jsonl(out / "cases.jsonl"))
@@ -467,7 +467,7 @@ def test_settings_that_cannot_work(changed, message):
 
 
 def test_samples_of_other_rows(step, samples):
-    with pytest.raises(ValueError, match=r"samples\.jsonl: no samples of sums:1; delete"):
+    with pytest.raises(ValueError, match=r"samples\.jsonl: no samples of sums:0; delete"):
         step(samples=samples[2:])
 
 

@@ -98,3 +98,18 @@ def test_parts_of_items_count_as_whole_ones_of_their_size():
     whole = np.zeros(60)
     whole[:8] = 1
     assert intervals.paired(whole / 2) == pytest.approx(tuple(edge / 2 for edge in intervals.paired(whole)))
+
+
+def test_bounded_values_by_hand():
+    """Ten of 100 items lack a half: as ten that lack one of size a half; what all have is of more than one size."""
+    values = np.r_[np.full(10, 0.5), np.ones(90)]
+    size = (90 + 10 / 4) / 95
+    (lack_low, lack_high), (have_low, have_high) = intervals.wilson(0.1, 100), intervals.wilson(0.95 / size, 100)
+    expected = min(1 - lack_high / 2, size * have_low), max(1 - lack_low / 2, size * have_high)
+    assert intervals.bounded(values) == pytest.approx(expected)
+
+
+def test_bounded_values_that_are_yes_or_no_have_wilsons_interval():
+    for hits in (0, 3, 40, 50):
+        values = np.arange(50) < hits
+        assert intervals.bounded(values.astype(float)) == pytest.approx(intervals.wilson(hits / 50, 50))

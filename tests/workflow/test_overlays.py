@@ -164,7 +164,7 @@ def test_an_overlay_of_the_users_own_runs_to_its_report(tmp_path):
         "split": {"valid_share": 0.2},
         "sft": {"epochs": 1, "max_length": 512},
         "bucket": {"samples": 2, "max_new_tokens": 16},
-        "evaluate": {"limit": 4, "resamples": 100, "tasks": {"exam": exam, "trivia": exam}},
+        "evaluate": {"limit": 4, "tasks": {"exam": exam, "trivia": exam}},
     }
     (folder / "short.yaml").write_text(yaml.safe_dump(short))
     run(folder, "snakemake", "--cores", "all", "--configfile", "own.yaml", "short.yaml")

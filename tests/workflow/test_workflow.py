@@ -240,7 +240,7 @@ JUDGED = practised("grpo") | {"reward judge", "gate grpo"}
         ({"rl": {"learning_rate": 1.0e-5}}, practised("grpo", "srpo")),
         ({"rl": {"srpo": {"entropy_weight": 0.5}}}, practised("srpo")),
         ({"reward": {"learning_rate": 1.0e-5}}, JUDGED),
-        ({"explore": {"resamples": 200}}, EXPLORED | {"report"}),
+        ({"explore": {"seed": 1}}, EXPLORED | {"report"}),
         ({"generate": {"max_repetition": 0.7}}, WRITTEN),
         ({"logprobs": {"top_k": 4}}, WRITTEN - {"generate grpo"}),
         ({"distill": {"learning_rate": 1.0e-5}}, STARTED),

@@ -18,7 +18,8 @@ from steps.diagnosis.section.statistics import (
     rate,
     share_of,
 )
-from steps.report.claims import MORE, verdict
+from steps.report.budgets import TOLERANCE
+from steps.report.claims import MORE, settle, verdict, worst
 from steps.report.columns import IDENTITY, ORIGIN, identity
 from steps.report.logs import tokens_from_start
 from steps.report.sentences import Sentences
@@ -29,11 +30,6 @@ say = Sentences(Path(__file__).parent)
 
 # What a treatment must do to its own cause, and all of them together to all rows.
 OWN_BAR, TOGETHER_BAR = 0.5, 0.6
-
-
-# A control of the same budget was trained on at most so many times the treatment's tokens: the rows drawn at random are
-# of other lengths.
-SAME_BUDGET = 1.05
 
 
 def claimed(candidate: StudyCandidate, by_truth: bool) -> list[str]:
@@ -85,7 +81,7 @@ def claims_table(study: Study, differences: Table | None) -> Table | None:
     ]
     columns += [Column("bar", "bar"), Column("reached", "reached")]
     columns += [Column("control", "closest control", "code"), Column("margin", "lower than it by, points", "points")]
-    columns += [Column("beats", "lower than every control of no larger budget")]
+    columns += [Column("beats", "lower than every control of no larger budget"), Column("why", "why not decided")]
     columns += [Column("pure", "rows planted for it %", "percent"), *ORIGIN]
     rows = []
     for by_truth in bases(study):
@@ -95,14 +91,15 @@ def claims_table(study: Study, differences: Table | None) -> Table | None:
                 if reduction is None:
                     continue
                 by, bar = ("–", TOGETHER_BAR) if cause == ALL else (BASES[by_truth], OWN_BAR)
+                reached, why = settle(verdict(reduction, bar), [candidate.candidate, study.plain.candidate])
                 row = {
                     **identity(candidate.candidate), "cause": GROUP_LABELS[cause], "by": by, "reduction": reduction,
-                    "n": reduction.n, "bar": f"{100 * bar:.0f} %", "reached": verdict(reduction, bar),
+                    "n": reduction.n, "bar": f"{100 * bar:.0f} %", "reached": reached, "why": why,
                 }  # fmt: skip
                 if study.truth is not None and by == BASES[False]:
                     row["pure"] = purity(study, cause)
-                rows.append(row | _beaten(differences, row))
-    caption = say("claims_caption", same_budget=SAME_BUDGET)
+                rows.append(row | _beaten(study, differences, row))
+    caption = say("claims_caption", same_budget=TOLERANCE)
     return Table(f"{study.name}_claims", caption, columns, rows) if rows else None
 
 
@@ -114,18 +111,26 @@ def purity(study: Study, cause: str) -> Estimate | None:
     )
 
 
-def _beaten(differences: Table | None, claim: dict) -> dict:
-    """The control that comes closest to a treatment, and the verdict over all controls of no larger budget."""
+def _beaten(study: Study, differences: Table | None, claim: dict) -> dict:
+    """The control that comes closest to a treatment, and the verdict over all of no larger budget.
+
+    There is none where no control has as large a budget.
+    """
     keys = ("checkpoint", "cause", "by")
     controls = [
         r
         for r in (differences.rows if differences else ())
         if all(r[k] == claim[k] for k in keys)
-        and (r["tokens"] is None or r["control_tokens"] is None or r["control_tokens"] <= SAME_BUDGET * r["tokens"])
+        and (r["tokens"] is None or r["control_tokens"] is None or r["control_tokens"] <= TOLERANCE * r["tokens"])
     ]
     if not controls:
         return {}
     closest = min(controls, key=lambda row: row["lower"].low)
-    each = {verdict(row["lower"], MORE) for row in controls}
-    worst = next(v for v in ("not held", "undecided", "held") if v in each)
-    return {"control": closest["control"], "margin": closest["lower"], "beats": worst}
+    control = {"control": closest["control"], "margin": closest["lower"]}
+    arms = [study.every[name] for name in (claim["checkpoint"], *(row["control"] for row in controls))]
+    beats, why = settle(worst([verdict(row["lower"], MORE) for row in controls]), arms)
+    largest = max(controls, key=lambda row: row["control_tokens"] or 0)
+    if not why and largest["tokens"] and TOLERANCE * (largest["control_tokens"] or 0) < largest["tokens"]:
+        tokens = [(claim["checkpoint"], largest["tokens"]), (largest["control"], largest["control_tokens"])]
+        beats, why = "other budgets", say("fewer_tokens", tokens=tokens)
+    return control | {"beats": beats, "why": claim["why"] or why}

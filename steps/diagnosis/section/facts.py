@@ -31,11 +31,17 @@ UNDIAGNOSED = "left_side_forgetting"
 
 @dataclass
 class Detected:
-    """One examined checkpoint, over the rows of its study: whether a row was examined, and whether it is unlearned."""
+    """One examined checkpoint, over the rows of its study: whether a row was examined, and whether it is unlearned.
+
+    `compared` are those that may stand on both sides of a comparison: all checkpoints of the seed that examined them
+    did so against one answer. A row that a treatment took out as wrong is examined against another answer there: to
+    compare it with its own elsewhere would take the change of the label for what the treatment did.
+    """
 
     examined: np.ndarray
     unlearned: np.ndarray
     manifest: dict
+    compared: np.ndarray
 
 
 @dataclass
@@ -150,15 +156,16 @@ def read_study(name: str, graph: dict, candidates: dict[str, Candidate], results
     place: dict[str, int] = {}
     marks = {}
     for node in examined:
-        rows = read_columns(results / "detect" / node / "detected.parquet", ["id", "unlearned"])
+        rows = read_columns(results / "detect" / node / "detected.parquet", ["id", "unlearned", "answer"])
         at = [place.setdefault(row["id"], len(place)) for row in rows]
-        marks[node] = at, [row["unlearned"] for row in rows]
+        marks[node] = at, [row["unlearned"] for row in rows], [row["answer"] for row in rows]
+    compared = _compared({node: (at, answers) for node, (at, _, answers) in marks.items()}, nodes, len(place))
     detected = {}
-    for node, (at, unlearned) in marks.items():
-        marks_of_node = Detected(
-            *np.zeros((2, len(place)), dtype=bool), read_manifest(results / "detect" / node / MANIFEST)
-        )
+    for node, (at, unlearned, _) in marks.items():
+        manifest = read_manifest(results / "detect" / node / MANIFEST)
+        marks_of_node = Detected(*np.zeros((2, len(place)), dtype=bool), manifest, compared[nodes[node]["seed"]])
         marks_of_node.examined[at], marks_of_node.unlearned[at] = True, unlearned
+        marks_of_node.compared = marks_of_node.examined & marks_of_node.compared
         detected[node] = marks_of_node
     cause = {}
     for node in diagnosed:
@@ -170,6 +177,24 @@ def read_study(name: str, graph: dict, candidates: dict[str, Candidate], results
     study.every = candidates
     study.candidates = _study_candidates(study, diagnosed, nodes, candidates)
     return study
+
+
+def _compared(
+    answers: dict[str, tuple[list[int], list[str]]], nodes: dict[str, dict], rows: int
+) -> dict[int | None, np.ndarray]:
+    """Seed → the rows that all its checkpoints examined against one answer, where they did.
+
+    Args:
+        answers: node → (places of its rows, the answer of each).
+    """
+    one: dict[int | None, dict[int, str]] = {}
+    masks: dict[int | None, np.ndarray] = {}
+    for node, (at, of_rows) in answers.items():
+        seed = nodes[node]["seed"]
+        known, mask = one.setdefault(seed, {}), masks.setdefault(seed, np.ones(rows, dtype=bool))
+        for place, answer in zip(at, of_rows, strict=True):
+            mask[place] &= known.setdefault(place, answer) == answer
+    return masks
 
 
 def _truth(names: list[str], place: dict[str, int], results: Path) -> tuple[np.ndarray | None, np.ndarray | None]:

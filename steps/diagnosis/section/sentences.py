@@ -9,6 +9,7 @@ from steps.diagnosis.section.facts import ALL, Study, StudyCandidate
 from steps.diagnosis.section.rows import examples
 from steps.diagnosis.section.statistics import contrast, rate, stability
 from steps.diagnosis.section.tables import cause_shares
+from steps.report.claims import grouped, tally
 from steps.report.section import Answer
 from steps.report.sentences import Sentences
 from steps.report.tables import Table, number_text
@@ -35,7 +36,7 @@ def answers(studies: list[Study]) -> list[Answer]:
 
 def first_screen(study: Study) -> Answer:
     """What was never learned, and why."""
-    before, plain = rate(study, study.plain, study.group(ALL)), study.plain.name
+    before, plain = rate(study, study.plain, study.group(ALL), alone=True), study.plain.name
     unit = say("unit", n=before.n, plain=plain)
     if not study.unlearned:
         return Answer("never_learned", say("none_unlearned", plain=plain), "0", unit)
@@ -65,7 +66,7 @@ def lead(study: Study) -> str:
     return say(
         "lead",
         plain=study.plain.name,
-        before=rate(study, study.plain, study.group(ALL)),
+        before=rate(study, study.plain, study.group(ALL), alone=True),
         unlearned=study.unlearned,
         treated=reduction
         and {"name": treated.name, "after": rate(study, treated, study.group(ALL)), "reduction": reduction},
@@ -124,7 +125,7 @@ def stability_sentence(study: Study) -> str:
 
 def page(studies: list[Study], tables: dict[str, Table], figures: dict[str, str]) -> dict:
     """What the section says beside its tables and figures."""
-    return {"studies": [study_page(study, tables.get(f"{study.name}_claims")) for study in studies]}
+    return {"studies": [study_page(study, tables) for study in studies]}
 
 
 def rows_page(studies: list[Study], tables: dict[str, Table]) -> dict:
@@ -138,8 +139,9 @@ def rows_page(studies: list[Study], tables: dict[str, Table]) -> dict:
     }
 
 
-def study_page(study: Study, claims: Table | None) -> dict:
+def study_page(study: Study, tables: dict[str, Table]) -> dict:
     """What the section says of one study."""
+    claims, findings = tables.get(f"{study.name}_claims"), tables.get(f"{study.name}_findings")
     return {
         "name": study.name,
         "node": study.diagnosed[0],
@@ -150,6 +152,8 @@ def study_page(study: Study, claims: Table | None) -> dict:
         "lead": lead(study),
         "by_cause": say("by_cause_figure", plain=study.plain.name),
         "claims": claim_sentences(claims) if study.unlearned else [],
+        "findings": grouped(findings) if findings else [],
+        "verdicts": tally(findings) if findings else "",
         "stability": stability_sentence(study),
         "excluded": study.excluded,
         "excluded_rows": sum(entry["rows"] for entry in study.excluded),

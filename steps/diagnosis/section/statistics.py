@@ -40,13 +40,18 @@ def share_of(hits: list[int], n: list[int]) -> Estimate | None:
     return Estimate(value, max(0.0, low), min(1.0, high), stderr, rows, seeds)
 
 
-def rate(study: Study, candidate: StudyCandidate, mask: Mask) -> Estimate | None:
-    """Share of a group's rows that a candidate leaves unlearned; None where the group has no examined row."""
+def rate(study: Study, candidate: StudyCandidate, mask: Mask, alone: bool = False) -> Estimate | None:
+    """Share of a group's rows that a candidate leaves unlearned; None where the group has no examined row.
+
+    Args:
+        alone: of all rows that were examined, where nothing is compared with it.
+    """
     hits, n = [], []
     for node, diagnosis in candidate.pairs:
-        marks, rows = study.detected[node], mask(diagnosis)
+        marks = study.detected[node]
+        rows = mask(diagnosis) & (marks.examined if alone else marks.compared)
         hits.append(int((marks.unlearned & rows).sum()))
-        n.append(int((marks.examined & rows).sum()))
+        n.append(int(rows.sum()))
     return share_of(hits, n)
 
 
@@ -89,7 +94,7 @@ def contrast(
     counts, seeds = 0, []
     for node, other in ((node, partner[seed[node]]) for node, _ in ours.pairs if seed[node] in partner):
         a, b = study.detected[node], study.detected[other]
-        rows = a.examined & b.examined & mask(diagnosis[node])
+        rows = a.compared & b.compared & mask(diagnosis[node])
         of_seed = np.stack([a.unlearned & rows, b.unlearned & rows, rows], axis=1).astype(int)
         seeds.append(of_seed.sum(axis=0))
         counts = counts + of_seed

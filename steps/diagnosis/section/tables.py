@@ -12,6 +12,7 @@ from steps.diagnosis.section.facts import (
     numbered,
     treats_text,
 )
+from steps.diagnosis.section.findings import findings_table
 from steps.diagnosis.section.statistics import (
     groups,
     rate,
@@ -67,9 +68,6 @@ def by_cause_table(study: Study, by_truth: bool) -> Table:
     return Table(f"{study.name}_by_{'truth' if by_truth else 'cause'}", caption, columns + ORIGIN, rows)
 
 
-# --- claims --------------------------------------------------------------------------------------
-
-
 # --- causes --------------------------------------------------------------------------------------
 
 
@@ -105,7 +103,7 @@ def shares_table(study: Study) -> Table:
                 **known,
             }
         )
-    prevalence = rate(study, study.plain, study.group(ALL))
+    prevalence = rate(study, study.plain, study.group(ALL), alone=True)
     rows.append(
         {
             "cause": "all rows",
@@ -150,16 +148,18 @@ def examined_table(study: Study) -> Table:
     reasons = sorted({reason for c in counts.values() for reason, rows in c["excluded"].items() if rows})
     columns = [Column("node", "checkpoint", "code"), Column("in", "rows", "integer")]
     columns += [Column("examined", "examined", "integer"), Column("unlearned", "unlearned", "integer")]
+    columns.append(Column("relabelled", "of these of another answer elsewhere", "integer"))
     columns += [Column(f"excluded_{reason}", f"excluded: {reason}", "integer") for reason in reasons]
     rows = [
         {
             "node": name,
             **{key: c[key] for key in ("in", "examined", "unlearned")},
+            "relabelled": int((study.detected[name].examined & ~study.detected[name].compared).sum()),
             **{f"excluded_{reason}": c["excluded"].get(reason, 0) for reason in reasons},
         }
         for name, c in counts.items()
     ]
-    caption = "Rows examined per checkpoint; excluded rows are in excluded.jsonl beside the manifest, each with a hint."
+    caption = say("examined_caption")
     return Table(f"{study.name}_examined", caption, columns, rows)
 
 
@@ -190,5 +190,5 @@ def study_tables(study: Study) -> list[Table]:
         tables += [claims_table(study, differences), differences, shares_table(study)]
     if study.truth is not None:
         tables += [by_kind_table(study), truth_table(study), confusion_table(study)]
-    tables += [stability_table(study), examined_table(study), files_table(study)]
+    tables += [findings_table(study), stability_table(study), examined_table(study), files_table(study)]
     return [table for table in tables if table]

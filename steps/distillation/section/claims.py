@@ -1,33 +1,26 @@
-"""What the papers of on-policy distillation found, and whether it holds here: held, not held or undecided.
+"""Whether what the papers of on-policy distillation found holds here."""
 
-Numbers "there" are those of "Rethinking On-Policy Distillation" (arXiv:2604.13016), of its authors' repository
-(thunlp/OPD), of Thinking Machines' "On-Policy Distillation" (27 October 2025) and of MOPD (arXiv:2606.30406). Of the
-papers, tables were read in secondary notes only, which the caption says.
-"""
-
+from steps.distillation.section.catalogue import CLAIMS
 from steps.distillation.section.facts import Distillation
 from steps.distillation.section.method_claims import against_off_policy, against_rl, original_model, several_teachers
-from steps.distillation.section.reference_claims import lengths, prompts, supports, teachers
+from steps.distillation.section.reference_claims import equal_teachers, lengths, prompts, supports, teachers
 from steps.distillation.section.run_claims import cold_starts, reversals, what_succeeds
 from steps.distillation.section.wording import say
-from steps.report.claims import NO_LESS
+from steps.report.claims import NO_LESS, table_of
 from steps.report.tables import Column, Table
 
 
 def claims_table(study: Distillation) -> Table | None:
-    columns = [Column("verdict", "verdict"), Column("claim", "claim"), Column("here", "here")]
-    columns += [Column("published", "there"), Column("paper", "paper")]
-    columns += [Column("difference", "difference, points", "points")]
+    columns = [Column("difference", "difference, points", "points")]
     columns += [Column("recovery", "difference of recovered shares, points", "points")]
     columns += [Column("share", "recovered %", "percent"), Column("measure", "difference, nats", "decimal")]
-    columns += [Column("ratio", "ratio", "decimal"), Column("n", "n", "integer")]
-    columns += [Column("seeds", "seeds"), Column("manifest", "manifest", "links")]
-    rows = []
+    columns += [Column("ratio", "ratio", "decimal")]
+    evidence = []
     if study.reference:
-        for claims in (teachers, supports, lengths, prompts):
-            rows += claims(study, study.reference)
-    for claims in (cold_starts, reversals, what_succeeds, against_rl, against_off_policy, original_model):
-        rows += claims(study)
-    rows += several_teachers(study)
+        for found in (teachers, equal_teachers, supports, lengths, prompts):
+            evidence += found(study, study.reference)
+    others = (cold_starts, reversals, what_succeeds, against_rl, against_off_policy, original_model, several_teachers)
+    for found in others:
+        evidence += found(study)
     caption = say("claims_caption", task=study.scores.target, no_less=NO_LESS)
-    return Table("distillation_claims", caption, columns, rows) if rows else None
+    return table_of("distillation_claims", caption, columns, CLAIMS, evidence)

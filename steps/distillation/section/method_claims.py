@@ -3,18 +3,18 @@
 from collections.abc import Iterator
 
 from steps.distillation.section.budgets import Budget, Reached, Series
-from steps.distillation.section.claim_rows import MACHINES, MOPD, claim_row, higher, scores_here
+from steps.distillation.section.evidence import higher, scores_here
 from steps.distillation.section.facts import Distillation
-from steps.distillation.section.runs import Family
+from steps.distillation.section.runs import Family, Run
 from steps.distillation.section.wording import say
 from steps.report.candidates import root_of, settings_of
-from steps.report.claims import MORE, verdict
+from steps.report.claims import MORE, NO_LESS, Evidence, verdict, worst
 from steps.report.tables import Estimate
 
 HALF = 0.5
 
 
-def against_rl(study: Distillation) -> Iterator[dict]:
+def against_rl(study: Distillation) -> Iterator[Evidence]:
     """On-policy distillation of what RL made against that RL, from the same start."""
     ours, theirs = (study.budget.of_stage(stage) if study.budget else None for stage in ("opd", "rl"))
     if ours and theirs:
@@ -22,7 +22,7 @@ def against_rl(study: Distillation) -> Iterator[dict]:
             yield from _cheaper(study.budget, ours, theirs, cost)
 
 
-def _cheaper(budget: Budget, ours: Series, theirs: Series, cost: str) -> Iterator[dict]:
+def _cheaper(budget: Budget, ours: Series, theirs: Series, cost: str) -> Iterator[Evidence]:
     ratio = budget.cheaper(ours, theirs, cost)
     if ratio is None:
         return
@@ -39,8 +39,7 @@ def _cheaper(budget: Budget, ours: Series, theirs: Series, cost: str) -> Iterato
     if reached[1].bound and held == "held":
         held = "undecided"  # RL may have been there with less than its smallest budget
     largest = [series.budget_points[-1].candidate for series in (ours, theirs)]
-    row = claim_row(say(f"cheaper_{cost}_claim"), MACHINES, say("cheaper_there"), here, held, largest, ratio=ratio)
-    yield row if finite else row | {"ratio": None}
+    yield Evidence(f"cheaper_{cost}", here, held, largest, {"ratio": ratio if finite else None})
 
 
 def _cost(series: Series, reached: Reached) -> dict:
@@ -48,7 +47,7 @@ def _cost(series: Series, reached: Reached) -> dict:
     return {"name": series.name, "value": None if cost is None else round(cost), "bound": reached.bound}
 
 
-def against_off_policy(study: Distillation) -> Iterator[dict]:
+def against_off_policy(study: Distillation) -> Iterator[Evidence]:
     """From the same start, teacher and prompts."""
     usual = [
         run
@@ -59,40 +58,54 @@ def against_off_policy(study: Distillation) -> Iterator[dict]:
         for ours in usual:
             same = ours.start is theirs.start and ours.teachers == theirs.teachers and ours.data == theirs.data
             if same and len(ours.data) == 1:
-                objective = settings_of(theirs.candidate)["objective"]
-                yield from higher(study, "off_policy", MOPD, ours, theirs, objective=objective)
+                text = say("off_policy_claim", objective=settings_of(theirs.candidate)["objective"])
+                yield from higher(study, "off_policy", ours, theirs, text=text)
 
 
-def original_model(study: Distillation) -> Iterator[dict]:
+def original_model(study: Distillation) -> Iterator[Evidence]:
     """The model at the bottom as the only teacher of what descends from it."""
     for run in study.runs:
         if run.stage != "opd" or run.teachers != [root_of(run.start, study.every)]:
             continue
         part = study.restored(run)
         if part and part.share:
-            yield claim_row(
-                say("original_claim"), MACHINES, say("original_there"), say("original_here", part=part),
-                verdict(part.share, HALF), [run.candidate, run.start], share=part.share,
-            )  # fmt: skip
+            here, arms = say("original_here", part=part), [run.candidate, run.start]
+            yield Evidence("original", here, verdict(part.share, HALF), arms, {"share": part.share})
 
 
-def several_teachers(study: Distillation) -> Iterator[dict]:
+def several_teachers(study: Distillation) -> Iterator[Evidence]:
     for family in study.families:
         for theirs in (run for run in family.students if run.stage == "distill"):
             for ours in (run for run in family.students if run.stage == "opd" and run.data == theirs.data):
-                yield from higher(study, "many_off_policy", MOPD, ours, theirs, "both", mixed=ours.mixed)
+                text = say("many_off_policy_claim", mixed=ours.mixed)
+                yield from higher(study, "many_off_policy", ours, theirs, "both", text)
         yield from _against_merge(study, family)
+        for run in (run for run in family.students if run.stage == "opd"):
+            yield from _against_teachers(study, family, run)
 
 
-def _against_merge(study: Distillation, family: Family) -> Iterator[dict]:
+def _against_merge(study: Distillation, family: Family) -> Iterator[Evidence]:
     best = study.best_merge(family)
     if best is None:
         return
     for run in family.students:
         more = study.scores.change(run.candidate, best, "both") if run.stage == "opd" else None
         if more:
-            yield claim_row(
-                say("many_merge_claim", mixed=run.mixed), MOPD, say("many_merge_there"),
-                scores_here(study, "both", run.candidate, best, more), verdict(more, MORE), [run.candidate, best],
-                difference=more,
-            )  # fmt: skip
+            here, text = scores_here(study, "both", run.candidate, best, more), say("many_merge_claim", mixed=run.mixed)
+            arms, numbers = [run.candidate, best], {"difference": more}
+            yield Evidence("many_merge", here, verdict(more, MORE), arms, numbers, text)
+
+
+def _against_teachers(study: Distillation, family: Family, run: Run) -> Iterator[Evidence]:
+    """On each axis against its teacher; all must hold, and the one with the lowest end is told."""
+    of_axis = [(axis, t, study.scores.change(run.candidate, t, axis)) for axis, t in family.teachers.items()]
+    known = [(axis, teacher, more) for axis, teacher, more in of_axis if more]
+    if not known or len(known) < len(of_axis):
+        return
+    axis, teacher, more = min(known, key=lambda of: of[2].low)
+    here = scores_here(study, axis, run.candidate, teacher, more)
+    reading = worst([verdict(difference, -NO_LESS) for *_, difference in known])
+    arms = [run.candidate, *(teacher for _, teacher, _ in known)]
+    yield Evidence(
+        "many_teachers", here, reading, arms, {"difference": more}, say("many_teachers_claim", mixed=run.mixed)
+    )

@@ -1,27 +1,29 @@
 """Claims about runs that differ from the reference in one thing: the teacher, the loss, the length, the prompts."""
 
 from collections.abc import Iterator
+from itertools import permutations
 from statistics import fmean
 
-from steps.distillation.section.claim_rows import RETHINKING, claim_row, higher, like
+from steps.distillation.section.catalogue import TIMES
+from steps.distillation.section.evidence import ends_like, higher, like, scores_here
 from steps.distillation.section.facts import Distillation
+from steps.distillation.section.run_claims import initial_overlap
 from steps.distillation.section.runs import Run
 from steps.distillation.section.statistics import share_difference
 from steps.distillation.section.wording import say
-from steps.report.candidates import matched, settings_of
-from steps.report.claims import MORE, verdict
+from steps.report.candidates import apart, matched, settings_of
+from steps.report.claims import MORE, Evidence, verdict
 from steps.report.estimates import over_seeds
 from steps.report.logs import ends
 
 # Two models are of the same size when their numbers of parameters are at most so many times apart.
 SAME_SIZE = 1.1
-AUTHORS = "thunlp/OPD, its authors' answers"
 
 
 # --- teachers ------------------------------------------------------------------------------------
 
 
-def teachers(study: Distillation, reference: Run) -> Iterator[dict]:
+def teachers(study: Distillation, reference: Run) -> Iterator[Evidence]:
     start = reference.start
     taught = [reference, *study.alike("teachers")]
     style = study.trained_on(start)
@@ -45,6 +47,9 @@ def teachers(study: Distillation, reference: Run) -> Iterator[dict]:
         for theirs in chosen(rl=False, larger=True):
             if study.candidate_of(ours.teachers[0].members[0].parents[0]) is theirs.teachers[0]:
                 yield from _recovers_more(study, "larger_after_rl", ours, theirs)
+                yield from _times(study, ours, theirs)
+    for run in chosen(rl=False, larger=True):
+        yield from _teaches_nothing(study, run)
 
 
 def size(study: Distillation, run: Run) -> str | None:
@@ -57,7 +62,7 @@ def size(study: Distillation, run: Run) -> str | None:
     return "larger" if theirs > ours else "smaller"
 
 
-def _recovers_more(study: Distillation, name: str, ours: Run, theirs: Run) -> Iterator[dict]:
+def _recovers_more(study: Distillation, name: str, ours: Run, theirs: Run) -> Iterator[Evidence]:
     """Recovered shares where both are defined; changes in points where one side has no gap to recover."""
     common = set(ours.candidate.seeds) & set(theirs.candidate.seeds) or None
     parts = [study.recovery(run, common) for run in (ours, theirs)]
@@ -68,21 +73,46 @@ def _recovers_more(study: Distillation, name: str, ours: Run, theirs: Run) -> It
         more = share_difference(parts[0].drawn, parts[1].drawn)
     else:
         more = study.scores.change(ours.candidate, theirs.candidate, study.axis_of(ours))
-    yield claim_row(
-        say(f"{name}_claim"),
-        RETHINKING,
-        say(f"{name}_there"),
-        say("recovered_here", parts=parts, shares=shares, difference=more),
-        verdict(more, MORE),
-        matched(ours.candidate, theirs.candidate),
-        **{"recovery" if shares else "difference": more},
-    )
+    here = say("recovered_here", parts=parts, shares=shares, difference=more)
+    arms, numbers = [*matched(ours.candidate, theirs.candidate)], {"recovery" if shares else "difference": more}
+    yield Evidence(name, here, verdict(more, MORE), arms, numbers)
+
+
+def _times(study: Distillation, ours: Run, theirs: Run) -> Iterator[Evidence]:
+    """A share is so many times another where it is more than so many of it."""
+    common = set(ours.candidate.seeds) & set(theirs.candidate.seeds)
+    parts = [study.recovery(run, common or None) for run in (ours, theirs)]
+    if not all(part.drawn for part in parts):
+        return
+    more = share_difference(parts[0].drawn, parts[1].drawn.times(TIMES))
+    here = say("times_here", parts=parts, times=TIMES, difference=more)
+    arms = [*matched(ours.candidate, theirs.candidate)]
+    yield Evidence("times_after_rl", here, verdict(more, MORE), arms, {"recovery": more})
+
+
+def _teaches_nothing(study: Distillation, run: Run) -> Iterator[Evidence]:
+    axis = study.axis_of(run)
+    change = study.since_start(run, axis)
+    if change:
+        here = scores_here(study, axis, run.candidate, run.start, change)
+        yield Evidence("same_pipeline", here, ends_like(change), [run.candidate], {"difference": change})
+
+
+def equal_teachers(study: Distillation, reference: Run) -> Iterator[Evidence]:
+    """Runs from one start whose teachers score alike: the one with the higher forecast overlap against the other."""
+    taught = [run for run in (reference, *study.alike("teachers")) if len(run.teachers) == 1]
+    for ours, theirs in permutations(taught, 2):
+        axis = study.axis_of(ours)
+        lead = study.scores.change(ours.teachers[0], theirs.teachers[0], axis)
+        overlaps = [initial_overlap(study, run) for run in (ours, theirs)]
+        if lead and ends_like(lead) == "held" and all(overlaps) and apart(*overlaps).low > 0:
+            yield from higher(study, "overlap_outcome", ours, theirs)
 
 
 # --- the loss ------------------------------------------------------------------------------------
 
 
-def supports(study: Distillation, reference: Run) -> Iterator[dict]:
+def supports(study: Distillation, reference: Run) -> Iterator[Evidence]:
     usual = settings_of(reference.candidate)["support"]
     if usual["kind"] != "top_k":
         return
@@ -91,42 +121,40 @@ def supports(study: Distillation, reference: Run) -> Iterator[dict]:
         support = settings_of(run.candidate)["support"]
         same_side = support.get("of") == usual["of"]
         if support["kind"] == "top_k" and support["k"] == 1 and same_side:
-            yield from higher(study, "top1", RETHINKING, reference, run, k=k)
+            yield from higher(study, "top1", reference, run, text=say("top1_claim", k=k))
         elif support["kind"] in ("sampled", "full") or (same_side and support["k"] != k):
-            claim = say("support_claim", support=support, k=k)
-            yield from like(study, claim, RETHINKING, say("support_there"), run, reference)
+            claim = f"support_{support['kind']}"
+            yield from like(study, claim, run, reference, say("support_claim", support=support, k=k))
         elif support["kind"] == "top_k" and support["k"] == k and not same_side:
-            claim = say("side_claim", side=support["of"], usual=usual["of"], k=k)
-            of_overlap = support["of"] == "overlap"
-            paper, there = (RETHINKING, say("overlap_there")) if of_overlap else (AUTHORS, say("side_there"))
-            yield from like(study, claim, paper, there, run, reference)
+            text = say("side_claim", side=support["of"], usual=usual["of"], k=k)
+            yield from like(study, "overlap" if support["of"] == "overlap" else "side", run, reference, text)
 
 
 # --- length and prompts --------------------------------------------------------------------------
 
 
-def lengths(study: Distillation, reference: Run) -> Iterator[dict]:
+def lengths(study: Distillation, reference: Run) -> Iterator[Evidence]:
     if settings_of(reference.candidate).get("horizon"):
         return
     capped = [run for run in study.alike("horizon") if "from" not in settings_of(run.candidate)["horizon"]]
     if capped:
         shortest = min(capped, key=lambda run: settings_of(run.candidate)["horizon"]["tokens"])
         tokens = settings_of(shortest.candidate)["horizon"]["tokens"]
-        yield from higher(study, "short", RETHINKING, reference, shortest, tokens=tokens)
+        yield from higher(study, "short", reference, shortest, text=say("short_claim", tokens=tokens))
 
 
-def prompts(study: Distillation, reference: Run) -> Iterator[dict]:
+def prompts(study: Distillation, reference: Run) -> Iterator[Evidence]:
     taught_on = settings_of(reference.teachers[0]).get("data")
     if reference.teachers[0].stage != "rl" or taught_on != reference.data[0]:
         return
     for run in study.alike("data"):
         if taught_on not in run.data:
-            yield from higher(study, "prompts", RETHINKING, reference, run)
+            yield from higher(study, "prompts", reference, run)
         elif len(run.data) > 1:
             yield from _entropy(reference, run)
 
 
-def _entropy(reference: Run, run: Run) -> Iterator[dict]:
+def _entropy(reference: Run, run: Run) -> Iterator[Evidence]:
     """Seeds are all that an entropy's interval can rest on: with one there is no claim."""
     sides = [ends(candidate, "entropy")[1] for candidate in matched(run.candidate, reference.candidate)]
     if len(sides[0]) != len(sides[1]) or len(sides[0]) < 2:
@@ -136,7 +164,5 @@ def _entropy(reference: Run, run: Run) -> Iterator[dict]:
     here = say(
         "entropy_here", run=run.name, entropy=entropy, reference=reference.name, its_entropy=its_entropy, more=more
     )
-    yield claim_row(
-        say("entropy_claim"), RETHINKING, say("entropy_there"), here, verdict(more, MORE),
-        [run.candidate, reference.candidate], measure=more,
-    )  # fmt: skip
+    arms = [run.candidate, reference.candidate]
+    yield Evidence("entropy", here, verdict(more, MORE), arms, {"measure": more})

@@ -1,29 +1,25 @@
 """Claims about what runs start from, and about what those that succeed have in common."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from statistics import fmean
 
-from steps.distillation.section.claim_rows import RETHINKING, claim_row, ends_like, higher, levels_of
+from steps.distillation.section.catalogue import MASS
+from steps.distillation.section.evidence import ends_like, higher, levels_of
 from steps.distillation.section.facts import Distillation
 from steps.distillation.section.runs import Run
 from steps.distillation.section.wording import say
-from steps.report.candidates import Candidate, apart
-from steps.report.claims import MORE, verdict
+from steps.report.candidates import Candidate, Checkpoint, apart, clusters
+from steps.report.claims import MORE, Evidence, verdict
 from steps.report.estimates import over_seeds
-from steps.report.logs import ends, logged
+from steps.report.logs import ends_of
 from steps.report.tables import Estimate
 from steps.stats import intervals
-
-# What both sides give the tokens that they have in common, in a run that succeeds.
-MASS = 0.97
-# Fewer runs than this say nothing of runs: the spread of two has one degree of freedom.
-LEAST_RUNS = 3
-
 
 # --- starts --------------------------------------------------------------------------------------
 
 
-def cold_starts(study: Distillation) -> Iterator[dict]:
+def cold_starts(study: Distillation) -> Iterator[Evidence]:
     """From a cold start on the teacher's own responses, against the same run without it."""
     for warm in study.runs:
         cold = next((run for run in study.runs if run.candidate is warm.start), None)
@@ -32,19 +28,17 @@ def cold_starts(study: Distillation) -> Iterator[dict]:
         for plain in study.runs:
             if plain.start is cold.start and set(study.differs(warm, plain)) == {"from"}:
                 yield from _higher_overlap(study, warm, plain)
-                yield from higher(study, "cold_score", RETHINKING, warm, plain)
+                yield from higher(study, "cold_score", warm, plain)
 
 
-def _higher_overlap(study: Distillation, warm: Run, plain: Run) -> Iterator[dict]:
+def _higher_overlap(study: Distillation, warm: Run, plain: Run) -> Iterator[Evidence]:
     overlaps = [(run.name, initial_overlap(study, run)) for run in (warm, plain)]
     if not all(overlap for _, overlap in overlaps):
         return
     more = apart(*(overlap for _, overlap in overlaps))
     here = say("cold_overlap_here", overlaps=overlaps, difference=more)
-    yield claim_row(
-        say("cold_overlap_claim"), RETHINKING, say("cold_overlap_there"), here, verdict(more, MORE),
-        [warm.candidate, plain.candidate], difference=more,
-    )  # fmt: skip
+    arms = [warm.candidate, plain.candidate]
+    yield Evidence("cold_overlap", here, verdict(more, MORE), arms, {"difference": more})
 
 
 def initial_overlap(study: Distillation, run: Run) -> Estimate | None:
@@ -63,7 +57,7 @@ def initial_overlap(study: Distillation, run: Run) -> Estimate | None:
     return Estimate(value, low, high, (within[1] - within[0]) / (2 * intervals.Z), n, seeds)
 
 
-def reversals(study: Distillation) -> Iterator[dict]:
+def reversals(study: Distillation) -> Iterator[Evidence]:
     """A student after RL, taught by what it was before."""
     for run in study.runs:
         teacher = run.teachers[0]
@@ -82,10 +76,7 @@ def reversals(study: Distillation) -> Iterator[dict]:
                 against_teacher=more,
                 against_start=fell,
             )
-            yield claim_row(
-                say("reverse_claim"), RETHINKING, say("reverse_there"), here, ends_like(more),
-                [run.candidate, teacher], difference=more,
-            )  # fmt: skip
+            yield Evidence("reverse", here, ends_like(more), [run.candidate], {"difference": more})
 
 
 # --- what success looks like ---------------------------------------------------------------------
@@ -97,33 +88,60 @@ def successes(study: Distillation) -> list[Run]:
     return [run for run in runs if study.recovery(run).moved == "rose"]
 
 
-def what_succeeds(study: Distillation) -> Iterator[dict]:
-    """Over runs: every seed of every candidate that succeeded is one."""
+def what_succeeds(study: Distillation) -> Iterator[Evidence]:
+    """Over clusters of runs, as those of one start are no independent ones."""
     candidates = [run.candidate for run in successes(study)]
     for column, sign in (("overlap", 1), ("entropy_gap", -1), ("overlap_advantage", -1)):
-        yield from _both_ends(candidates, column, sign)
+        yield from _both_ends(study, candidates, column, sign)
     for side, column in (("student", "mass_student"), ("teacher", "mass_teacher")):
-        masses = [fmean(values) for candidate in candidates for _, values in logged(candidate, column)]
-        if len(masses) >= LEAST_RUNS:
-            mass = over_seeds(masses)
-            yield claim_row(
-                say("mass_claim", mass=MASS, side=side), RETHINKING, say("mass_there"), say("mass_here", mass=mass),
-                verdict(mass, MASS), candidates, share=mass,
-            )  # fmt: skip
+        masses = {m.node: fmean(values) for candidate in candidates for m, values in _logged(candidate, column)}
+        if masses:
+            mass, units = over_clusters(study, masses)
+            here = say("mass_here", mass=mass, runs=len(masses), clusters=units)
+            yield Evidence(f"mass_{side}", here, _reading(mass, MASS), candidates, {"share": mass}, units=units)
 
 
-def _both_ends(candidates: list[Candidate], column: str, sign: int) -> Iterator[dict]:
+def _logged(candidate: Candidate, column: str) -> list[tuple[Checkpoint, list[float]]]:
+    values = [(m, [row[column] for row in m.log if column in row]) for m in candidate.members]
+    return [(m, of_run) for m, of_run in values if of_run]
+
+
+def _both_ends(study: Distillation, candidates: list[Candidate], column: str, sign: int) -> Iterator[Evidence]:
     """A column rises from the first to the last tenth of the steps, or falls: by its sign."""
-    pairs = [pair for candidate in candidates for pair in zip(*ends(candidate, column), strict=True)]
-    if column == "overlap_advantage":
-        pairs = [(abs(a), abs(b)) for a, b in pairs]
-    if len(pairs) < LEAST_RUNS:
+    logs = [(m, values) for candidate in candidates for m, values in _logged(candidate, column)]
+    size = abs if column == "overlap_advantage" else float
+    pairs = {m.node: tuple(size(end) for end in ends_of(values)) for m, values in logs}
+    if not pairs:
         return
-    change = over_seeds([sign * (last - first) for first, last in pairs])
-    first, last = (fmean(side) for side in zip(*pairs, strict=True))
+    change, units = over_clusters(study, {node: sign * (last - first) for node, (first, last) in pairs.items()})
+    first, last = (fmean(side) for side in zip(*pairs.values(), strict=True))
     name = f"success_{column}"
-    here = say(f"{name}_here", first=first, last=last, runs=len(pairs), change=change)
+    here = say(f"{name}_here", first=first, last=last, runs=len(pairs), clusters=units, change=change)
     numbers = {"difference" if column == "overlap" else "measure": change}
-    yield claim_row(
-        say(f"{name}_claim"), RETHINKING, say(f"{name}_there"), here, verdict(change, MORE), candidates, **numbers
-    )
+    yield Evidence(name, here, _reading(change, MORE), candidates, numbers, units=units)
+
+
+def over_clusters(study: Distillation, values: dict[str, float]) -> tuple[Estimate | float, int]:
+    """The mean over clusters of their means, by the spread over clusters, and how many there are; one has no interval.
+
+    A cluster is what has a trained start in common, or anything that the start was made from or taught by; runs of a
+    model that nothing was trained from share their teacher's.
+
+    Args:
+        values: by the node of a run.
+    """
+    labels = dict(zip(values, clusters([_origin(study, node) for node in values]), strict=True))
+    of_clusters = [fmean(v for node, v in values.items() if labels[node] == label) for label in set(labels.values())]
+    mean = over_seeds(of_clusters)
+    return (replace(mean, n=len(values)) if isinstance(mean, Estimate) else mean), len(of_clusters)
+
+
+def _reading(mean: Estimate | float, bar: float) -> str:
+    return verdict(mean, bar) if isinstance(mean, Estimate) else "undecided"
+
+
+def _origin(study: Distillation, node: str) -> frozenset[str]:
+    start = study.scores.members[study.starts[node]]
+    if start.stage != "model":
+        return start.rests_on | {start.node}
+    return study.scores.members[node].rests_on

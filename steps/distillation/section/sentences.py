@@ -17,7 +17,7 @@ from steps.distillation.section.recovery_tables import compact_recovery
 from steps.distillation.section.runs import Family, Recovery
 from steps.distillation.section.tables import compact_diagnostics
 from steps.distillation.section.wording import say
-from steps.report.claims import grouped, verdict_counts
+from steps.report.claims import grouped, tally
 from steps.report.section import Answer
 from steps.report.tables import Estimate, Table
 
@@ -252,7 +252,7 @@ def section(study: Distillation, tables: dict[str, Table], figures: dict[str, st
         "ways": prices(study.budget),
         "budgets": [name for cost in COSTS if (name := budget_name(cost)) in figures],
         "claims": grouped(claims) if claims else [],
-        "verdicts": verdict_counts(claims) if claims else "",
+        "verdicts": tally(claims) if claims else "",
         "seeds": max(len(run.candidate.members) for run in study.runs),
         "completions": completions(study),
     }

@@ -40,6 +40,10 @@ class Share:
     # What the resamples do not show where no item tells two sides apart: half-widths below and above.
     at_least: tuple[float, float] = (0.0, 0.0)
 
+    def times(self, factor: float) -> "Share":
+        at_least = factor * self.at_least[0], factor * self.at_least[1]
+        return Share(factor * self.value, factor * self.drawn, factor * self.seeds, self.n, at_least)
+
     @property
     def estimate(self) -> Estimate:
         return _estimate(self.value, self.drawn, self.seeds, self.n, self.at_least)

@@ -21,7 +21,7 @@ from steps.reinforcement.section.figures import curve_name, gain_name, majority_
 from steps.reinforcement.section.tables import compact_final, compact_monitoring
 from steps.reinforcement.section.wording import say
 from steps.report.candidates import Candidate, matched, settings_of
-from steps.report.claims import grouped, verdict_counts
+from steps.report.claims import grouped, tally
 from steps.report.estimates import over_seeds
 from steps.report.logs import spent
 from steps.report.section import Answer
@@ -231,7 +231,7 @@ def section(study: Reinforcement, tables: dict[str, Table], figures: dict[str, s
         "samples": study.largest if study.explored else 0,
         "target": study.target,
         "claims": grouped(claims) if claims else [],
-        "verdicts": verdict_counts(claims) if claims else "",
+        "verdicts": tally(claims) if claims else "",
         "monitoring": compact_monitoring(tables["reinforcement_monitoring"]),
         "warnings": warnings(study),
         "failures": failures(study),

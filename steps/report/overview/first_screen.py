@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from steps.report.candidates import difference, retention
+from steps.report.candidates import Candidate, difference, retention
 from steps.report.findings import Findings, responses
 from steps.report.gather import Gathered
 from steps.report.overview.rows import Rows
@@ -41,7 +41,8 @@ def headline(comparison: Findings) -> str:
     ship, root = comparison.ship, comparison.root(comparison.ship)
     if ship is root:
         return say("keep", root=root.name)
-    moves = [(axis, root.axis(axis), ship.axis(axis)) for axis in ("target", "general") if ship.axis(axis)]
+    before, after = comparison.reported(root), comparison.reported(ship)
+    moves = [(axis, before.axis(axis), after.axis(axis)) for axis in ("target", "general") if after.axis(axis)]
     return say("ship", name=ship.name, moves=moves)
 
 
@@ -71,9 +72,10 @@ def joined(own: dict, of_sections: list[Answer]) -> dict:
 
 
 def gained(comparison: Findings) -> dict:
-    candidate, root = comparison.subject, comparison.root(comparison.subject)
-    ranked = sorted(comparison.trained, key=lambda other: -other.axis("target").value)
-    best = ranked[0]
+    """All by the questions that report; which are told, and in which order, those that choose say."""
+    candidate, root = _sides(comparison, comparison.subject)
+    ranked = sorted(comparison.trained, key=comparison.chosen_by, reverse=True)
+    best = comparison.best
     text = say(
         "gained",
         name=candidate.name,
@@ -81,26 +83,32 @@ def gained(comparison: Findings) -> dict:
         tasks=[score.task for score in candidate.on("target")],
         root=root.name,
         before=root.axis("target"),
-        beyond_chance=comparison.ship is candidate,
-        more={"name": best.name, "change": difference(best, comparison.root(best), "target")}
-        if best is not candidate
+        beyond_chance=comparison.ship is comparison.subject,
+        more={"name": best.name, "change": difference(*_sides(comparison, best), "target")}
+        if best is not comparison.subject
         else None,
     )
+    sides = [_sides(comparison, other) for other in ranked[:MOST_LISTED]]
     details = [
         {
-            "name": other.name,
-            "before": comparison.root(other).axis("target"),
-            "after": other.axis("target"),
-            "change": difference(other, comparison.root(other), "target"),
+            "name": after.name,
+            "before": before.axis("target"),
+            "after": after.axis("target"),
+            "change": difference(after, before, "target"),
         }
-        for other in ranked[:MOST_LISTED]
+        for after, before in sides
     ]
     change = difference(candidate, root, "target")
     return {**_number(change, say("gained_unit")), "text": text, "of": "checkpoint", "details": details}
 
 
+def _sides(comparison: Findings, candidate: Candidate) -> tuple[Candidate, Candidate]:
+    """A candidate and what it is measured from, by the questions that report."""
+    return comparison.reported(candidate), comparison.reported(comparison.root(candidate))
+
+
 def lost(comparison: Findings) -> dict:
-    candidate, root = comparison.subject, comparison.root(comparison.subject)
+    candidate, root = _sides(comparison, comparison.subject)
     change = difference(candidate, root, "general")
     if change:
         before, after = root.axis("general"), candidate.axis("general")
@@ -148,7 +156,9 @@ def unlearned_text(comparison: Findings) -> str:
 
 
 def ship(comparison: Findings) -> dict:
+    parts = comparison.parts
     rule = say("rule", rule=comparison.rule, keep=f"{100 * comparison.keep:.0f}")
+    rule += " " + say("chosen", dev=parts.dev, general=bool(comparison.subject.on("general")), whole=parts.whole)
     return {"number": comparison.ship.name, "unit": "", "text": rule}
 
 
@@ -174,10 +184,9 @@ def numbers(comparison: Findings, datasets: list[Rows]) -> dict[str, float | str
     subject = comparison.subject
     if not subject:
         return told
-    root = comparison.root(subject)
     told["ship"] = comparison.ship.name
     for name, axis in (("gained", "target"), ("lost", "general")):
-        if change := difference(subject, root, axis):
+        if change := difference(*_sides(comparison, subject), axis):
             told[name] = round(change.value, 6)
     if comparison.tried:
         told["unsolved"] = round(len(comparison.unlearned) / comparison.tried, 6)

@@ -1,19 +1,17 @@
-"""What PEFT-Arena found, direction by direction, and whether it holds here: held, not held or undecided."""
+"""Whether what PEFT-Arena found holds here."""
 
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass
 from statistics import fmean
 
-from steps.report.candidates import Candidate, difference, negated
-from steps.report.claims import MORE, NO_LESS, origin, verdict
-from steps.report.columns import ORIGIN
-from steps.report.sentences import Sentences
+from steps.report.candidates import difference, negated, paired_axes
+from steps.report.claims import MORE, NO_LESS, Evidence, table_of, verdict, worst
 from steps.report.tables import Column, Estimate, Table
+from steps.settings.axes import CAPABILITIES
 from steps.stability.section import published as peft_arena
+from steps.stability.section.catalogue import FRUGAL, catalogue, say
 from steps.stability.section.facts import Arena, CheckpointSet, Interpolation, Stability, checkpoint_sets
 from steps.stability.section.statistics import correlation, path_difference, point, point_difference
-
-say = Sentences(Path(__file__).parent)
 
 # "About as much", in points: PEFT-Arena's four ranks of LoRA differ by 2.3 among themselves.
 ALIKE = 0.03
@@ -24,21 +22,18 @@ DECIDES = "spearman"
 
 
 def claims_table(stability: Stability) -> Table | None:
-    columns = [Column("verdict", "verdict"), Column("claim", "PEFT-Arena's finding"), Column("here", "here")]
-    columns += [Column("published", "there"), Column("of", "among")]
-    columns += [Column("difference", "difference, points", "points"), Column("correlation", "correlation", "decimal")]
-    columns += [Column("n", "n", "integer"), *ORIGIN]
-    rows = []
+    columns = [Column("difference", "difference, points", "points"), Column("correlation", "correlation", "decimal")]
+    evidence: list[Evidence] = []
     for arena in stability.arenas:
         if len(arena.of_kind) > 1:
-            rows += [row | {"of": arena_text(arena)} for row in _arena_claims(arena)]
+            evidence += arena_evidence(arena)
     for checkpoint_set in checkpoint_sets(stability):
         if checkpoint_set.over == "trained":
-            of = say("trained_from", root=checkpoint_set.root.name)
-            rows += [row | {"of": of} for row in _geometry_claims(stability, checkpoint_set)]
-    rows += [*_overshoot_claims(stability), *_cayley_claims(stability)]
+            evidence += _geometry(stability, checkpoint_set)
+    for found in (_overshoots, _rotations, _rewinds):
+        evidence += found(stability)
     caption = say("claims_caption", citation=peft_arena.CITATION)
-    return Table("arena_claims", caption, columns, rows) if rows else None
+    return table_of("arena_claims", caption, columns, catalogue(), evidence)
 
 
 def arena_text(arena: Arena) -> str:
@@ -46,68 +41,25 @@ def arena_text(arena: Arena) -> str:
     return say("arena", root=arena.root.name, data=arena.data, tokens=arena.tokens)
 
 
-def _row(claim: str, published: str, here: str, held: str, candidates: list[Candidate], **numbers: Estimate) -> dict:
-    """A line of the table; `held` is the verdict."""
-    n = next(iter(numbers.values())).n
-    published = published.replace(" -", " −")
-    return {
-        "claim": claim,
-        "published": published,
-        "here": here,
-        "verdict": held,
-        "n": n,
-        **numbers,
-        **origin(candidates),
-    }
-
-
 # --- adapters against adapters -------------------------------------------------------------------
 
 
-def _arena_claims(arena: Arena) -> Iterator[dict]:
-    candidates = arena.of_kind
-    published = {kind: peft_arena.of_kind(kind) for kind in peft_arena.REPRESENTS}
-    methods = peft_arena.methods()
-
-    def forgotten(*kinds: str) -> list[tuple[str, float]]:
-        return [(published[kind].name, published[kind].forgetting) for kind in kinds]
-
-    yield from _versus(
-        candidates, "oft", "lora", "general", "OFT keeps more of the general score than LoRA.",
-        say("published_families", **{kind: peft_arena.family_forgetting(kind) for kind in ("oft", "lora")}),
-    )  # fmt: skip
-    yield from _extreme(
-        candidates, "pissa", "general", -1, (), "PiSSA forgets most.",
-        say("published_forgetting", methods=forgotten("pissa", "full", "lora")),
-    )  # fmt: skip
-    yield from _extreme(
-        candidates, "full", "target", 1, (), "Full fine-tuning gains most on the target.",
-        say("published_gains", full=published["full"].gain, next=methods["OFT b128"].gain),
-    )  # fmt: skip
-    yield from _versus(
-        candidates, "lora", "full", "general", "Full fine-tuning forgets more than LoRA.",
-        say("published_forgetting", methods=forgotten("full", "lora")),
-    )  # fmt: skip
-    frugal = ("vera", "ia3")
-    rest = min(method.forgetting for method in methods.values() if method.kind not in frugal)
-    for kind in frugal:
-        yield from _extreme(
-            candidates, kind, "general", 1, frugal, "VeRA and IA3 keep more than all others.",
-            say("published_frugal", methods=forgotten(*frugal), rest=rest),
-        )  # fmt: skip
-    gains = [(name, methods[name].gain) for name in ("VeRA r256", "IA3", "KeepLoRA r8")]
-    for kind in frugal:
-        yield from _extreme(
-            candidates, kind, "target", -1, (*frugal, "pissa"), "VeRA and IA3 gain less than all others.",
-            say("published_frugal_gains", methods=gains, pissa=published["pissa"].gain),
-        )  # fmt: skip
-    yield from _alike(candidates, *forgotten("milora", "lora"))
+def arena_evidence(arena: Arena) -> Iterator[Evidence]:
+    yield from _versus(arena, "oft_keeps", "oft", "lora", "general")
+    yield from _trade(arena)
+    yield from _extreme(arena, "pissa_forgets", "pissa", "general", -1)
+    yield from _extreme(arena, "full_gains", "full", "target", 1)
+    yield from _versus(arena, "full_forgets", "lora", "full", "general")
+    for kind in FRUGAL:
+        yield from _extreme(arena, "frugal_keep", kind, "general", 1, FRUGAL)
+    for kind in FRUGAL:
+        yield from _extreme(arena, "frugal_gain", kind, "target", -1, (*FRUGAL, "pissa"))
+    yield from _alike(arena)
 
 
-def _versus(
-    candidates: dict[str, Candidate], kind: str, other: str, axis: str, claim: str, published: str
-) -> Iterator[dict]:
+def _versus(arena: Arena, claim: str, kind: str, other: str, axis: str) -> Iterator[Evidence]:
     """One kind has more of an axis than another."""
+    candidates = arena.of_kind
     if kind not in candidates or other not in candidates:
         return
     ours, theirs = candidates[kind], candidates[other]
@@ -123,19 +75,28 @@ def _versus(
         other=theirs.axis(axis),
         difference=ahead,
     )
-    yield _row(claim, published, here, verdict(ahead, MORE), [ours, theirs], difference=ahead)
+    numbers = {"difference": ahead}
+    yield Evidence(claim, here, verdict(ahead, MORE), [ours, theirs], numbers, among=arena_text(arena))
+
+
+def _trade(arena: Arena) -> Iterator[Evidence]:
+    candidates = arena.of_kind
+    if "oft" not in candidates or "lora" not in candidates:
+        return
+    ours, theirs = candidates["oft"], candidates["lora"]
+    ahead = paired_axes(*([side.on(axis) for axis in CAPABILITIES] for side in (ours, theirs)))
+    if ahead is None:
+        return
+    here = say("traded", ours=ours.name, theirs=theirs.name, difference=ahead)
+    numbers = {"difference": ahead}
+    yield Evidence("oft_trade", here, verdict(ahead, MORE), [ours, theirs], numbers, among=arena_text(arena))
 
 
 def _extreme(
-    candidates: dict[str, Candidate],
-    kind: str,
-    axis: str,
-    sign: int,
-    spared: tuple[str, ...],
-    claim: str,
-    published: str,
-) -> Iterator[dict]:
+    arena: Arena, claim: str, kind: str, axis: str, sign: int, spared: tuple[str, ...] = ()
+) -> Iterator[Evidence]:
     """One kind has the most (sign 1) or the least (−1) of an axis among those not spared."""
+    candidates = arena.of_kind
     others = {k: candidate for k, candidate in candidates.items() if k not in (kind, *spared)}
     if kind not in candidates or len(others) < 2:
         return
@@ -145,8 +106,8 @@ def _extreme(
         return
     ahead = [(other, gap if sign > 0 else negated(gap)) for other, gap in each]
     verdicts = [verdict(gap, MORE) for _, gap in ahead]
-    worst = next(v for v in ("not held", "undecided", "held") if v in verdicts)
-    closest, _ = min(ahead, key=lambda pair: pair[1].high if worst == "not held" else pair[1].low)
+    reading = worst(verdicts)
+    closest, _ = min(ahead, key=lambda pair: pair[1].high if reading == "not held" else pair[1].low)
     gap = difference(ours, closest, axis)
     here = say(
         "extreme",
@@ -159,73 +120,57 @@ def _extreme(
         difference=gap,
         closest=closest.name,
     )
-    yield _row(claim, published, here, worst, [ours, closest], difference=gap)
+    arms = [ours, *(other for other, _ in ahead)]
+    yield Evidence(claim, here, reading, arms, {"difference": gap}, among=arena_text(arena))
 
 
-def _alike(
-    candidates: dict[str, Candidate], there: tuple[str, float], other_there: tuple[str, float]
-) -> Iterator[dict]:
+def _alike(arena: Arena) -> Iterator[Evidence]:
+    candidates = arena.of_kind
     if "milora" not in candidates or "lora" not in candidates:
         return
     ours, theirs = candidates["milora"], candidates["lora"]
     more = difference(theirs, ours, "general")
     if more is None:
         return
+    here = say("alike", ours=ours.name, theirs=theirs.name, difference=more, bar=ALIKE)
+    numbers = {"difference": more}
+    yield Evidence("milora_alike", here, alike(more), [ours, theirs], numbers, among=arena_text(arena))
+
+
+def alike(more: Estimate) -> str:
+    """Held when the whole interval is within `ALIKE` of 0, not held when all of it is outside."""
     if more.low >= -ALIKE and more.high <= ALIKE:
-        held = "held"
-    else:
-        held = "not held" if more.low > ALIKE or more.high < -ALIKE else "undecided"
-    yield _row(
-        "MiLoRA forgets about as much as LoRA.",
-        say("published_pair", first=there, second=other_there),
-        say("alike", ours=ours.name, theirs=theirs.name, difference=more, bar=ALIKE),
-        held,
-        [ours, theirs],
-        difference=more,
-    )
+        return "held"
+    return "not held" if more.low > ALIKE or more.high < -ALIKE else "undecided"
 
 
 # --- geometry ------------------------------------------------------------------------------------
 
 
-def _geometry_claims(stability: Stability, checkpoint_set: CheckpointSet) -> Iterator[dict]:
-    published = {name: rank for name, (_, rank) in peft_arena.CORRELATIONS.items()}
-
-    def claim(text: str, names: tuple[str, ...], here: str, held: str, rank: Estimate) -> dict:
-        candidates = [checkpoint_set.candidates[i] for i in checkpoint_set.measured(stability, names)]
-        there = say("published_ranks", ranks=[published[name] for name in names])
-        return _row(text, there, here, held, candidates, correlation=rank)
+def _geometry(stability: Stability, checkpoint_set: CheckpointSet) -> Iterator[Evidence]:
+    def evidence(claim: str, names: tuple[str, ...], here: str, reading: str, rank: Estimate) -> Evidence:
+        places = checkpoint_set.measured(stability, names)
+        candidates = [checkpoint_set.candidates[i] for i in places]
+        recipes = len({checkpoint_set.families[i] for i in places})
+        of = say("trained_from", root=checkpoint_set.root.name)
+        return Evidence(claim, here, reading, candidates, {"correlation": rank}, units=recipes, among=of)
 
     names = ("csd_un_general", "csd_rel_general")
     if more := _ranked(stability, checkpoint_set, names, checkpoint_set.forgetting):
         x, y, families = _columns(stability, checkpoint_set, names, checkpoint_set.forgetting)
         normalised, relative = (correlation(values, y, families, DECIDES).value for values in x)
-        yield claim(
-            "Of general drift, the update-normalised kind goes with forgetting more than the relative one.",
-            names,
-            say("two_drifts", normalised=normalised, relative=relative, difference=more),
-            verdict(more, MORE),
-            more,
-        )
-    for name, text, sign in (
-        ("procrustes_general", "The Procrustes residual goes with forgetting.", 1),
-        ("gram_general", "Gram distortion goes with forgetting.", 1),
-        ("cka_general", "Linear CKA falls with forgetting.", -1),
-    ):
+        here = say("two_drifts", normalised=normalised, relative=relative, difference=more)
+        yield evidence("two_drifts", names, here, verdict(more, MORE), more)
+    for name, sign in (("csd_rel_general", 1), ("procrustes_general", 1), ("gram_general", 1), ("cka_general", -1)):
         if rank := _ranked(stability, checkpoint_set, (name,), checkpoint_set.forgetting):
-            held = verdict(rank if sign > 0 else negated(rank), MORE)
-            yield claim(text, (name,), say("measure_correlates", rank=rank), held, rank)
+            reading = verdict(rank if sign > 0 else negated(rank), MORE)
+            yield evidence(name, (name,), say("measure_correlates", rank=rank), reading, rank)
     name = "csd_rel_target"
     if rank := _ranked(stability, checkpoint_set, (name,), checkpoint_set.gain):
         none = rank.low <= 0 <= rank.high
         small = max(-rank.low, rank.high) < PREDICTS
-        yield claim(
-            "Drift on target prompts does not predict the target gain.",
-            (name,),
-            say("drift_predicts", rank=rank, bar=PREDICTS),
-            "not held" if not none else "held" if small else "undecided",
-            rank,
-        )
+        here = say("drift_predicts", rank=rank, bar=PREDICTS)
+        yield evidence(name, (name,), here, "not held" if not none else "held" if small else "undecided", rank)
 
 
 def _ranked(
@@ -256,47 +201,66 @@ def _columns(
 # --- paths ---------------------------------------------------------------------------------------
 
 
-def overshoot(interpolation: Interpolation) -> tuple[str, Estimate, Estimate] | None:
-    """Whether a path has a point before its end with more general and no less target score: (verdict, general and
-    target of the chosen point less those of the end); None where one of the two has not been evaluated.
+@dataclass(frozen=True)
+class Overshoot:
+    """The point of a path that beats its end most clearly: how much more it has of both axes, on the path's questions.
 
-    The chosen point can show it; that no point does, all points between must show, on the questions of the path.
+    The intervals are of as many points as there are between (Bonferroni), as the clearest of them is shown.
     """
-    general, target = (difference(interpolation.candidate, interpolation.end, axis) for axis in ("general", "target"))
-    if general is None or target is None:
-        return None
+
+    reading: str
+    alpha: float
+    general: Estimate
+    target: Estimate
+
+
+def overshoot(interpolation: Interpolation) -> Overshoot | None:
+    """Whether a path has a point before its end with more general and no less target score.
+
+    One point shows it, which may be any: their intervals are as wide as that takes. That no point does, all must show.
+    None where the end or all points between were not measured.
+    """
     between = [alpha for alpha in interpolation.alphas if 0 < alpha < 1]
-    if any(run["chosen"] in between for run in interpolation.runs) and general.low > MORE and target.low >= -NO_LESS:
-        return "held", general, target
-    worse = bool(between) and 1.0 in interpolation.alphas
-    for alpha in between if worse else ():
-        gaps = [point_difference(interpolation, alpha, 1.0, axis) for axis in ("general", "target")]
-        worse = worse and (gaps[0].high < MORE or gaps[1].high < 0)
-    return "not held" if worse else "undecided", general, target
+    if not between or 1.0 not in interpolation.alphas:
+        return None
+
+    def ahead(alpha: float, points: int) -> tuple[Estimate, Estimate]:
+        general, target = (point_difference(interpolation, alpha, 1.0, axis, points) for axis in ("general", "target"))
+        return general, target
+
+    def surely(alpha: float) -> float:
+        general, target = ahead(alpha, len(between))
+        return min(general.low - MORE, target.low + NO_LESS)
+
+    best = max(between, key=surely)
+    general, target = ahead(best, len(between))
+    if surely(best) > 0:
+        reading = "held"
+    else:
+        each = [ahead(alpha, 1) for alpha in between]
+        none = all(general.high < MORE or target.high < -NO_LESS for general, target in each)
+        reading = "not held" if none else "undecided"
+    return Overshoot(reading, best, general, target)
 
 
-def _overshoot_claims(stability: Stability) -> Iterator[dict]:
-    (target, general), (end_target, end_general) = peft_arena.REWOUND, peft_arena.PATHS["end"]
-    there = say("published_rewound", target=target, general=general, end_target=end_target, end_general=end_general)
+def _overshoots(stability: Stability) -> Iterator[Evidence]:
     for interpolation in stability.interpolations:
         beyond = overshoot(interpolation)
         if beyond is None:
             continue
-        held, more_general, more_target = beyond
         name = interpolation.candidate.name
         here = say(
             "overshoots",
             name=name,
-            alpha=chosen_text(interpolation),
+            alpha=f"{beyond.alpha:g}",
             end=interpolation.end.name,
-            general=more_general,
-            target=more_target,
+            general=beyond.general,
+            target=beyond.target,
             no_less=NO_LESS,
-            everywhere=held == "not held",
+            nowhere=beyond.reading == "not held",
         )
-        text = "Training overshoots: before its end, the path has more general and no less target score."
-        candidates = [interpolation.candidate, interpolation.end]
-        yield _row(text, there, here, held, candidates, difference=more_general) | {"of": say("the_path", name=name)}
+        arms, numbers = [interpolation.candidate, interpolation.end], {"difference": beyond.general}
+        yield Evidence("overshoot", here, beyond.reading, arms, numbers, among=say("the_path", name=name))
 
 
 def chosen_text(interpolation: Interpolation) -> str:
@@ -304,31 +268,42 @@ def chosen_text(interpolation: Interpolation) -> str:
     return ", ".join(f"{alpha:g}" for alpha in dict.fromkeys(run["chosen"] for run in interpolation.runs))
 
 
-def _cayley_claims(stability: Stability) -> Iterator[dict]:
-    there = dict(zip(("target", "general"), peft_arena.PATHS["cayley"], strict=True))
-    there |= dict(zip(("straight_target", "straight_general"), peft_arena.PATHS["dense"], strict=True))
-    for ours in (t for t in stability.interpolations if t.settings["path"] == "cayley"):
-        for theirs in (t for t in stability.interpolations if t.settings["path"] == "additive" and t.end is ours.end):
-            alphas = [a for a in ours.alphas if a in theirs.alphas and 0 < a < 1]
-            if not alphas or theirs.start is not ours.start or theirs.settings["rewind"] != ours.settings["rewind"]:
-                continue
-            more = path_difference(ours, theirs, alphas)
-            near = min(alphas, key=lambda alpha: abs(alpha - 0.3))
-            here = say(
-                "rotations",
-                name=ours.candidate.name,
-                other=theirs.candidate.name,
-                points=len(alphas),
-                difference=more,
-                alpha=near,
-                ours=[point(ours, near, axis) for axis in ("target", "general")],
-                theirs=[point(theirs, near, axis) for axis in ("target", "general")],
-            )
-            yield _row(
-                "Halfway to an OFT checkpoint, the path of rotations beats the straight one at equal alpha.",
-                say("published_rotations", **there),
-                here,
-                verdict(more, MORE),
-                [ours.candidate, theirs.candidate],
-                difference=more,
-            ) | {"of": say("the_paths", name=ours.candidate.name, other=theirs.candidate.name)}
+def _beside(stability: Stability, key: str, ours: str, theirs: str, same: str) -> Iterator[tuple]:
+    """Paths to one end that differ in a setting and are the same in another: (one, other, points between of both)."""
+    for one in (t for t in stability.interpolations if t.settings[key] == ours):
+        for other in (t for t in stability.interpolations if t.settings[key] == theirs):
+            alphas = [a for a in one.alphas if a in other.alphas and 0 < a < 1]
+            ends = other.end is one.end and other.start is one.start
+            if alphas and ends and other.settings[same] == one.settings[same]:
+                yield one, other, alphas
+
+
+def _rotations(stability: Stability) -> Iterator[Evidence]:
+    for ours, theirs, alphas in _beside(stability, "path", "cayley", "additive", same="rewind"):
+        more = path_difference(ours, theirs, alphas)
+        near = min(alphas, key=lambda alpha: abs(alpha - 0.3))
+        here = say(
+            "rotations",
+            name=ours.candidate.name,
+            other=theirs.candidate.name,
+            points=len(alphas),
+            difference=more,
+            alpha=near,
+            ours=[point(ours, near, axis) for axis in ("target", "general")],
+            theirs=[point(theirs, near, axis) for axis in ("target", "general")],
+        )
+        of = say("the_paths", name=ours.candidate.name, other=theirs.candidate.name)
+        arms, numbers = [ours.candidate, theirs.candidate], {"difference": more}
+        yield Evidence("rotations", here, verdict(more, MORE), arms, numbers, among=of)
+
+
+def _rewinds(stability: Stability) -> Iterator[Evidence]:
+    for ours, theirs, alphas in _beside(stability, "rewind", "min", "uniform", same="path"):
+        more = path_difference(ours, theirs, alphas)
+        of = say("the_paths", name=ours.candidate.name, other=theirs.candidate.name)
+        here = say(
+            "rewound", name=ours.candidate.name, other=theirs.candidate.name, points=len(alphas), difference=more,
+            bar=ALIKE,
+        )  # fmt: skip
+        arms, numbers = [ours.candidate, theirs.candidate], {"difference": more}
+        yield Evidence("rewinds", here, alike(more), arms, numbers, among=of)

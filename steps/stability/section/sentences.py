@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from steps.report.candidates import Candidate, difference, forgetting
-from steps.report.claims import grouped, verdict_counts
+from steps.report.claims import grouped, tally
 from steps.report.section import Answer
 from steps.report.sentences import Sentences
 from steps.report.tables import Estimate, Table
@@ -96,7 +96,7 @@ def page(stability: Stability, tables: dict[str, Table], figures: dict[str, str]
         ],
         "families": families_shown(stability),
         "claims": grouped(claims) if claims else [],
-        "verdicts": verdict_counts(claims) if claims else "",
+        "verdicts": tally(claims) if claims else "",
         "published": published_sentence(stability.arenas[0]),
         "correlations": [text for text in correlations if text],
         "drifts": [name for name in figures if name.startswith("drift_")],

@@ -91,15 +91,15 @@ def _gap(ours: Interpolation, alpha: float, theirs: Interpolation, other: float,
     return levels[0, :, 0] - levels[1, :, 0], float(np.sqrt(np.square(halves).sum(axis=0)).mean())
 
 
-def _estimate(per_seed: np.ndarray, half: float, n: int) -> Estimate:
+def _estimate(per_seed: np.ndarray, half: float, n: int, of: int = 1) -> Estimate:
     value = float(per_seed.mean())
-    low, high = intervals.widen(value, (value - half, value + half), per_seed)
+    low, high = intervals.widen(value, (value - half, value + half), per_seed, of=of)
     return Estimate(value, low, high, half / intervals.Z, n, tuple(per_seed.tolist()))
 
 
-def point_difference(interpolation: Interpolation, alpha: float, other: float, axis: str) -> Estimate:
-    """How much higher a path is at one point than at another."""
-    return _estimate(*_gap(interpolation, alpha, interpolation, other, axis), _items(interpolation, alpha, axis))
+def point_difference(interpolation: Interpolation, alpha: float, other: float, axis: str, of: int = 1) -> Estimate:
+    """How much higher a path is at one point than at another; the interval is one of so many (`intervals.widen`)."""
+    return _estimate(*_gap(interpolation, alpha, interpolation, other, axis), _items(interpolation, alpha, axis), of)
 
 
 def path_difference(ours: Interpolation, theirs: Interpolation, alphas: Sequence[float]) -> Estimate:

@@ -275,8 +275,7 @@ def paths_table(stability: Stability) -> Table | None:
     columns += [Column("rule", "rule"), Column("n", "n"), *ORIGIN]
     rows = []
     for interpolation in stability.interpolations:
-        beyond_end = overshoot(interpolation)
-        beyond = dict(zip(("overshoot", "more_general", "more_target"), beyond_end, strict=True)) if beyond_end else {}
+        beyond = overshoot(interpolation)
         evaluated = interpolation.candidate.axis("target") and interpolation.candidate.axis("general")
         rows.append(
             {
@@ -287,14 +286,16 @@ def paths_table(stability: Stability) -> Table | None:
                 "rewind": interpolation.settings["rewind"],
                 "alpha": chosen_text(interpolation),
                 **(scores(interpolation.candidate, stability.root(interpolation.candidate)) if evaluated else {}),
-                **beyond,
+                "more_target": difference(interpolation.candidate, interpolation.end, "target"),
+                "more_general": difference(interpolation.candidate, interpolation.end, "general"),
+                "overshoot": beyond and beyond.reading,
                 "rule": "; ".join(dict.fromkeys(run["rule"] for run in interpolation.runs)),
             }
         )
     caption = (
         "Chosen on the tasks of the path, reported on the others; alpha for each seed where they differ. Against the"
-        " end: paired by item and seed. The end overshoots (held) where the chosen point has more general and no less"
-        " target score; it does not where every point between has less, on the path's own tasks."
+        " end: paired by item and seed. The end overshoots (held) where a point between has more general and no less"
+        " target score, whichever it is; it does not where all have less of one: on the path's own tasks."
     )
     return Table("paths", caption, columns, rows) if rows else None
 
