@@ -82,7 +82,9 @@ class RolloutPlan:
             asked = self.prompts * math.ceil(step / self.iterations)
             row = {"step": step, "epoch": asked / self.rows, "tokens": tokens, **sums}
             row |= {key: entry[key] for key in ("loss", "learning_rate", "grad_norm") if key in entry}
-            rows.append(row | {column: entry[key] for column, key in names.items() if entry.get(key) is not None})
+            # A reward that says nothing of any sample has no mean.
+            told = {column: entry.get(key) for column, key in names.items()}
+            rows.append(row | {column: value for column, value in told.items() if value == value and value is not None})
         return rows
 
 

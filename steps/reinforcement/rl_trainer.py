@@ -154,7 +154,7 @@ class PolicyTrainer(Resumable, ScoredSamples, TokenScores, GRPOTrainer):
         correct = self.values[:, self.plan.names.index(success["reward"])] >= success["least"]
         self.note("correct", correct.float().mean().item())
         # TRL's count is of batches, all or none, where rewards are scaled by the batch.
-        totals = (self.values @ self.reward_weights.to(self.values)).view(-1, size)
+        totals = (self.values * self.reward_weights.to(self.values)).nansum(1).view(-1, size)
         self.note("no_signal", torch.isclose(totals, totals[:, :1]).all(1).float().mean().item())
         if not self.teacher:
             return {}

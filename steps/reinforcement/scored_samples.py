@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,11 @@ from steps.reinforcement.rl_plan import RolloutPlan
 from steps.training import self_teacher
 
 
+def rounded(value: float) -> float | None:
+    """A reward as it is written down; None where it says nothing."""
+    return None if math.isnan(value) else round(value, 6)
+
+
 class ScoredSamples:
     """Put in front of a GRPOTrainer: it samples through the engine, and a reward that fails costs one sample.
 
@@ -20,7 +26,7 @@ class ScoredSamples:
         rows: with "messages" and what the rewards ask of a row.
         own: the samples of a step that are this process's: whole groups.
         batch: the row of each of them, of the rollouts at hand.
-        values: [samples of all processes, rewards] of the rollouts at hand.
+        values: [samples of all processes, rewards] of the rollouts at hand; NaN where a reward says nothing.
         failed: scores of this process's rollouts at hand that a reward could not give.
         plain: [samples] GRPO's advantages, before the method changes them.
     """
@@ -65,8 +71,8 @@ class ScoredSamples:
             "logprobs": None,
         }
 
-    def reward_function(self, name: str) -> Callable[..., list[float]]:
-        """A reward as TRL calls it, and by the name that it logs."""
+    def reward_function(self, name: str) -> Callable[..., list[float | None]]:
+        """A reward as TRL calls it, and by the name that it logs; None of a sample is in no sum, mean or deviation."""
 
         def reward(prompts, completions, completion_ids, **_):
             return self.score(name, completions, completion_ids)
@@ -74,16 +80,17 @@ class ScoredSamples:
         reward.__name__ = name
         return reward
 
-    def score(self, name: str, completions: list, completion_ids: list) -> list[float]:
+    def score(self, name: str, completions: list, completion_ids: list) -> list[float | None]:
         """One reward of every sample; what it could not score is written down, and counted."""
         texts = [completion[0]["content"] for completion in completions]
-        results = self.rewards.score(name, self.batch, texts, [len(ids) for ids in completion_ids])
+        tokens, size = [len(ids) for ids in completion_ids], self.settings["generations"]
+        results = self.rewards.score(name, self.batch, texts, tokens, [size] * (len(texts) // size))
         for row, text, result in zip(self.batch, texts, results, strict=True):
             if result.error is not None:
                 place = {key: row[key] for key in ("id", "file", "line", "row")}
                 self.failed.append(place | {"reward": name, "error": result.error, "response": text})
         self.timeouts += sum(result.note == "timeout" for result in results)
-        return [result.value for result in results]
+        return [None if result.note == "silent" else result.value for result in results]
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         self.failed, self.timeouts = [], 0
@@ -128,7 +135,7 @@ class ScoredSamples:
         for begin in range(0, groups * size, size):
             row, members = self.batch[begin], range(begin, begin + size)
             values = {
-                name: [round(self.values[i, k].item(), 6) for i in members] for k, name in enumerate(self.plan.names)
+                name: [rounded(self.values[i, k].item()) for i in members] for k, name in enumerate(self.plan.names)
             }
             kept.append(
                 {

@@ -637,6 +637,9 @@ def odd(prompt, response, answer):
     if len(response) % 2:
         raise RuntimeError("an odd length")
     return 1.0
+
+def quiet(prompt, response, answer, row):
+    return None if row["row"] else 1.0
 """
 
 
@@ -647,7 +650,8 @@ def test_a_reward_that_raises_is_counted_and_stops_the_run_above_the_share(start
         "steps": 3,
         "curriculum": "easy_to_hard",
         "saves": 0,
-        "rewards": REAL["rewards"] | {"odd": {"kind": "custom", "weight": 1.0, "file": str(file), "function": "odd"}},
+        "rewards": REAL["rewards"]
+        | {name: {"kind": "custom", "weight": 1.0, "file": str(file), "function": name} for name in ("odd", "quiet")},
     }
     with pytest.raises(ValueError, match=r"reward odd: .* scores failed") as caught:
         run(start, tmp_path / "stopped", settings_of("grpo", **kept))
@@ -676,6 +680,11 @@ def test_a_reward_that_raises_is_counted_and_stops_the_run_above_the_share(start
     log = (out / "training_log.csv").read_text().splitlines()
     last = dict(zip(log[0].split(","), log[-1].split(","), strict=True))
     assert int(last["failures"]) == len(odd)
+    # A reward that says nothing of a sample is no 0 of it.
+    assert all(group["rewards"]["quiet"] == [None if group["id"] != "rows:0" else 1.0] * SIZE for group in groups)
+    said = [dict(zip(log[0].split(","), line.split(","), strict=True))["reward_quiet"] for line in log[1:]]
+    spoken = {group["step"] for group in groups if group["id"] == "rows:0"}
+    assert said == ["1" if step in spoken else "" for step in (1, 2, 3)]
     assert counts["tokens"] == int(last["tokens"]) > counts["generated_tokens"] == int(last["generated"])
 
 

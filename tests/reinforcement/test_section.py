@@ -247,7 +247,7 @@ def score_limits(share: float, n: int) -> np.ndarray:
 
 
 def halves_of(gaps: np.ndarray) -> list[float]:
-    """Below and above a mean change, [seeds, items]: items gained less items lost (MOVER), seeds by Satterthwaite's t."""
+    """Below and above a mean change, [seeds, items]: items gained less items lost (MOVER), seeds Satterthwaite's t."""
     changes, seeds = gaps.mean(axis=0), gaps.mean(axis=1).var(ddof=1) / len(gaps)
     size = (changes**2).sum() / abs(changes).sum()
     up, down = (side[side > 0].sum() / size / len(changes) for side in (changes, -changes))
