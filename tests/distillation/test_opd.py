@@ -820,10 +820,16 @@ def test_data_without_teachers_responses_is_named(models, tmp_path, untrained):
     fails(lambda: run(models, tmp_path / "run", settings, responses=empty), "two", "responses")
 
 
-def test_a_prompt_without_room_for_a_response_is_named(models, tmp_path, untrained):
+def test_prompts_without_room_for_a_response_are_left_out_and_told(models, tmp_path):
     rows = made_rows(6)
-    rows[4]["messages"][0]["content"] = "Mara has 12 pears. " * 300
-    fails(lambda: run(models, tmp_path / "run", SETTINGS, data=[rows]), "pears.jsonl row 4", "max_new_tokens")
+    for row in rows[2:4]:
+        row["messages"][0]["content"] = "Mara has 12 pears. " * 300
+    out = run(models, tmp_path / "run", SETTINGS | {"steps": 1}, data=[rows])
+    counts = read_json(out / "manifest.json")["counts"]
+    assert (counts["prompts"], counts["excluded"]) == ({"pears": 4}, {"no_room": 2})
+    assert [(one["id"], one["reason"]) for one in read_jsonl(out / "excluded.jsonl")] == [
+        (row["id"], "no_room") for row in rows[2:4]
+    ]
 
 
 def test_a_teacher_with_a_shorter_context_is_heeded(models, tmp_path, untrained):
@@ -834,11 +840,12 @@ def test_a_teacher_with_a_shorter_context_is_heeded(models, tmp_path, untrained)
     fails(lambda: run(models, tmp_path / "run", SETTINGS, teachers=[short]), "pears.jsonl row", "16")
 
 
-def test_a_stored_response_without_room_is_named(models, tmp_path, untrained):
+def test_a_stored_response_without_room_is_left_out_and_told(models, tmp_path):
     responses = stored_rows(6, "pears")
     responses[2]["messages"][0]["content"] = "Mara has 12 pears. " * 300
-    settings = SETTINGS | {"off_policy": 0.5, "support": FULL}
-    fails(lambda: run(models, tmp_path / "run", settings, responses=[responses]), "row 2")
+    settings = SETTINGS | {"off_policy": 0.5, "support": FULL, "steps": 1}
+    out = run(models, tmp_path / "run", settings, responses=[responses])
+    assert read_json(out / "manifest.json")["counts"]["excluded"] == {"no_room": 1}
 
 
 def test_a_teacher_of_another_vocabulary_is_refused(models, tmp_path, untrained):
