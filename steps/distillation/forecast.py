@@ -24,7 +24,8 @@ Both models draw from the same random numbers, prompt by prompt, so that differe
 with itself differs by exactly 0.
 
 Out: forecast.json (the verdict with every number and its interval), prefixes.csv (the continuations, by the length of
-what they continue), excluded.jsonl (rows that cannot be asked). The table and the verdict are printed, too. With `stop`, a verdict against training ends the run.
+what they continue), excluded.jsonl (rows that cannot be asked). The table and the verdict are printed, too. With
+`stop`, a verdict against training ends the run.
 
 Run as: python -m steps.distillation.forecast --settings '{"prompts": 200, "samples": 4, …}' --student
     results/fable/foundation/sft

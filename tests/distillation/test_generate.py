@@ -287,7 +287,9 @@ def test_settings_that_say_nothing(settings, message):
 def test_mistakes_end_in_one_line(step, tmp_path):
     with pytest.raises(ValueError, match=r"keeps none of 2 .*'wrong_answer': 2.*better teacher.*/refused\.jsonl"):
         step([make_row(0)], [[said("#### 1"), said("#### 2")]])
-    with pytest.raises(ValueError, match=r"none of 1 rows can be asked, the first \(sums\.jsonl row 0: a prompt of 992 "):
+    with pytest.raises(
+        ValueError, match=r"none of 1 rows can be asked, the first \(sums\.jsonl row 0: a prompt of 992 "
+    ):
         step([long_row(0)], [[said("#### 42")]])
     settings = argparse.Namespace(settings=SETTINGS, input=tmp_path, teacher=tmp_path / "none", out=tmp_path / "o")
     with pytest.raises(ValueError, match="no checkpoint there"):
