@@ -93,7 +93,8 @@ class Pair:
         ids = [(*tokens, *one.ids) for tokens, (one,) in zip(begun, samples, strict=True)]
         if not ids:
             return []  # on which the tokenizer raises: no response may be long enough to be continued
-        return engine.tokenizer.batch_decode([unended(row, engine.stop_ids) for row in ids], skip_special_tokens=True)
+        whole = [unended(row, engine.stop_ids) for row in ids]
+        return [*map(engine.chat.reopened, engine.tokenizer.batch_decode(whole, skip_special_tokens=True))]
 
 
 def unended(ids: Sequence[int], stop_ids: list[int]) -> list[int]:

@@ -206,8 +206,10 @@ class Engine(Coder):
             skip_special_tokens=True,
         )
         return [
-            Sample(_cut(text, stop), summed, n, tuple(ids[:n]))
-            for text, summed, n, ids in zip(texts, summed_logps, count.tolist(), written.tolist(), strict=True)
+            Sample(self._said(_cut(text, stop), prompts[row // n]), summed, size, tuple(ids[:size]))
+            for row, (text, summed, size, ids) in enumerate(
+                zip(texts, summed_logps, count.tolist(), written.tolist(), strict=True)
+            )
         ]
 
     def _forward(self, ids, mask, positions, cache) -> torch.Tensor:

@@ -82,7 +82,7 @@ class ScoredSamples:
 
     def score(self, name: str, completions: list, completion_ids: list) -> list[float | None]:
         """One reward of every sample; what it could not score is written down, and counted."""
-        texts = [completion[0]["content"] for completion in completions]
+        texts = [self.engine.chat.reopened(completion[0]["content"]) for completion in completions]
         tokens, size = [len(ids) for ids in completion_ids], self.settings["generations"]
         results = self.rewards.score(name, self.batch, texts, tokens, [size] * (len(texts) // size))
         for row, text, result in zip(self.batch, texts, results, strict=True):
