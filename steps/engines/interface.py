@@ -30,12 +30,14 @@ class Sample(NamedTuple):
             over all that were written, the end token among them: what vLLM calls `cumulative_logprob`.
         tokens: how many they are.
         ids: those tokens.
+        logps: the log-probability of each.
     """
 
     text: str
     logp: float
     tokens: int
     ids: tuple[int, ...] = ()
+    logps: tuple[float, ...] = ()
 
     @property
     def confidence(self) -> float:

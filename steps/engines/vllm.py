@@ -163,7 +163,9 @@ class VLLMEngine(Coder):
         ids = tuple(response.token_ids)
         said = ids[:-1] if ids[-1] in self.stop_ids else ids
         text = self.tokenizer.decode(said, skip_special_tokens=True)
-        return Sample(self._said(_cut(text, stop), prompt), self._numbers(response.cumulative_logprob), len(ids), ids)
+        logps = tuple(of[token].logprob for token, of in zip(ids, response.logprobs, strict=True))
+        summed = self._numbers(response.cumulative_logprob)
+        return Sample(self._said(_cut(text, stop), prompt), summed, len(ids), ids, logps)
 
     def _run(self, requests: Sequence[tuple[list[int], dict]], progress: Progress | None = None) -> list[Any]:
         """vLLM's outputs of (token ids, options of SamplingParams), in their order."""
