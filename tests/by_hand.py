@@ -58,6 +58,30 @@ def group_advantages(rewards, size, scale):
     return np.array(found)
 
 
+def each_advantages(values, weights, size):
+    """GDPO's: every reward less its mean in the group, over its deviation there (n - 1) + 1e-4; their weighted sum less
+    its mean in the batch, over its deviation + 1e-4. `values` is [B, rewards]."""
+    columns = [group_advantages(list(column), size, "group") for column in np.transpose(values)]
+    sums = [sum(w * column[i] for w, column in zip(weights, columns, strict=True)) for i in range(len(values))]
+    return group_advantages(sums, len(sums), "group")
+
+
+def importance(policy_logp, sampler_logp, mask, correction):
+    """[B, T] weights: policy over sampler, of a token or of a whole response, bounded or left out."""
+    batch, length = np.shape(policy_logp)
+    found = np.zeros((batch, length))
+    for b in range(batch):
+        tokens = [t for t in range(length) if mask[b, t]]
+        each = {t: math.exp(policy_logp[b, t]) / math.exp(sampler_logp[b, t]) for t in tokens}
+        whole = math.prod(each.values())
+        for t in tokens:
+            ratio = whole if correction["level"] == "sequence" else each[t]
+            inside = correction.get("least", 0) <= ratio <= correction["most"]
+            bounded = min(max(ratio, correction.get("least", 0)), correction["most"])
+            found[b, t] = bounded if correction["kind"] == "truncate" else ratio if inside else 0
+    return found
+
+
 def surrogate(logp, old_logp, advantages, low, high, beta=0.0, ref_logp=None):
     """[B, T]: -min(rho A, clip(rho) A) + beta rho k3; `advantages` are [B] or [B, T].
 
@@ -82,6 +106,8 @@ def sequence_surrogate(logp, old_logp, mask, advantages, low, high, beta=0.0, re
     found = np.zeros((batch, length))
     for b in range(batch):
         tokens = [t for t in range(length) if mask[b, t]]
+        if not tokens:
+            continue
         now, old = (math.prod(math.exp(x[b, t]) for t in tokens) for x in (logp, old_logp))
         ratio = (now / old) ** (1 / len(tokens))
         for t in tokens:

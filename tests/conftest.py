@@ -135,6 +135,22 @@ def build_model(tokenizer, seed: int = 0, architecture: dict = TINY):
     return model
 
 
+def padded(folder: Path, width: int) -> Path:
+    """The same tokens, in matrices with room for more: what frameworks do that like multiples of 64."""
+    import torch
+
+    from steps.models import checkpoints
+
+    model = checkpoints.load_model(folder, dtype=torch.float32)
+    tokens = len(checkpoints.load_tokenizer(folder))
+    with torch.random.fork_rng():
+        torch.manual_seed(9)
+        model.resize_token_embeddings(width)
+        torch.nn.init.normal_(model.get_input_embeddings().weight[tokens:])
+    model.save_pretrained(folder)
+    return folder
+
+
 def checkpoint(folder: Path, architecture: dict) -> Path:
     tokenizer = build_tokenizer()
     tokenizer.save_pretrained(folder)

@@ -5,23 +5,26 @@ be stopped, and the handler of a signal waits for the end of what runs in C. So 
 waits for it so long and no longer, kills it with all that it started, and starts another for the next call.
 
 `python -m steps.core.bounded` is that child: a line of JSON in, a line of JSON out, on a socket of their own. What the
-function prints goes where this process prints. Nothing is pickled.
+function prints goes where this process prints, as far as `PRINTED`. Nothing is pickled.
+
+That bounds what code costs that is careless. It is no sandbox: what code may read or write is the user's own.
 """
 
+import ast
 import importlib.util
 import inspect
 import json
 import math
 import numbers
 import os
-import re
 import resource
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,8 +33,11 @@ from typing import Any
 MEMORY = 4 << 30
 # Seconds for a file to run, once: it may import torch from a disk that is asleep.
 LOAD_SECONDS = 120.0
+# Bytes of a file that it may write, and of what it prints that is passed on.
+FILE = 1 << 30
+PRINTED = 1 << 20
 # Bytes of a reply, and characters of the error in it.
-LONGEST_REPLY = 1 << 14
+LONGEST_REPLY = 1 << 16
 LONGEST_ERROR = 400
 
 
@@ -88,11 +94,15 @@ class Worker:
             self._child = subprocess.Popen(
                 [sys.executable, "-m", __spec__.name, str(theirs.fileno()), str(self.path), str(self.seconds)],
                 stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
                 pass_fds=[theirs.fileno()],
                 env=os.environ | {"PYTHONPATH": paths},
                 # A group of its own: it is killed with all that it started, and no key of the terminal reaches it.
                 start_new_session=True,
             )
+        # It ends with the pipe: with the child, and what the child has started.
+        threading.Thread(target=_pass_on, args=(self._child.stdout, self.path), daemon=True).start()
         self._receive(0, LOAD_SECONDS)
 
     def check(self, function: str, *arguments: Any) -> None:
@@ -105,12 +115,23 @@ class Worker:
 
     def call(self, function: str, *arguments: Any) -> float | None:
         """The finite number that a function of the file returns, of NumPy or torch too; None where it returns None. A
-        function that takes one argument less is not given the last.
+        function that takes one argument less is not given the last. What an `async` one returns is waited for.
 
         Raises:
             Failed: it raised, took too long or too much memory, ended its process, or returned something else.
         """
-        return self._ask("call", function, arguments)
+        (value,) = self._ask("call", function, arguments)
+        return value
+
+    def call_many(self, function: str, count: int, *arguments: Any) -> list[float | None]:
+        """The same of a function that returns so many numbers: a list, a tuple, an array or a tensor.
+
+        Raises:
+            Failed: as of `call`; one of them is no finite number, or there are more or fewer.
+        """
+        values = self._ask("call_many", function, (count, *arguments))
+        assert len(values) == count
+        return values
 
     def close(self) -> None:
         """End the child, and what it started."""
@@ -124,13 +145,13 @@ class Worker:
         self._socket.close()
         self._child = None
 
-    def _ask(self, verb: str, function: str, arguments: tuple[Any, ...]) -> float | None:
+    def _ask(self, verb: str, function: str, arguments: tuple[Any, ...]) -> list[float | None]:
         self.start()
         self._asked += 1
         request = json.dumps([self._asked, verb, function, arguments]).encode() + b"\n"
         return self._receive(self._asked, self.seconds, request)
 
-    def _receive(self, number: int, seconds: float, request: bytes = b"") -> float | None:
+    def _receive(self, number: int, seconds: float, request: bytes = b"") -> list[float | None]:
         """Send a request and wait for the reply that has its number: one that code of the user's forges has not."""
         assert self._child is not None
         until, reply = time.monotonic() + seconds, b""
@@ -153,7 +174,8 @@ class Worker:
             how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
             raise Failed(f"its process ended {how}") from None
         try:
-            answered, value, error = json.loads(reply)
+            answered, values, error = json.loads(reply)
+            values = [None if value is None else finite(value) for value in values]
         except (ValueError, TypeError, RecursionError):
             answered = None
         if answered != number:
@@ -161,23 +183,51 @@ class Worker:
             raise Failed("it wrote into the socket of its process")
         if error is not None:
             raise Failed(str(error)[:LONGEST_ERROR])
-        return None if value is None else finite(value)
+        return values
 
 
-_IMPORT = re.compile(r"^[ \t]*(?:from[ \t]+(\w+)|import[ \t]+(\w+))", re.MULTILINE)
+def _pass_on(printed: Any, path: Path) -> None:
+    """Write to this process's output what a child prints, up to a size; the rest is read and dropped."""
+    left = PRINTED
+    with printed:
+        while part := printed.read1(1 << 16):
+            if left > 0:
+                sys.stderr.write(part[:left].decode(errors="replace"))
+                left -= len(part)
+                if left <= 0:
+                    sys.stderr.write(f"\n{path} printed {PRINTED >> 20} MiB; what more it prints is dropped\n")
+                sys.stderr.flush()
 
 
 def files_of(path: Path) -> list[Path]:
-    """A file of the user's and, of what it imports, the modules that lie beside it, as Python finds them."""
+    """A file of the user's and what it imports, directly or not, of the modules and packages in its folder."""
     found, queue = [], [path]
     while queue:
         file = queue.pop()
         if file in found or not file.is_file():
             continue
         found.append(file)
-        names = (name for pair in _IMPORT.findall(file.read_text(encoding="utf-8", errors="replace")) for name in pair)
-        queue += [path.parent / f"{name}.py" for name in names if name]
+        try:
+            tree = ast.parse(file.read_bytes())
+        except (SyntaxError, ValueError):
+            continue  # whoever runs it says so
+        for parts in _imported(tree, file.relative_to(path.parent).parent.parts):
+            for depth in range(1, len(parts) + 1):
+                module = path.parent.joinpath(*parts[:depth])
+                queue += [module.with_suffix(".py"), module / "__init__.py"]
     return found or [path]
+
+
+def _imported(tree: ast.Module, package: tuple[str, ...]) -> Iterator[list[str]]:
+    """The dotted names, in parts, that a module of a package imports; of `from a import b`, which may be a module or
+    not, a.b."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            within = package[: len(package) + 1 - node.level] if node.level else ()
+            module = node.module.split(".") if node.module else []
+            yield from ([*within, *module, alias.name] for alias in node.names)
 
 
 # --- in the child --------------------------------------------------------------------------------
@@ -186,19 +236,21 @@ def files_of(path: Path) -> list[Path]:
 def _serve(connection: socket.socket, path: Path, seconds: float) -> None:
     connection.set_inheritable(False)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (FILE, FILE))
     limit_memory()
     own, module = os.getpid(), ModuleType("bounded")
 
-    def reply(number: int, act: Callable[..., float | None], *arguments: Any) -> bool:
-        value, error = None, None
+    def reply(number: int, act: Callable[..., list[float | None]], *arguments: Any) -> bool:
+        values: list[float | None] = []
+        error = None
         try:
-            value = act(module, *arguments)
+            values = act(module, *arguments)
         # `sys.exit` of a user's too.
         except BaseException as raised:
             error = one_line(raised)
         if os.getpid() != own:
             os._exit(0)  # a fork that the function made and left running
-        connection.sendall(json.dumps([number, value, error]).encode() + b"\n")
+        connection.sendall(json.dumps([number, values, error]).encode() + b"\n")
         return error is None
 
     if not reply(0, _load, path):
@@ -210,11 +262,11 @@ def _serve(connection: socket.socket, path: Path, seconds: float) -> None:
             signal.setitimer(signal.ITIMER_REAL, seconds + 1)
             used = time.process_time() + (os.cpu_count() or 1) * seconds
             resource.setrlimit(resource.RLIMIT_CPU, (int(used) + 1, resource.RLIM_INFINITY))
-            reply(number, {"check": _check, "call": _call}[verb], function, arguments)
+            reply(number, {"check": _check, "call": _call, "call_many": _call_many}[verb], function, arguments)
             signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _load(module: ModuleType, path: Path) -> float:
+def _load(module: ModuleType, path: Path) -> list[float | None]:
     spec = importlib.util.spec_from_file_location(module.__name__, path)
     if spec is None or spec.loader is None:
         raise ValueError("it is no Python file")
@@ -223,20 +275,48 @@ def _load(module: ModuleType, path: Path) -> float:
     sys.modules[module.__name__] = module
     sys.path.insert(0, str(path.parent.resolve()))
     spec.loader.exec_module(module)
-    return 0.0
+    return []
 
 
-def _check(module: ModuleType, name: str, arguments: list) -> float:
+def _check(module: ModuleType, name: str, arguments: list) -> list[float | None]:
     function = getattr(module, name, None)
     if not callable(function):
         raise NameError("there is none of this name")
     _taken(function, arguments)
-    return 0.0
+    return []
 
 
-def _call(module: ModuleType, name: str, arguments: list) -> float | None:
+def _call(module: ModuleType, name: str, arguments: list) -> list[float | None]:
+    return [_number(_returned(module, name, arguments))]
+
+
+def _call_many(module: ModuleType, name: str, arguments: list) -> list[float | None]:
+    count, *own = arguments
+    returned = _returned(module, name, own)
+    # An array or a tensor.
+    values = returned.tolist() if hasattr(returned, "tolist") else returned
+    if not isinstance(values, (list, tuple)):
+        raise TypeError(f"returned {values!r:.80}, which is no list of numbers")
+    if len(values) != count:
+        raise ValueError(f"returned {len(values)} numbers for {count} responses")
+    return [*map(_number, values)]
+
+
+def _returned(module: ModuleType, name: str, arguments: list) -> Any:
     function = getattr(module, name)
     value = function(*_taken(function, arguments))
+
+    if not inspect.isawaitable(value):
+        return value
+    import asyncio  # which takes long to load
+
+    async def awaited() -> Any:
+        return await value
+
+    return asyncio.run(awaited())
+
+
+def _number(value: Any) -> float | None:
     if value is None:
         return None
     # Numbers and truths of NumPy and torch, which are none of Python's; of several, it raises.

@@ -9,6 +9,7 @@ from steps.core.files import fresh_folder, write_jsonl
 from steps.core.manifest import write_manifest
 from steps.core.progress import Progress, say
 from steps.core.turns import asked_turns
+from steps.engines import rollouts
 from steps.engines.interface import Coder
 from steps.engines.load import load_engine
 from steps.judges.judge import Verdict
@@ -46,30 +47,17 @@ def told(rows: list[dict], verdicts: list[list[Verdict]]) -> Iterator[dict]:
 
 def examined(rows: list[dict], engine: Coder, max_new_tokens: int) -> tuple[list[dict], list[dict]]:
     """The rows with an answer that can be asked and judged, and what is wrong with each other row with an answer."""
-    kept, excluded = [], []
-    room = engine.max_length - max_new_tokens
+    kept, without = [], []
     with RowJudge() as judge:
         for row in (row for row in rows if row["answer"] is not None):
-            problem = _problem(row, judge, engine, room)
-            if problem is None:
-                kept.append(row)
+            if unjudgeable := judge.refusal(row):
+                hint = "correct the answer or remove the row"
+                without.append(rollouts.excluded(row, "unjudgeable", "answer", hint, unjudgeable))
+            elif unfit := rollouts.refusal(row, engine.chat, engine.max_length, max_new_tokens):
+                without.append(rollouts.excluded(row, unfit.reason, unfit.column, unfit.hint, str(unfit.detail)))
             else:
-                where = {key: row.get(key) for key in ("id", "file", "line", "row")}
-                excluded.append(where | dict(zip(("reason", "column", "hint", "detail"), problem, strict=True)))
-    return kept, excluded
-
-
-def _problem(row: dict, judge: RowJudge, engine: Coder, room: int) -> tuple[str, str, str, str] | None:
-    """(reason, column, hint, detail)."""
-    if refusal := judge.refusal(row):
-        return "unjudgeable", "answer", "correct the answer or remove the row", refusal
-    if unfit := engine.chat.refusal(asked_turns(row)):
-        return unfit.reason, unfit.column, unfit.hint, unfit.detail
-    (ids,) = engine.encode([engine.render(asked_turns(row))])
-    if len(ids) <= room:
-        return None
-    hint = "lower max_new_tokens or filter.max_prompt_chars"
-    return "no_room", "messages", hint, f"a prompt of {len(ids)} tokens, where the context leaves {room}"
+                kept.append(row)
+    return kept, without
 
 
 def measure(args, step: str, rows: list[dict], keep_samples: bool) -> None:
@@ -121,7 +109,7 @@ def measure(args, step: str, rows: list[dict], keep_samples: bool) -> None:
     outcomes = Counter(verdict.outcome for own in verdicts for verdict in own)
     counts |= {"truncated_prompts": engine.truncated, "verdicts": dict(sorted(outcomes.items()))}
     # They are among the unverified.
-    counts["excluded"] = dict(sorted(Counter(record["reason"] for record in excluded).items()))
+    counts["excluded"] = rollouts.reasons(excluded)
     assert sum(counts[name] for name in BUCKETS) == counts["in"]
     write_manifest(
         out,

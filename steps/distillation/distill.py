@@ -20,6 +20,7 @@ Run as: python -m steps.distillation.distill --settings '{"objective": "forward_
 import argparse
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 
 from steps.core.code import code_paths
@@ -76,9 +77,9 @@ def main(args: argparse.Namespace) -> None:
     tokenizer = checkpoints.load_tokenizer(args.parent)
     model = kernels.use(checkpoints.load_model(args.parent, dtype=torch.float32), settings)
     by_kl = settings["objective"] == "forward_kl"
-    caches = [None] * len(args.data)
+    caches, vocabulary = [None] * len(args.data), checkpoints.token_count(tokenizer)
     if by_kl:
-        caches = open_caches(args.data, args.logprobs, model.get_output_embeddings().weight.shape[0])
+        caches = open_caches(args.data, args.logprobs, vocabulary)
     rows, skipped = [], []
     for place, (path, cached) in enumerate(zip(args.data, caches, strict=True)):
         kept, left_out = encode_rows(path, tokenizer, settings, cached)
@@ -94,7 +95,7 @@ def main(args: argparse.Namespace) -> None:
     settings, laid = settled(settings, model, check_given(args))
     model = attach(model, settings["adapter"], settings["seed"], plan.steps)
     parameters = weight_counts(model)
-    objective = {"lay": layout, "loss": loss} if by_kl else {}
+    objective = {"lay": layout, "loss": partial(loss, vocabulary=vocabulary)} if by_kl else {}
     trainer = build_trainer(model, tokenizer, rows, settings, plan, work, **objective)
     boards.add(trainer, args, settings)
     log = training.train(trainer, plan, "distill")

@@ -54,7 +54,7 @@ def open_caches(data: list[Path], folders: list[Path], vocabulary: int) -> list[
     """The stored log-probabilities of each data file.
 
     Args:
-        vocabulary: tokens that the student has a logit for.
+        vocabulary: the student's tokens.
 
     Raises:
         ValueError: a folder was made from other rows or a larger vocabulary, or stores another k than the first.
@@ -119,15 +119,23 @@ def layout(rows: list[dict], settings: dict, pad_token_id: int) -> dict:
     return lay_out(rows, bins, settings, pad_token_id) | teacher
 
 
-def loss(model: Any, inputs: dict, tokens: Any) -> Any:
-    """Sum of `forward_kl` over a batch of `layout`, divided by the trained tokens of the whole step."""
+def loss(model: Any, inputs: dict, tokens: Any, vocabulary: int) -> Any:
+    """Sum of `forward_kl` over a batch of `layout`, divided by the trained tokens of the whole step.
+
+    Args:
+        vocabulary: the student's tokens; it may have logits beyond, which count for nothing.
+    """
     from accelerate.utils import extract_model_from_parallel
 
     teacher = [inputs.pop(name) for name in ("ids", "logps", "tail")]
     trained = inputs.pop("labels")[:, 1:] != packing.IGNORED
+
+    def compared(logits: Any, *teacher: Any) -> Any:
+        return forward_kl(logits[:, :vocabulary], *teacher)
+
     if head.is_wide(model):
         logits = head.read(model, **inputs, use_cache=False)[:, :-1][trained]
-        return head.per_place(forward_kl, [logits], *teacher).sum() / tokens
+        return head.per_place(compared, [logits], *teacher).sum() / tokens
 
     # The head is by far the widest layer: it sees only the places that predict a trained token.
     def narrow(layer: Any, arguments: tuple) -> tuple:
@@ -139,4 +147,4 @@ def loss(model: Any, inputs: dict, tokens: Any) -> Any:
         logits = model(**inputs, use_cache=False).logits[0]
     finally:
         handle.remove()
-    return forward_kl(logits, *teacher).sum() / tokens
+    return compared(logits, *teacher).sum() / tokens

@@ -24,7 +24,8 @@ Both models draw from the same random numbers, prompt by prompt, so that differe
 with itself differs by exactly 0.
 
 Out: forecast.json (the verdict with every number and its interval), prefixes.csv (the continuations, by the length of
-what they continue). The table and the verdict are printed, too. With `stop`, a verdict against training ends the run.
+what they continue), excluded.jsonl (rows that cannot be asked). The table and the verdict are printed, too. With
+`stop`, a verdict against training ends the run.
 
 Run as: python -m steps.distillation.forecast --settings '{"prompts": 200, "samples": 4, …}' --student
     results/fable/foundation/sft
@@ -42,7 +43,7 @@ from random import Random
 
 import numpy as np
 
-from steps.core.files import csv_text, fresh_folder, write_json, write_text
+from steps.core.files import csv_text, fresh_folder, write_json, write_jsonl, write_text
 from steps.core.manifest import write_manifest
 from steps.core.step import run, step_parser
 from steps.data.rows import read_rows
@@ -60,12 +61,12 @@ from steps.distillation.forecast_verdict import (
     reasons,
     verdict,
 )
-from steps.engines.rollouts import askable, check_lengths
+from steps.engines import rollouts
 from steps.engines.transformers import Engine
 from steps.judges.rows import can_be_judged
 from steps.models import checkpoints
 from steps.models.chat import Chat
-from steps.models.teachers import check_same_language
+from steps.models.teachers import check_same_language, context
 from steps.settings.forecast import Forecast
 
 PREFIX_COLUMNS = ["share", "n", "student", "teacher", "gain", "low", "high"]
@@ -121,7 +122,9 @@ def main(args: argparse.Namespace) -> None:
     check_same_language(args.student, args.teacher)
     # The teacher reads through the same template.
     chat = Chat(checkpoints.load_tokenizer(args.student))
-    rows = draw(askable(list(read_rows(args.data)), chat, "forecast"), settings["prompts"], settings["seed"])
+    most = min(map(context, (args.student, args.teacher)))
+    rows, without = rollouts.askable(list(read_rows(args.data)), chat, "forecast", most, settings["max_new_tokens"])
+    rows = draw(rows, settings["prompts"], settings["seed"])
     if not rows:
         raise ValueError(f"{args.data}: no rows, so that nothing can be forecast; look at what its filter left")
     sure = [can_be_judged(row, settings["short_answer_words"]) for row in rows]
@@ -130,8 +133,6 @@ def main(args: argparse.Namespace) -> None:
     tested = verified if len(verified) >= LEAST_PROMPTS else []
 
     engines = [Engine.load(folder, settings["batch_size"]) for folder in (args.student, args.teacher)]
-    for engine in engines:
-        check_lengths(rows, engine, settings["max_new_tokens"])
     # The folder says which: results/<workload>/forecast/<data set>/<student>/<teacher>.
     data, student, teacher = args.out.parts[-3:] if len(args.out.parts) >= 3 else ("data", "student", "teacher")
     numbers, continuation, failed = measure(Pair(*engines, settings), tested, unverified if tested else rows)
@@ -159,6 +160,9 @@ def main(args: argparse.Namespace) -> None:
     write_table(out / "prefixes.csv", numbers["prefixes"])
     tokens = sum(engine.tokens for engine in engines)
     counts = {name: numbers[name] for name in ("prompts", "verified", "unverified")}
+    if without:
+        write_jsonl(out / "excluded.jsonl", without)
+        counts["excluded"] = rollouts.reasons(without)
     write_manifest(
         out,
         step="forecast",

@@ -13,7 +13,7 @@ from steps.distillation.forecast_verdict import measured
 from steps.engines.interface import Sample
 from steps.engines.transformers import Engine
 from steps.judges.rows import RowJudge, unverifiable
-from steps.models import head
+from steps.models import checkpoints, head
 
 # Logits held at a time, of each model: half a gigabyte.
 AT_ONCE = 2**27
@@ -93,7 +93,8 @@ class Pair:
         ids = [(*tokens, *one.ids) for tokens, (one,) in zip(begun, samples, strict=True)]
         if not ids:
             return []  # on which the tokenizer raises: no response may be long enough to be continued
-        return engine.tokenizer.batch_decode([unended(row, engine.stop_ids) for row in ids], skip_special_tokens=True)
+        whole = [unended(row, engine.stop_ids) for row in ids]
+        return [*map(engine.chat.reopened, engine.tokenizer.batch_decode(whole, skip_special_tokens=True))]
 
 
 def unended(ids: Sequence[int], stop_ids: list[int]) -> list[int]:
@@ -168,11 +169,12 @@ def diagnose(pair: Pair, rows: list[dict], responses: list[Sample]) -> tuple[dic
     order = sorted(range(len(rows)), key=lambda i: -lengths[i])
     progress = Progress("forecast: overlap", len(rows), "responses")
     wide, begin = head.is_wide(pair.student.model), 0
+    vocabulary = checkpoints.token_count(pair.student.tokenizer)
 
     def compared(student: Any, teacher: Any) -> tuple[Any, ...]:
-        # A padded vocabulary may be wider in one of the two; no token is there.
-        width = min(student.shape[-1], teacher.shape[-1])
-        found = overlap.measure(student[..., :width], teacher[..., :width].to(device), pair.settings["top_k"])
+        # Vocabularies may be padded beyond, each its own way; no token is there.
+        student, teacher = student[..., :vocabulary], teacher[..., :vocabulary].to(device)
+        found = overlap.measure(student, teacher, pair.settings["top_k"])
         return tuple(found[measure] for measure in DIAGNOSTICS.values())
 
     while begin < len(order):

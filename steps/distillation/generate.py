@@ -7,7 +7,8 @@ blank), `repetitive`, `wrong_answer` (with `verify`; a response that cannot be v
 of this kind: Yuan et al. 2023, arXiv:2308.01825; as the cold start of on-policy distillation: arXiv:2604.13016.
 
 Out: train.jsonl (the row with the response in place of its last turn, id "<row id>#<sample>", "sample", "tokens"),
-quarantine.jsonl.
+quarantine.jsonl; excluded.jsonl, the rows that are not asked, for the chat template refuses them or their prompts leave
+no room for a response.
 
 Run as: python -m steps.distillation.generate --settings '{"samples": 2, …}' --input
     results/fable/data/exercises/split/train.jsonl
@@ -20,7 +21,7 @@ import os
 import time
 from pathlib import Path
 
-from steps.core.files import fresh_folder
+from steps.core.files import fresh_folder, write_jsonl
 from steps.core.manifest import write_manifest
 from steps.core.progress import Progress
 from steps.core.step import run, step_parser
@@ -29,7 +30,7 @@ from steps.data.quality import repetition
 from steps.data.rows import QUARANTINE, ROWS, Ledger, RowProblem, read_rows, words
 from steps.engines.interface import Sample
 from steps.engines.load import load_engine
-from steps.engines.rollouts import askable, check_lengths
+from steps.engines.rollouts import askable, reasons
 from steps.judges.rows import RowJudge, reference, unverifiable
 from steps.models import checkpoints
 from steps.settings.generate import Generate
@@ -147,10 +148,9 @@ def main(args: argparse.Namespace) -> None:
     settings = args.settings
     Generate.fit(settings)
     teacher_files = checkpoints.check(args.teacher)
-    every = rows = list(read_rows(args.input))
+    rows = list(read_rows(args.input))
     engine = load_engine(args.teacher, settings["batch_size"], settings["engine"])
-    rows = askable(rows, engine.chat, "generate")
-    check_lengths(rows, engine, settings["max_new_tokens"])
+    rows, without = askable(rows, engine.chat, "generate", engine.max_length, settings["max_new_tokens"])
     n = settings["samples"]
     drawn = engine.sample(
         [asked_turns(row) for row in rows],
@@ -184,8 +184,9 @@ def main(args: argparse.Namespace) -> None:
     (out / ROWS).replace(out / "train.jsonl")
     assert (out / QUARANTINE).is_file()
     counts |= {"prompts": len(rows), "prompts_kept": prompts_kept, "unverified": unverified, "given_up": given_up}
-    if refused := len(every) - len(rows):
-        counts["template_refuses"] = refused
+    if without:
+        write_jsonl(out / "excluded.jsonl", without)
+        counts["excluded"] = reasons(without)
     counts |= {"generated_tokens": engine.tokens, "kept_tokens": kept_tokens}
     write_manifest(
         out,

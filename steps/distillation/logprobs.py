@@ -9,7 +9,7 @@ Anshumann et al. 2025, arXiv:2503.16870).
 Out, `tokens` being the places of all rows in the order of the rows, as NumPy files:
 
 - ids.npy [tokens, k], uint16 where the vocabulary has at most 65,536 entries, else uint32;
-- logps.npy [tokens, k] float16, natural logarithms normalised over the whole vocabulary, descending;
+- logps.npy [tokens, k] float16, natural logarithms normalised over all tokens, descending;
 - tail.npy [tokens] float16, logarithm of the mass outside the k, at least -20;
 - lengths.npy [rows] uint32, places of each row of the input; 0 for a row that is left out, which skipped.jsonl names.
 
@@ -72,11 +72,11 @@ def encode_rows(path: Path, tokenizer: Any, settings: dict) -> tuple[list[dict |
 # --- asking --------------------------------------------------------------------------------------
 
 
-def likeliest(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The k likeliest entries of each place and the mass of the others.
+def likeliest(logits: torch.Tensor, k: int, vocabulary: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The k likeliest tokens of each place and the mass of the others.
 
     Args:
-        logits: [places, vocabulary] float32.
+        logits: [places, vocabulary or more] float32; what is beyond is no token's, and counts for nothing.
 
     Returns:
         ids: [places, k].
@@ -86,6 +86,7 @@ def likeliest(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor,
     """
     import torch
 
+    logits = logits[:, :vocabulary]
     total = logits.logsumexp(-1, keepdim=True)
     top, ids = logits.topk(k, dim=-1)
     rest = logits.scatter(-1, ids, -torch.inf)
@@ -93,7 +94,7 @@ def likeliest(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor,
 
 
 def ask(
-    model: Any, rows: list[dict], k: int, batch_size: int, pad_id: int
+    model: Any, rows: list[dict], k: int, vocabulary: int, batch_size: int, pad_id: int
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
     """The teacher at every place of encoded rows, in batches sorted by length, right-padded.
 
@@ -117,7 +118,7 @@ def ask(
             )
             for b, i in enumerate(batch):
                 places = slice(rows[i]["begin"] - 1 - first, rows[i]["end"] - 1 - first)
-                top = head.per_place(partial(likeliest, k=k), [logits[b, places].float()])
+                top = head.per_place(partial(likeliest, k=k, vocabulary=vocabulary), [logits[b, places].float()])
                 yield i, *(part.cpu().numpy() for part in top)
 
 
@@ -127,11 +128,12 @@ def main(args: argparse.Namespace) -> None:
     settings = args.settings
     k = settings["top_k"]
     teacher_files = checkpoints.check(args.teacher)
-    rows, skipped = encode_rows(args.input, checkpoints.load_tokenizer(args.teacher), settings)
+    tokenizer = checkpoints.load_tokenizer(args.teacher)
+    rows, skipped = encode_rows(args.input, tokenizer, settings)
     kept = [row for row in rows if row is not None]
 
     engine = Engine.load(args.teacher, settings["batch_size"])
-    vocabulary = engine.model.get_output_embeddings().weight.shape[0]
+    vocabulary = min(engine.model.get_output_embeddings().weight.shape[0], checkpoints.token_count(tokenizer))
     if not 1 <= k <= vocabulary:
         raise ValueError(f"logprobs.top_k: {k} of a vocabulary of {vocabulary:,}; set 1 to {vocabulary:,}, such as 32")
     longest = max(kept, key=lambda row: len(row["input_ids"]))
@@ -153,7 +155,7 @@ def main(args: argparse.Namespace) -> None:
         for name, (dtype, shape) in shapes.items()
     }
     progress, read, outside = Progress("logprobs", tokens, "tokens"), 0, 0.0
-    for i, ids, logps, tail in ask(engine.model, kept, k, settings["batch_size"], engine.pad_id):
+    for i, ids, logps, tail in ask(engine.model, kept, k, vocabulary, settings["batch_size"], engine.pad_id):
         part = slice(begins[i], begins[i] + len(ids))
         outside += float(np.exp(tail.astype(np.float64)).sum())
         files["ids"][part], files["logps"][part] = ids, logps.clip(min=LOWEST)

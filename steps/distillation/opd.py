@@ -11,7 +11,8 @@ with the bytes of an undisturbed one.
 
 In: a student, its teachers, prompts; with `off_policy`, generations of `steps/distillation/generate.py`. Out: a
 checkpoint, training_log.csv and positions.csv (the diagnostics of `steps/distillation/overlap.py` by step, and by place
-in the response), rollouts.jsonl (some samples of every step).
+in the response), rollouts.jsonl (some samples of every step), excluded.jsonl (rows that cannot be asked, for the chat
+template refuses them or they leave no room for a response).
 
 Run as: python -m steps.distillation.opd --settings '{"steps": 40, …}' --parent results/fable/foundation/sft
     --teachers results/fable/reinforcement/grpo --data results/fable/data/exercises/split/train.jsonl
@@ -21,6 +22,7 @@ Run as: python -m steps.distillation.opd --settings '{"steps": 40, …}' --paren
 import argparse
 import shutil
 import time
+from itertools import chain
 from pathlib import Path
 
 from steps.core.code import code_paths
@@ -104,13 +106,13 @@ def main(args: argparse.Namespace) -> None:
         teachers.check_same_language(args.parent, folder)
     work = work_folder(args.work, args.out, material(settings), [*inputs, *code_paths(__spec__.name)])
 
-    prompts, left_out = read_prompts(args.data, settings)
+    every, left_out = read_prompts(args.data, settings)
     tokenizer = checkpoints.load_tokenizer(args.parent)
-    prompts = [rollouts.askable(rows, Chat(tokenizer), "opd") for rows in prompts]
-    for path, rows in zip(args.data, prompts, strict=True):
-        if not rows:
-            raise ValueError(f"{path}: the chat template of {args.parent} takes none of its rows; see docs/models.md")
-    responses = read_responses(args.responses, settings)
+    room = Chat(tokenizer), "opd", min(map(teachers.context, folders)), settings["max_new_tokens"]
+    prompts, unasked = zip(*(rollouts.askable(rows, *room) for rows in every), strict=True)
+    stored = [rollouts.askable(rows, *room) for rows in read_responses(args.responses, settings)]
+    responses = [rows for rows, _ in stored]
+    without = list(chain(*unasked, *(rows for _, rows in stored)))
     plan = DrawPlan(
         draws=plan_draws(settings, prompts, responses),
         rows=sum(map(len, prompts)),
@@ -145,12 +147,15 @@ def main(args: argparse.Namespace) -> None:
         return
 
     out = fresh_folder(args.out)
+    if without:
+        write_jsonl(out / "excluded.jsonl", without)
     write_jsonl(out / "rollouts.jsonl", rollouts.gathered(work / "rollouts", plan.steps))
     positions = rollouts.gathered(work / "positions", plan.steps)
     write_text(out / "positions.csv", log_csv(positions, POSITION_COLUMNS))
     counts = {
         "prompts": {name: len(rows) for name, rows in zip(left_out, prompts, strict=True)},
         "left_out": left_out,
+        **({"excluded": rollouts.reasons(without)} if without else {}),
         "steps": len(log),
         "samples": len(plan.draws),
         "off_policy_samples": sum(draw.stored for draw in plan.draws),

@@ -25,7 +25,7 @@ from steps.distillation.opd_measures import Measures
 from steps.distillation.opd_plan import Draw, DrawPlan, horizon_at
 from steps.engines import rollouts
 from steps.engines import vllm_rollouts as vllm_sampler
-from steps.models import head, teachers
+from steps.models import checkpoints, head, teachers
 from steps.models.adapters import hooks
 from steps.training import self_teacher
 from steps.training.arguments import trainer_arguments
@@ -40,6 +40,7 @@ class OnPolicyTrainer(Resumable, DistillationTrainer):
         samples: of a step, all processes together.
         passes: forward passes of a step, in each process.
         rows: samples of a forward pass, in each process.
+        vocabulary: tokens. A model's logits beyond are of none.
         draws: what the plan draws for this process in the step at hand.
         texts: the student's responses among them, by their number in `draws`.
         right: whether such a response does what its row asks; None where that cannot be told.
@@ -72,6 +73,7 @@ class OnPolicyTrainer(Resumable, DistillationTrainer):
         self.passes = planned_passes * self.micro_batches.cuts
         self.rows = settings["batch_size"] // self.micro_batches.parts
         self.wide = head.is_wide(model)
+        self.vocabulary = checkpoints.token_count(tokenizer)
         self.measures = Measures(**settings["diagnostics"]) if settings["diagnostics"] else None
         self.draws: list[Draw] = []
         self.texts: dict[int, str] = {}
@@ -202,6 +204,7 @@ class OnPolicyTrainer(Resumable, DistillationTrainer):
         mask = torch.cat([inputs["prompt_mask"][chosen], inputs["completion_mask"][chosen]], dim=1)
         # A place beyond the last token of all these rows predicts nothing.
         width = int(inputs["completion_mask"][chosen].sum(1).max())
+        counts = inputs["completion_mask"][chosen][:, :width].bool() & (ids[:, :width] < self.vocabulary)
         with self.accelerator.autocast():
             logits = head.read(
                 model,
@@ -211,7 +214,7 @@ class OnPolicyTrainer(Resumable, DistillationTrainer):
                 logits_to_keep=width + 1,
                 use_cache=False,
             )[:, :-1]
-        return logits, inputs["completion_mask"][chosen][:, :width].bool(), ids[:, :width]
+        return logits, counts, ids[:, :width]
 
     def _compute_loss(self, unwrapped_student, inputs, num_items_in_batch):
         settings = self.settings
@@ -253,15 +256,13 @@ class OnPolicyTrainer(Resumable, DistillationTrainer):
         return dict(zip(names, values, strict=True))
 
     def pair(self, source: int, student: torch.Tensor, *teachers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits [n, V] of the student and of the source's teacher or mixture of teachers, on the tokens of all: a
-        padded vocabulary may be wider in one of them, and no token is there."""
-        width = min(logits.shape[-1] for logits in teachers)
-        teacher = teachers[0]
-        if len(teachers) > 1:
-            weights = [self.settings["weights"][i] for i in self.settings["sources"][source]["teachers"]]
-            teacher = divergence.mixed([logits[:, :width] for logits in teachers], weights)
-        width = min(student.shape[-1], teacher.shape[-1])
-        return student[:, :width], teacher[:, :width]
+        """Logits [n, tokens] of the student and of the source's teacher or mixture of teachers: vocabularies may be
+        padded beyond, each its own way, and no token is there."""
+        student, *by_teacher = (logits[:, : self.vocabulary] for logits in (student, *teachers))
+        if len(by_teacher) == 1:
+            return student, by_teacher[0]
+        weights = [self.settings["weights"][i] for i in self.settings["sources"][source]["teachers"]]
+        return student, divergence.mixed(by_teacher, weights)
 
     def teacher_logits(self, source: int, inputs: dict, chosen: torch.Tensor) -> list:
         """[tokens, V] of each of a source's teachers."""

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from steps.models.chat import Chat
+from steps.models.chat import OPEN, Chat
 from steps.models.context import context
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 
+# Tokens at the end of a prompt that hold the mark of a thought, in whatever pieces.
+OPENING = 16
 # Turns as rows have them; the first has `tools`, where the model is to know of some.
 Messages = list[dict]
 
@@ -22,17 +24,20 @@ class Sample(NamedTuple):
     """One response of the model.
 
     Attributes:
-        text: without special tokens, cut before a stop string.
+        text: without special tokens, cut before a stop string. It begins with <think> where the prompt opened a thought
+            that it does not close.
         logp: log-probability of its tokens under the model's own distribution (temperature 1, whole vocabulary), summed
             over all that were written, the end token among them: what vLLM calls `cumulative_logprob`.
         tokens: how many they are.
         ids: those tokens.
+        logps: the log-probability of each.
     """
 
     text: str
     logp: float
     tokens: int
     ids: tuple[int, ...] = ()
+    logps: tuple[float, ...] = ()
 
     @property
     def confidence(self) -> float:
@@ -85,6 +90,11 @@ class Coder:
         text again may cut it into other tokens."""
         coded = iter(self.encode([self.render(prompt) for prompt in prompts if not isinstance(prompt, tuple)]))
         return [list(prompt) if isinstance(prompt, tuple) else next(coded) for prompt in prompts]
+
+    def _said(self, response: str, prompt: Sequence[int]) -> str:
+        """A response to the ids of a prompt as it reads alone: see `Chat.reopened`."""
+        within = self.chat.opens and self.tokenizer.decode(prompt[-OPENING:]).rstrip().endswith(OPEN)
+        return self.chat.reopened(response) if within else response
 
     def generate(self, prompts: Sequence[str | Messages], **options: Any) -> list[list[str]]:
         """The texts of `sample`, which documents the options."""

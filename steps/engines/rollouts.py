@@ -1,5 +1,6 @@
 """What training on a policy's own samples shares: which prompts are asked, whether they fit, what is kept and shown."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -11,6 +12,7 @@ from steps.core.files import read_jsonl, write_jsonl
 from steps.core.progress import say
 from steps.core.turns import asked_turns
 from steps.models.chat import Chat
+from steps.models.unfit import Unfit
 
 
 def plan_prompts(rows: Sequence[dict], wanted: int, curriculum: str, seed: int) -> list[int]:
@@ -31,21 +33,52 @@ def placeholder(row: dict) -> list[dict]:
     return [{"role": "user", "content": row["id"]}]
 
 
-def askable(rows: Sequence[dict], chat: Chat, step: str) -> list[dict]:
-    """The rows that a model can be asked: a chat template may refuse some, as Gemma's a system turn. Says how many."""
-    found, refusals = [], []
+def refusal(row: dict, chat: Chat, context: int, max_new_tokens: int) -> Unfit | None:
+    """Why a model cannot be asked a row; None where it can. A chat template may refuse it, as Gemma's a system turn, or
+    its prompt leave no room for a response."""
+    turns = asked_turns(row)
+    if refused := chat.refusal(turns):
+        return refused
+    tokens = len(chat.tokenizer(chat.opened(turns), add_special_tokens=False)["input_ids"])
+    room = context - max_new_tokens
+    if tokens <= room:
+        return None
+    return Unfit("no_room", "messages", f"a prompt of {tokens} tokens, where the context of {context} leaves {room}")
+
+
+def excluded(row: dict, reason: str, column: str, hint: str, detail: str | None) -> dict:
+    """A row of excluded.jsonl."""
+    where = {key: row.get(key) for key in ("id", "file", "line", "row")}
+    return where | {"reason": reason, "column": column, "hint": hint, "detail": detail}
+
+
+def askable(
+    rows: Sequence[dict], chat: Chat, step: str, context: int, max_new_tokens: int
+) -> tuple[list[dict], list[dict]]:
+    """The rows that a model can be asked, and excluded.jsonl: of each other row why it cannot.
+
+    Raises:
+        ValueError: there are rows, and none can be asked.
+    """
+    found, without = [], []
     for row in rows:
-        if (refusal := chat.refusal(asked_turns(row))) is None:
+        unfit = refusal(row, chat, context, max_new_tokens)
+        if unfit is None:
             found.append(row)
         else:
-            refusals.append((row, refusal))
-    if refusals:
-        row, refusal = refusals[0]
-        first = f"{row['file']} row {row['row']}: {refusal}"
-        say(
-            step, f"{len(refusals):,} of {len(rows):,} rows are not asked, for the chat template refuses them ({first})"
-        )
-    return found
+            without.append(excluded(row, unfit.reason, unfit.column, unfit.hint, str(unfit.detail)))
+    if without:
+        first = without[0]
+        example = f"{first['file']} row {first['row']}: {first['detail']}; {first['hint']}"
+        if not found:
+            raise ValueError(f"none of {len(rows)} rows can be asked, the first ({example})")
+        say(step, f"{len(without):,} of {len(rows):,} rows are not asked; excluded.jsonl has why ({example})")
+    return found, without
+
+
+def reasons(without: Sequence[dict]) -> dict[str, int]:
+    """Reason -> how many rows of excluded.jsonl have it."""
+    return dict(sorted(Counter(record["reason"] for record in without).items()))
 
 
 def check_lengths(rows: list[dict], sampler: Any, max_new_tokens: int) -> None:

@@ -172,6 +172,7 @@ class Engine(Coder):
             differ = min(limits) < max_new_tokens
             last = lengths - 1
             logp = torch.zeros(len(written), dtype=torch.float64, device=device)
+            logps = torch.zeros(written.shape, device=device)
             count = torch.zeros(len(written), dtype=torch.long, device=device)
             rows = torch.arange(len(written), device=device)
             writing = torch.ones(len(written), dtype=torch.bool, device=device)
@@ -179,6 +180,7 @@ class Engine(Coder):
                 token = _choose(logits, temperature, top_p, None if chances is None else chances[rows, step])
                 written[rows, step] = token
                 chosen = logits.gather(-1, token[:, None]).squeeze(-1) - logits.logsumexp(-1)
+                logps[rows, step] = chosen
                 logp[rows] += chosen.double().masked_fill(~writing, 0.0)
                 count[rows] += writing
                 ended = writing & torch.isin(token, stop_ids)
@@ -206,8 +208,10 @@ class Engine(Coder):
             skip_special_tokens=True,
         )
         return [
-            Sample(_cut(text, stop), summed, n, tuple(ids[:n]))
-            for text, summed, n, ids in zip(texts, summed_logps, count.tolist(), written.tolist(), strict=True)
+            Sample(self._said(_cut(text, stop), prompts[row // n]), summed, size, tuple(ids[:size]), tuple(each[:size]))
+            for row, (text, summed, size, ids, each) in enumerate(
+                zip(texts, summed_logps, count.tolist(), written.tolist(), logps.tolist(), strict=True)
+            )
         ]
 
     def _forward(self, ids, mask, positions, cache) -> torch.Tensor:

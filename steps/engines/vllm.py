@@ -153,16 +153,19 @@ class VLLMEngine(Coder):
             for i, (tokens, limit) in enumerate(zip(ids, limits, strict=True))
             for j in range(n)
         ]
-        samples = [self._sample_of(output, stop) for output in self._run(requests, progress)]
+        outputs = self._run(requests, progress)
+        samples = [self._sample_of(out, prompt, stop) for out, (prompt, _) in zip(outputs, requests, strict=True)]
         self.tokens += sum(sample.tokens for sample in samples)
         return [samples[i * n : (i + 1) * n] for i in range(len(ids))]
 
-    def _sample_of(self, output: Any, stop: Sequence[str]) -> Sample:
+    def _sample_of(self, output: Any, prompt: list[int], stop: Sequence[str]) -> Sample:
         (response,) = output.outputs
         ids = tuple(response.token_ids)
         said = ids[:-1] if ids[-1] in self.stop_ids else ids
         text = self.tokenizer.decode(said, skip_special_tokens=True)
-        return Sample(_cut(text, stop), self._numbers(response.cumulative_logprob), len(ids), ids)
+        logps = tuple(of[token].logprob for token, of in zip(ids, response.logprobs, strict=True))
+        summed = self._numbers(response.cumulative_logprob)
+        return Sample(self._said(_cut(text, stop), prompt), summed, len(ids), ids, logps)
 
     def _run(self, requests: Sequence[tuple[list[int], dict]], progress: Progress | None = None) -> list[Any]:
         """vLLM's outputs of (token ids, options of SamplingParams), in their order."""

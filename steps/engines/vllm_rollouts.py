@@ -390,8 +390,9 @@ class Server(vllm_engine.VLLMEngine):
                 max_tokens=options["max_tokens"],
                 generation_kwargs={key: options[key] for key in ("seed", "stop", "stop_token_ids")},
             )
-            logp = sum(token[0] for token in response["logprobs"][0])
-            written = SimpleNamespace(token_ids=response["completion_ids"][0], cumulative_logprob=logp)
+            written, logps = response["completion_ids"][0], [token[0] for token in response["logprobs"][0]]
+            each = [{token: SimpleNamespace(logprob=logp)} for token, logp in zip(written, logps, strict=True)]
+            written = SimpleNamespace(token_ids=written, cumulative_logprob=sum(logps), logprobs=each)
             return SimpleNamespace(outputs=[written])
 
         with self._answering(), ThreadPoolExecutor(self.batch_size) as pool:

@@ -9,8 +9,11 @@ from steps.core.progress import Progress
 from steps.engines.interface import Coder, Sample
 from steps.engines.transformers import Engine
 from steps.evaluation.tasks import documents, headline, stop_strings
+from steps.judges import tasks as ours
 from steps.judges.canonical import canonical
-from steps.judges.reading import NO_ANSWER
+from steps.judges.judge import kind_for
+from steps.judges.reading import NO_ANSWER, boxed, worked_answer
+from steps.judges.rows import RowJudge
 from steps.stats import means, sampling
 
 
@@ -163,6 +166,7 @@ def greedy(
         if task.OUTPUT_TYPE == "generate_until":
             cut = sum(task_name == name for task_name, _ in writer.cut)
             results[name]["truncated"] = cut / len(answers)
+            values |= judged_beside(task, answers)
         for sample in answers:
             responses = [response[0] for response in sample["resps"]]
             samples.append(
@@ -177,6 +181,30 @@ def greedy(
                 }
             )
     return results, samples
+
+
+def judged_beside(task, answers: list[dict]) -> dict[str, dict[str, float]]:
+    """What our judge, which rewards and data sets go by, says of the same answers to a task that has another.
+
+    Args:
+        answers: lm-eval's samples.
+
+    Returns:
+        {"judge_<kind>,response": {value, stderr}}, after `metric,filter`; nothing for a task of ours, or where a target
+        has no marked answer that could be given.
+    """
+    scored_by = task.config.process_results
+    golds = [worked_answer(sample["target"]) or boxed(sample["target"]) for sample in answers]
+    if getattr(scored_by, "__module__", "") == ours.__name__ or not all(golds):
+        return {}
+    kind = kind_for(golds)
+    rows = [{"messages": [{"role": "user", "content": ""}], "answer": gold, "judge": kind} for gold in golds]
+    with RowJudge() as judge:
+        if any(map(judge.refusal, rows)):
+            return {}
+        verdicts = judge.verdicts(rows, [[sample["resps"][0][0]] for sample in answers])
+    right = np.array([own[0].right for own in verdicts], dtype=float)
+    return {f"judge_{kind},response": means.mean(right)}
 
 
 def _number(value) -> float | None:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from steps.core.bounded import files_of
 from steps.data.sources import listed
 from steps.graph import recipes
 from steps.graph.node import Node
@@ -238,9 +239,10 @@ class Graph:
         ]
 
     def custom_rewards(self, name: str) -> list[str]:
-        """The Python files of the user's that score an rl node's samples."""
+        """The Python files of the user's that score an rl node's samples, with what they import from their folder."""
         rewards = self.nodes[name].settings["rewards"].values()
-        return list(dict.fromkeys(reward["file"] for reward in rewards if reward["kind"] == "custom"))
+        files = (files_of(Path(reward["file"])) for reward in rewards if reward["kind"] == "custom")
+        return list(dict.fromkeys(str(file) for own in files for file in own))
 
     def rows(self, dataset: str, by_difficulty: bool) -> str:
         """The training rows of a data set, with their difficulty for the base where a recipe goes by it."""

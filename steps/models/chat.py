@@ -218,6 +218,11 @@ class Chat:
             return unfit
         return None
 
+    def reopened(self, response: str) -> str:
+        """A response as it reads alone. One that never closes the thought which its prompt `opens` begins with the mark
+        of it: who judges it would take something in the thought for the answer."""
+        return f"{OPEN}\n{response}" if self.opens and CLOSE not in response else response
+
     def closed(self, messages: list[dict]) -> Reply:
         """The last turn behind what is `opened` by those before it.
 

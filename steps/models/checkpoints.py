@@ -281,6 +281,12 @@ def vocabulary(folder: Path) -> dict[str, int]:
         raise ValueError(f"{path} is no tokenizer ({one_line(error)}); copy the model's again") from error
 
 
+def token_count(tokenizer: Any) -> int:
+    """Ids from 0 up to a tokenizer's last token. A model may have rows beyond, up to a multiple of 64 or 128: no token
+    is there, nothing trained what it gives them, and two of one family may have different numbers of them."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
 def control_tokens(tokenizer: Any) -> re.Pattern[str]:
     """Finds what a text may not have inside, for the tokenizer reads it as a mark of turns or ends.
 

@@ -1,4 +1,4 @@
-"""Why a conversation is left out: a chat template that does not write it as it is."""
+"""Why a conversation is left out: a chat template that does not write it as it is, a context that it does not fit."""
 
 from typing import Any
 
@@ -9,12 +9,13 @@ HINTS = {
     "template_drops": "the chat template leaves it out; remove it from the row, or choose another model",
     "template_changes": "the chat template writes it otherwise than the row has it; change the row",
     "reserved_text": "Temper marks with it where a template puts its texts; change it in the row",
+    "no_room": "lower max_new_tokens or filter.max_prompt_chars",
     "no_end": "the chat template ends an answer with none of the tokenizer's tokens; set models.<name>.end_of_turn",
 }
 
 
 class Unfit(ValueError):
-    """A conversation that a chat template does not write as it is.
+    """A conversation that a model cannot be asked, or trained on, as it is.
 
     Attributes:
         reason: one word for why, such as a key of `HINTS`.

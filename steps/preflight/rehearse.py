@@ -10,6 +10,7 @@ Run as: python -m steps.training.launch --kind single --processes 1 steps.prefli
 import argparse
 import resource
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ def fine_tuning(args: argparse.Namespace, settings: dict, shape: memory.Shape) -
     extra = {}
     if settings.get("objective") == "forward_kl":
         rows = [row | {"cached": (Stored(), settings["max_length"] - 1)} for row in rows]
-        extra = {"lay": layout, "loss": loss}
+        extra = {"lay": layout, "loss": partial(loss, vocabulary=checkpoints.token_count(tokenizer))}
     return supervised.build_trainer(model, tokenizer, rows, settings, plan, args.work, **extra), plan
 
 

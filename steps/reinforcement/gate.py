@@ -39,15 +39,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from steps.core.files import csv_text, fresh_folder, read_json, read_jsonl, write_jsonl, write_text
+from steps.core.files import csv_text, fresh_folder, read_jsonl, write_jsonl, write_text
 from steps.core.manifest import write_manifest
 from steps.core.progress import Progress
 from steps.core.step import run, step_parser
-from steps.core.turns import asked_turns
 from steps.data.rows import QUARANTINE, ROWS, Ledger, RowProblem, prompt_of, read_rows
-from steps.models import checkpoints
+from steps.engines import rollouts
+from steps.models import checkpoints, teachers
 from steps.models.chat import Chat
-from steps.models.context import UNBOUNDED, stated_context
 from steps.reinforcement.gate_checks import Check, Judged, all_checks, judge, stop
 from steps.reinforcement.known_answers import FIELD, Case, known_answers
 from steps.reinforcement.methods import method_of
@@ -116,24 +115,15 @@ def check_gate(settings: dict) -> None:
 def unfit(rows: list[dict], rewards: Rewards, start: Path, tokenizer: Any, settings: dict) -> dict[str, RowProblem]:
     """Id -> why a row cannot be asked or judged, of those that cannot."""
     chat, method, found = Chat(tokenizer), method_of(settings), {}
-    most = (stated_context(read_json(start / "config.json")) or UNBOUNDED) - settings["max_new_tokens"]
+    context = teachers.context(start)
     progress = Progress("gate: rows", len(rows), "rows")
     for done, row in enumerate(rows, 1):
-        problem = _unasked(row, chat, tokenizer, most) or rewards.problem(row) or method.problem(row)
-        if problem:
+        if refused := rollouts.refusal(row, chat, context, settings["max_new_tokens"]):
+            found[row["id"]] = RowProblem(refused.reason, refused.column, refused.hint, str(refused.detail))
+        elif problem := rewards.problem(row) or method.problem(row):
             found[row["id"]] = problem
         progress.update(done)
     return found
-
-
-def _unasked(row: dict, chat: Chat, tokenizer: Any, most: int) -> RowProblem | None:
-    if refusal := chat.refusal(asked_turns(row)):
-        return RowProblem(refusal.reason, refusal.column, refusal.hint, refusal.detail)
-    tokens = len(tokenizer(chat.opened(asked_turns(row)), add_special_tokens=False)["input_ids"])
-    if tokens <= most:
-        return None
-    hint = "lower rl.max_new_tokens or filter.max_prompt_chars"
-    return RowProblem("no_room", "messages", hint, f"a prompt of {tokens} tokens, where the context leaves {most}")
 
 
 def read_samples(path: Path, rows: list[dict]) -> dict[str, dict]:

@@ -9,9 +9,9 @@ from steps.reinforcement.known_answers import Case
 from steps.reinforcement.methods import method_of
 from steps.reinforcement.methods.interface import SelfTaught
 from steps.reinforcement.reward_kinds import Scored
-from steps.reinforcement.rewards import Rewards
+from steps.reinforcement.rewards import Rewards, runs
 
-# Responses between two lines of progress.
+# Responses between two lines of progress; a row's own stay together.
 CHUNK = 512
 # Below it two totals are one: a sum of floats depends on the order of its terms.
 TIE = 1e-9
@@ -57,11 +57,16 @@ def judge(rewards: Rewards, rows: list[dict], labels: list[str], responses: list
     """Every reward on every response; all lists are [responses]."""
     progress = Progress("gate: rewards", len(responses), "responses")
     scored: dict[str, list[Scored]] = {name: [] for name in rewards.names}
-    for begin in range(0, len(responses), CHUNK):
-        part = slice(begin, begin + CHUNK)
+    begin = end = 0
+    for size in runs(rows):
+        end += size
+        if end - begin < CHUNK and end < len(rows):
+            continue
+        part = slice(begin, end)
         for name in rewards.names:
             scored[name] += rewards.score(name, rows[part], responses[part], tokens[part])
-        progress.update(min(begin + CHUNK, len(responses)))
+        begin = end
+        progress.update(end)
     totals = rewards.totals({name: [one.value for one in each] for name, each in scored.items()})
     assert all(len(each) == len(totals) == len(responses) for each in scored.values())
     return Judged(rows, labels, responses, scored, totals)

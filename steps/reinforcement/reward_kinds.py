@@ -6,7 +6,7 @@ the user's).
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,11 +21,10 @@ from steps.judges.instructions import follows
 from steps.judges.judge import Verdict
 from steps.judges.rows import RowJudge, by_answer
 from steps.reinforcement.reward_model import RewardModel
+from steps.settings.rewards import CUSTOM_SECONDS
 
 FIELDS = re.compile(r"\{(prompt|response)\}")
-# Seconds for one response: of a function of the user's, which may run a program, and of a pattern, which takes
-# microseconds unless it backtracks without end.
-CUSTOM_SECONDS = 10.0
+# For one response: a pattern takes microseconds unless it backtracks without end.
 PATTERN_SECONDS = 1.0
 
 
@@ -82,16 +81,16 @@ class Judges:
 
     def __init__(self, believes: Callable[..., list[np.ndarray]] | None, reward_model: Path | None):
         self.believes, self.folder = believes, reward_model
-        self.workers: dict[Path, bounded.Worker] = {}
+        self.workers: dict[tuple[Path, float], bounded.Worker] = {}
 
     @cached_property
     def reward_model(self) -> RewardModel:
         assert self.folder
         return RewardModel(self.folder)
 
-    def worker(self, file: Path) -> bounded.Worker:
-        """The process that runs a file of the user's: one for all of its functions."""
-        return self.workers.setdefault(file, bounded.Worker(file, CUSTOM_SECONDS))
+    def worker(self, file: Path, seconds: float) -> bounded.Worker:
+        """The process that runs a file of the user's: one for all of its functions that have the same limit."""
+        return self.workers.setdefault((file, seconds), bounded.Worker(file, seconds))
 
 
 class Kind:
@@ -112,8 +111,10 @@ class Kind:
         """Why it cannot judge the responses to a row; None where it can."""
         return None
 
-    def score(self, rows: list[dict], responses: list[str], tokens: list[int]) -> list[Scored]:
-        """[samples], unweighted; `tokens` is how many each response has."""
+    def score(
+        self, rows: list[dict], responses: list[str], tokens: list[int], groups: Sequence[int] = ()
+    ) -> list[Scored]:
+        """[samples], unweighted; `tokens` is how many each response has, `groups` how many in a row have one prompt."""
         return [self.score_one(*sample) for sample in zip(rows, responses, tokens, strict=True)]
 
     def score_one(self, row: dict, response: str, tokens: int) -> Scored:
@@ -137,7 +138,9 @@ class Answer(Kind):
         hint = f"the reward {self.name} could never grant it: correct the answer or remove the row"
         return RowProblem("unjudgeable", "answer", hint, refusal)
 
-    def score(self, rows: list[dict], responses: list[str], tokens: list[int]) -> list[Scored]:
+    def score(
+        self, rows: list[dict], responses: list[str], tokens: list[int], groups: Sequence[int] = ()
+    ) -> list[Scored]:
         each = self.judge.verdicts([*map(by_answer, rows)], [[text] for text in responses])
         return [judged(verdict) for (verdict,) in each]
 
@@ -192,7 +195,9 @@ class Self(Kind):
         assert judges.believes is not None, "the kind self asks the start policy"
         self.believes = judges.believes
 
-    def score(self, rows: list[dict], responses: list[str], tokens: list[int]) -> list[Scored]:
+    def score(
+        self, rows: list[dict], responses: list[str], tokens: list[int], groups: Sequence[int] = ()
+    ) -> list[Scored]:
         prompts = [
             [{"role": "user", "content": fill(self.settings["prompt"], question(row), response)}]
             for row, response in zip(rows, responses, strict=True)
@@ -210,7 +215,9 @@ class Preference(Kind):
             raise ValueError(f"rewards.{name}: the kind preference needs a reward model; give --reward-model")
         self.model = judges.reward_model
 
-    def score(self, rows: list[dict], responses: list[str], tokens: list[int]) -> list[Scored]:
+    def score(
+        self, rows: list[dict], responses: list[str], tokens: list[int], groups: Sequence[int] = ()
+    ) -> list[Scored]:
         conversations = [
             [*prompt_turns(row["messages"]), {"role": "assistant", "content": response}]
             for row, response in zip(rows, responses, strict=True)
@@ -224,28 +231,49 @@ class Custom(Kind):
     def __init__(self, name: str, settings: dict, judges: Judges):
         super().__init__(name, settings, judges)
         path, self.function = Path(settings["file"]), settings["function"]
-        self.worker = judges.worker(path)
+        self.many = settings.get("group", False)
+        self.worker = judges.worker(path, settings.get("seconds", CUSTOM_SECONDS))
         try:
             self.worker.start()
         except bounded.Failed as error:
             raise ValueError(f"rewards.{name}.file: {path} does not run ({error})") from None
         try:
-            self.worker.check(self.function, "", "", None, {})
+            self.worker.check(self.function, "", [] if self.many else "", None, {})
         except bounded.Failed as error:
+            taken = "responses" if self.many else "response"
             raise ValueError(
-                f"rewards.{name}.function: {path} has no function {self.function!r} that takes (prompt, response,"
+                f"rewards.{name}.function: {path} has no function {self.function!r} that takes (prompt, {taken},"
                 f" answer) or, besides, the row ({error}); correct the name, or what it takes"
             ) from None
 
+    def score(
+        self, rows: list[dict], responses: list[str], tokens: list[int], groups: Sequence[int] = ()
+    ) -> list[Scored]:
+        if not self.many:
+            return super().score(rows, responses, tokens)
+        scored: list[Scored] = []
+        for size in groups:
+            row, own = rows[len(scored)], responses[len(scored) : len(scored) + size]
+            try:
+                values = self.worker.call_many(self.function, size, question(row), own, row.get("answer"), row)
+                scored += map(returned, values)
+            except bounded.Failed as error:
+                scored += [Scored(0.0, error=str(error))] * size
+        return scored
+
     def score_one(self, row: dict, response: str, tokens: int) -> Scored:
         try:
-            value = self.worker.call(self.function, question(row), response, row.get("answer"), row)
+            return returned(self.worker.call(self.function, question(row), response, row.get("answer"), row))
         except bounded.Failed as error:
             return Scored(0.0, error=str(error))
-        return Scored(0.0, note="silent") if value is None else Scored(value)
 
     def close(self) -> None:
         self.worker.close()
+
+
+def returned(value: float | None) -> Scored:
+    """What a function of the user's says of a sample."""
+    return Scored(0.0, note="silent") if value is None else Scored(value)
 
 
 # What of a verdict is noted beside a reward.

@@ -5,7 +5,8 @@ returns no finite number, scores this one sample 0 and says why; the others keep
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,11 @@ def custom_files(settings: dict[str, dict]) -> list[Path]:
     """Files of the user's that rewards come from, helpers beside them included: inputs of the step that uses them."""
     files = (files_of(Path(one["file"])) for one in settings.values() if one["kind"] == "custom")
     return sorted(set().union(*files))
+
+
+def runs(rows: Sequence[dict]) -> list[int]:
+    """How many times in a row each row stands there."""
+    return [len([*same]) for _, same in groupby(rows, key=id)]
 
 
 class Rewards:
@@ -71,17 +77,27 @@ class Rewards:
             place = f"{row['file']}, line {row['line']}, row {row['row']}, column {problem.column}"
             raise ValueError(f"{place}: {problem.detail}; {problem.hint}")
 
-    def score(self, name: str, rows: list[dict], responses: list[str], tokens: list[int]) -> list[Scored]:
+    def score(
+        self,
+        name: str,
+        rows: list[dict],
+        responses: list[str],
+        tokens: list[int],
+        groups: Sequence[int] | None = None,
+    ) -> list[Scored]:
         """One reward of a batch of samples, unweighted.
 
         Args:
             rows: [samples], the row of each.
             tokens: [samples], how many tokens each response has.
+            groups: how many samples in a row are of one prompt; None: as many as have one row.
 
         Returns:
             [samples].
         """
-        return self.of_name[name].score(rows, responses, tokens)
+        scored = self.of_name[name].score(rows, responses, tokens, runs(rows) if groups is None else groups)
+        assert len(scored) == len(responses)
+        return scored
 
     def totals(self, values: dict[str, list[float]]) -> list[float]:
         """Weighted sums over the rewards, one per sample; `values` is name -> [samples]."""

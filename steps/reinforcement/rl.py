@@ -119,7 +119,7 @@ def main(args: argparse.Namespace) -> None:
         inputs=inputs,
         counts=counts,
         log=log,
-        columns=log_columns(plan.names),
+        columns=log_columns(plan.names, log),
         started=started,
         speed=rollouts.speeds(trainer.state.log_history),
     )

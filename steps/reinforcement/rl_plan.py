@@ -19,13 +19,16 @@ LOGGED = {
     "distilled": "distilled",
     "sampler_gap": "sampler_gap",
 }
+# Those of settings that not every run has.
+OPTIONAL = {"replaced": "replaced", "ratios_cut": "ratios_cut"}
 # Columns that count from the first step on.
 SUMMED = ("generated", "failures", "timeouts")
 
 
-def log_columns(names: Sequence[str]) -> list[str]:
+def log_columns(names: Sequence[str], log: Sequence[dict]) -> list[str]:
     """Of training_log.csv, for the rewards of these names."""
     shared = [name for name in LOGGED if name != "reward"]
+    shared += [name for name in OPTIONAL if any(name in row for row in log)]
     first = ["step", "epoch", "loss", "learning_rate", "grad_norm", "tokens", "generated"]
     return [*first, "reward", *(f"reward_{name}" for name in names), *shared, "failures", "timeouts"]
 
@@ -73,7 +76,7 @@ class RolloutPlan:
         merged: list[dict] = [{} for _ in range(done + 1)]
         for entry in history:
             merged[entry["step"]] |= entry
-        names = LOGGED | {f"reward_{name}": f"rewards/{name}/mean" for name in self.names}
+        names = LOGGED | OPTIONAL | {f"reward_{name}": f"rewards/{name}/mean" for name in self.names}
         rows, sums, tokens = [], dict.fromkeys(SUMMED, 0), 0
         for step, entry in enumerate(merged[1:], start=1):
             tokens = round(entry.get("num_tokens", tokens))
@@ -82,7 +85,9 @@ class RolloutPlan:
             asked = self.prompts * math.ceil(step / self.iterations)
             row = {"step": step, "epoch": asked / self.rows, "tokens": tokens, **sums}
             row |= {key: entry[key] for key in ("loss", "learning_rate", "grad_norm") if key in entry}
-            rows.append(row | {column: entry[key] for column, key in names.items() if entry.get(key) is not None})
+            # A reward that says nothing of any sample has no mean.
+            told = {column: entry.get(key) for column, key in names.items()}
+            rows.append(row | {column: value for column, value in told.items() if value == value and value is not None})
         return rows
 
 

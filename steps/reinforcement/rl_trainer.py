@@ -21,11 +21,13 @@ from steps.core.turns import asked_turns
 from steps.engines import rollouts
 from steps.engines import vllm_rollouts as vllm_sampler
 from steps.models.adapters import hooks
+from steps.reinforcement import importance
 from steps.reinforcement.methods import method_of
 from steps.reinforcement.methods.interface import Distilled, Lesson, SelfTaught, Weighted
 from steps.reinforcement.rl_plan import RolloutPlan
-from steps.reinforcement.scored_samples import ScoredSamples
+from steps.reinforcement.scored_samples import ScoredSamples, without_spread
 from steps.reinforcement.token_scores import COMPLETIONS, TokenScores
+from steps.settings.reinforcement import AGGREGATIONS
 from steps.training import balance, self_teacher
 from steps.training.arguments import trainer_arguments
 from steps.training.micro_batch import MicroBatches
@@ -95,7 +97,8 @@ class PolicyTrainer(Resumable, ScoredSamples, TokenScores, GRPOTrainer):
         )
         self.start = self_teacher.copied(model) if needs_start else None
         self.teacher = self_teacher.Teacher(model, taught["teacher"], self.start) if taught else None
-        asked = [asked_turns(rows[i]) for i in sorted({*plan.order})]
+        may_be_asked = range(len(rows)) if settings.get("dynamic_sampling") else sorted({*plan.order})
+        asked = [asked_turns(rows[i]) for i in may_be_asked]
         at_once = max(1, settings["sample_batch"] // self.micro_batches.cuts)
         self.engine = vllm_sampler.build(self, tokenizer, settings, at_once, asked)
         self.eos_token_ids = self.engine.stop_ids
@@ -116,6 +119,8 @@ class PolicyTrainer(Resumable, ScoredSamples, TokenScores, GRPOTrainer):
             epsilon=settings["clip"]["low"],
             epsilon_high=settings["clip"]["high"],
             scale_rewards=settings["scale_rewards"],
+            multi_objective_aggregation=settings.get("aggregation", AGGREGATIONS[0]),
+            mask_truncated_completions=settings.get("mask_truncated", False),
             reward_weights=[settings["rewards"][name]["weight"] for name in self.plan.names],
             shuffle_dataset=False,
         )
@@ -136,12 +141,31 @@ class PolicyTrainer(Resumable, ScoredSamples, TokenScores, GRPOTrainer):
         output = super()._generate_and_score_completions(inputs)
         self.beta = self.settings["kl"]
         self.plain = output["advantages"]
+        if self.settings.get("importance"):
+            output |= self.correction(output)
         output |= self.signal(output)
         if self.beta or self.watched:
             with self_teacher.swapped_weights(self.model, self.start):
                 output["ref_per_token_logps"] = self.logps(output["prompt_ids"], output["prompt_mask"], output)
-        self.keep(output)
+        self.keep()
         return output
+
+    def correction(self, output: dict) -> dict:
+        """How much each sampled token counts, and what it was to the policy then, for TRL's loss."""
+        mask = output["completion_mask"]
+        policy = output.get("old_per_token_logps")
+        if policy is None:
+            with self_teacher.swapped_weights(self.model, None):
+                policy = self.logps(output["prompt_ids"], output["prompt_mask"], output)
+        sampler = torch.zeros_like(policy)
+        for i, sample in enumerate(self.written):
+            sampler[i, : sample.tokens] = torch.tensor(sample.logps).to(policy)
+        ratio, outside = importance.ratios(policy, sampler, mask, self.settings["importance"])
+        counted = mask.bool() if outside.shape == mask.shape else mask.any(1, keepdim=True)
+        sums = torch.stack([(outside & counted).sum(), counted.sum()]).float()
+        cut, of_all = processes.gathered(sums[None]).sum(0)
+        self.note("ratios_cut", (cut / of_all.clamp(min=1)).item())
+        return {"old_per_token_logps": policy, "importance_sampling_ratio": ratio}
 
     @property
     def watched(self) -> bool:
@@ -154,8 +178,8 @@ class PolicyTrainer(Resumable, ScoredSamples, TokenScores, GRPOTrainer):
         correct = self.values[:, self.plan.names.index(success["reward"])] >= success["least"]
         self.note("correct", correct.float().mean().item())
         # TRL's count is of batches, all or none, where rewards are scaled by the batch.
-        totals = (self.values @ self.reward_weights.to(self.values)).view(-1, size)
-        self.note("no_signal", torch.isclose(totals, totals[:, :1]).all(1).float().mean().item())
+        flat = without_spread(self.values, self.reward_weights.to(self.values), size, self.settings)
+        self.note("no_signal", flat.float().mean().item())
         if not self.teacher:
             return {}
         correct = correct[self.own]
@@ -178,7 +202,7 @@ class PolicyTrainer(Resumable, ScoredSamples, TokenScores, GRPOTrainer):
 
     def contexts(self, shown: torch.Tensor, taught: torch.Tensor, output: dict) -> tuple[dict, torch.Tensor]:
         """The teacher's prompt of every sample, left-padded, and whether it fits the context with its response."""
-        texts = self.texts(output)
+        texts = self.texts()
         template, encoded = self.settings["contexts"][self.method.own["context"]], []
         for row, of, knows in zip(self.batch, shown.tolist(), taught.tolist(), strict=True):
             messages = asked_turns(row)
@@ -239,7 +263,10 @@ class PolicyTrainer(Resumable, ScoredSamples, TokenScores, GRPOTrainer):
             inputs = inputs | {"advantages": self.token_advantages(inputs, logps.detach())}
         if "ref_per_token_logps" in inputs and not self.beta:
             self.watch(inputs, logps.detach())
+        # TRL counts tokens by the ratio for a vLLM that it runs, which it has not.
+        self.use_vllm = "importance_sampling_ratio" in inputs
         loss = super()._compute_loss(model, inputs)
+        self.use_vllm = False
         if distilled:
             loss = loss + self.method.loss(self.lesson(inputs, logps, teacher_logits))
         return hooks.penalised(loss, self.model, self.current_gradient_accumulation_steps)

@@ -2,15 +2,49 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from steps.core import processes
-from steps.core.turns import prompt_turns
+from steps.core.turns import asked_turns, prompt_turns
 from steps.engines import rollouts
+from steps.engines.interface import Sample
+from steps.reinforcement.reward_kinds import Scored
 from steps.reinforcement.rl_plan import RolloutPlan
 from steps.training import self_teacher
+
+
+def rounded(value: float) -> float | None:
+    """A reward as it is written down; None where it says nothing."""
+    return None if math.isnan(value) else round(value, 6)
+
+
+def without_spread(values: Any, weights: Any, size: int, settings: dict) -> Any:
+    """[groups] bool: whose samples all have one reward, each by itself where each is normalised by itself.
+
+    Args:
+        values: [samples, rewards], NaN where one says nothing.
+        weights: [rewards].
+        size: samples of a group.
+    """
+    import torch
+
+    parts = (values * weights).nan_to_num(0.0)
+    if settings.get("aggregation") != "normalize_then_sum":
+        parts = parts.sum(1, keepdim=True)
+    parts = parts.view(-1, size, parts.shape[1])
+    return torch.isclose(parts, parts[:, :1]).all(2).all(1)
+
+
+def spare_rows(plan: RolloutPlan, rollout: int, seed: int) -> list[int]:
+    """The rows that a batch of rollouts does not ask, in a random order of its own."""
+    asked = {*plan.order[rollout * plan.prompts : (rollout + 1) * plan.prompts]}
+    others = [i for i in range(plan.rows) if i not in asked]
+    Random(f"spare-{seed}-{rollout}").shuffle(others)
+    return others
 
 
 class ScoredSamples:
@@ -20,9 +54,12 @@ class ScoredSamples:
         rows: with "messages" and what the rewards ask of a row.
         own: the samples of a step that are this process's: whole groups.
         batch: the row of each of them, of the rollouts at hand.
-        values: [samples of all processes, rewards] of the rollouts at hand.
+        values: [samples of all processes, rewards] of the rollouts at hand; NaN where a reward says nothing.
         failed: scores of this process's rollouts at hand that a reward could not give.
         plain: [samples] GRPO's advantages, before the method changes them.
+        written: this process's samples of the rollouts at hand.
+        generated: tokens written for them, those of replaced groups among them.
+        ahead: what each reward gives them, where that had to be known before TRL asks.
     """
 
     rows: list[dict]
@@ -34,6 +71,9 @@ class ScoredSamples:
     values: Any
     failed: list[dict]
     plain: Any
+    written: list[Sample]
+    generated: int
+    ahead: dict[str, list[Scored]] | None
 
     @property
     def rollout(self) -> int:
@@ -47,26 +87,73 @@ class ScoredSamples:
     def rollouts(self, prompts: list) -> dict:
         """TRL's rollout_func: every prompt comes `generations` times in a row."""
         settings, size = self.settings, self.settings["generations"]
-        with self_teacher.swapped_weights(self.model, None), self.accelerator.autocast():
-            groups = self.engine.sample(
-                prompts[::size],
-                n=size,
-                temperature=settings["temperature"],
-                max_new_tokens=settings["max_new_tokens"],
-                seed=[settings["seed"], self.rollout],
-                first=self.own.start // size,
-            )
-        written = [sample for group in groups for sample in group]
-        encoded = self.engine.encode([self.engine.render(prompt) for prompt in prompts[::size]])
-        self.note("generated", processes.total(sum(sample.tokens for sample in written)))
+        rows, self.generated, self.ahead = self.batch[::size], 0, None
+        groups = self.write(rows, [settings["seed"], self.rollout])
+        if settings.get("dynamic_sampling"):
+            self.replace_flat(rows, groups)
+        self.written = [sample for group in groups for sample in group]
+        encoded = self.engine.encode([self.engine.render(asked_turns(row)) for row in rows])
+        self.note("generated", processes.total(self.generated))
         return {
             "prompt_ids": [ids for ids in encoded for _ in range(size)],
-            "completion_ids": [list(sample.ids) for sample in written],
+            "completion_ids": [list(sample.ids) for sample in self.written],
             "logprobs": None,
         }
 
-    def reward_function(self, name: str) -> Callable[..., list[float]]:
-        """A reward as TRL calls it, and by the name that it logs."""
+    def write(self, rows: list[dict], seed: list[int]) -> list[list[Sample]]:
+        """A group of samples of each row; every process must call it."""
+        settings, size = self.settings, self.settings["generations"]
+        with self_teacher.swapped_weights(self.model, None), self.accelerator.autocast():
+            groups = self.engine.sample(
+                [asked_turns(row) for row in rows],
+                n=size,
+                temperature=settings["temperature"],
+                max_new_tokens=settings["max_new_tokens"],
+                seed=seed,
+                first=self.own.start // size,
+            )
+        self.generated += sum(sample.tokens for group in groups for sample in group)
+        return groups
+
+    def replace_flat(self, rows: list[dict], groups: list[list[Sample]]) -> None:
+        """Dynamic sampling (DAPO, arXiv:2503.14476, section 3.2): groups whose rewards have no spread teach nothing and
+        give way to those of other rows, `dynamic_sampling` times at most; what is flat after that stays.
+
+        Args:
+            rows, groups: of this process; the lists are changed.
+        """
+        settings, first = self.settings, self.own.start // self.settings["generations"]
+        spare = spare_rows(self.plan, self.rollout, settings["seed"])
+        scored, drawn = [self.results([row], group) for row, group in zip(rows, groups, strict=True)], 0
+        for turn in range(settings["dynamic_sampling"]):
+            flat = [i for i, results in enumerate(scored) if self.is_flat(results)]
+            if not processes.total(len(flat)):
+                break
+            for i in flat:
+                if spare:
+                    rows[i] = self.rows[spare[(turn * self.plan.prompts + first + i) % len(spare)]]
+            new = self.write([rows[i] for i in flat], [settings["seed"], self.rollout, turn + 1])
+            for i, group in zip(flat, new, strict=True):
+                groups[i], scored[i] = group, self.results([rows[i]], group)
+            drawn += len(flat)
+        self.note("replaced", processes.total(drawn))
+        self.batch = [row for row in rows for _ in range(settings["generations"])]
+        self.ahead = {name: [one for own in scored for one in own[name]] for name in self.plan.names}
+
+    def results(self, rows: list[dict], group: list[Sample]) -> dict[str, list[Scored]]:
+        """What every reward gives the samples of a row."""
+        size, tokens = len(group), [sample.tokens for sample in group]
+        texts = [sample.text for sample in group]
+        return {name: self.rewards.score(name, rows * size, texts, tokens, [size]) for name in self.plan.names}
+
+    def is_flat(self, results: dict[str, list[Scored]]) -> bool:
+        import torch
+
+        values = torch.tensor([[one.value for one in results[name]] for name in self.plan.names]).T
+        return bool(without_spread(values, self.reward_weights.to(values), len(values), self.settings).all())
+
+    def reward_function(self, name: str) -> Callable[..., list[float | None]]:
+        """A reward as TRL calls it, and by the name that it logs; None of a sample is in no sum, mean or deviation."""
 
         def reward(prompts, completions, completion_ids, **_):
             return self.score(name, completions, completion_ids)
@@ -74,16 +161,18 @@ class ScoredSamples:
         reward.__name__ = name
         return reward
 
-    def score(self, name: str, completions: list, completion_ids: list) -> list[float]:
+    def score(self, name: str, completions: list, completion_ids: list) -> list[float | None]:
         """One reward of every sample; what it could not score is written down, and counted."""
-        texts = [completion[0]["content"] for completion in completions]
-        results = self.rewards.score(name, self.batch, texts, [len(ids) for ids in completion_ids])
+        texts = [self.engine.chat.reopened(completion[0]["content"]) for completion in completions]
+        tokens, size = [len(ids) for ids in completion_ids], self.settings["generations"]
+        groups = [size] * (len(texts) // size)
+        results = self.ahead[name] if self.ahead else self.rewards.score(name, self.batch, texts, tokens, groups)
         for row, text, result in zip(self.batch, texts, results, strict=True):
             if result.error is not None:
                 place = {key: row[key] for key in ("id", "file", "line", "row")}
                 self.failed.append(place | {"reward": name, "error": result.error, "response": text})
         self.timeouts += sum(result.note == "timeout" for result in results)
-        return [result.value for result in results]
+        return [None if result.note == "silent" else result.value for result in results]
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         self.failed, self.timeouts = [], 0
@@ -111,24 +200,22 @@ class ScoredSamples:
                 f" the completion was {first['response'][:200]!r}"
             )
 
-    def texts(self, output: dict) -> list[str]:
-        """The responses of a batch of TRL's, as text."""
-        pairs = zip(output["completion_ids"], output["completion_mask"], strict=True)
-        return self.processing_class.batch_decode(
-            [ids[mask.bool()].tolist() for ids, mask in pairs], skip_special_tokens=True
-        )
+    def texts(self, count: int | None = None) -> list[str]:
+        """The first responses of the rollouts at hand, or all."""
+        ids = [list(sample.ids) for sample in self.written[:count]]
+        return self.processing_class.batch_decode(ids, skip_special_tokens=True) if ids else []
 
-    def keep(self, output: dict) -> None:
+    def keep(self) -> None:
         """Some groups of the rollouts, and the failed scores, as files that a resumed run writes again."""
         size, step = self.settings["generations"], self.state.global_step + 1
         # The first process has as many as there are, or its share of the prompts.
         groups = min(self.settings["keep_groups"], len(self.batch) // size) if processes.first() else 0
-        texts = self.texts({key: output[key][: groups * size] for key in ("completion_ids", "completion_mask")})
+        texts = self.texts(groups * size)
         kept = []
         for begin in range(0, groups * size, size):
             row, members = self.batch[begin], range(begin, begin + size)
             values = {
-                name: [round(self.values[i, k].item(), 6) for i in members] for k, name in enumerate(self.plan.names)
+                name: [rounded(self.values[i, k].item()) for i in members] for k, name in enumerate(self.plan.names)
             }
             kept.append(
                 {

@@ -38,7 +38,8 @@ class Checkpoint:
 @dataclass
 class Score:
     """One task of one candidate: the estimate over seeds, per item its value of 0 to 1 in each seed (none where that
-    does not make up the metric), and the share of its answers that were cut (None where it writes none)."""
+    does not make up the metric), the share of its answers that were cut (None where it writes none), and what other
+    metrics, filters and judges make of the same answers: a mean over seeds each."""
 
     task: str
     axis: str
@@ -47,6 +48,7 @@ class Score:
     items: dict[Any, tuple[float, ...]]
     seeds: tuple[int | None, ...] = ()
     truncated: float | None = None
+    others: dict[str, float] = field(default_factory=dict)
 
     @cached_property
     def values(self) -> np.ndarray:
@@ -124,7 +126,10 @@ def _score(task: str, members: list[Checkpoint]) -> Score:
     estimate = Estimate(value, max(0.0, low), min(1.0, high), stderr, n, values)
     cut = [row["truncated"] for row in rows if "truncated" in row]
     truncated = float(np.mean(cut)) if cut else None
-    return Score(task, rows[0]["axis"], rows[0]["metric"], estimate, items, tuple(m.seed for m in members), truncated)
+    told = [row.get("others", {}) for row in rows]
+    others = {name: float(np.mean([own[name]["value"] for own in told if name in own])) for name in told[0]}
+    seeds = tuple(m.seed for m in members)
+    return Score(task, rows[0]["axis"], rows[0]["metric"], estimate, items, seeds, truncated, others)
 
 
 def items_of(seeds: Sequence[dict[Any, float]]) -> dict[Any, tuple[float, ...]]:

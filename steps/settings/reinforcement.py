@@ -45,6 +45,20 @@ class Clip(Settings):
     high: float = Field(gt=0, description="Above 1, by so much")
 
 
+AGGREGATIONS = ("sum_then_normalize", "normalize_then_sum")
+
+
+class Importance(Settings):
+    """How much a token counts that the sampler found more, or less, likely than the policy does."""
+
+    kind: Annotated[str, OneOf(("truncate", "mask"))] = Field(
+        description="A ratio outside of the bounds becomes the bound, or the token is left out"
+    )
+    level: Annotated[str, OneOf(("token", "sequence"))] = Field(description="Of what the ratio of probabilities is")
+    most: float = Field(ge=1, description="Upper bound of the ratio")
+    least: float | None = Field(None, gt=0, le=1, description="Lower bound; null is 0")
+
+
 class _Rl(OnPolicy):
     """Stage rl, by TRL's GRPOTrainer: which keys act depends on the method."""
 
@@ -63,6 +77,14 @@ class _Rl(OnPolicy):
     scale_rewards: Annotated[str, OneOf(("group", "batch", "none"))] = Field(
         description="Over whose standard deviation advantages are"
     )
+    aggregation: Annotated[str, OneOf(AGGREGATIONS)] = Field(
+        AGGREGATIONS[0], description="What advantages are of: the sum of the rewards, or each by itself, then summed"
+    )
+    mask_truncated: bool = Field(False, description="A response that is cut by max_new_tokens teaches nothing")
+    dynamic_sampling: int = Field(
+        0, ge=0, description="Times that prompts whose samples all have one reward are replaced by others in a step"
+    )
+    importance: Importance | None = Field(None, description="Correction for a sampler that is not quite the policy")
     contexts: dict[Name, Text] = Field({}, description="Templates with {prompt}, {solution} and {answer}")
     keep_groups: int = Field(ge=0, description="Groups of samples that are kept of every step")
 
@@ -84,6 +106,16 @@ class _Rl(OnPolicy):
                     f"contexts.{name}: {error} is none of {{prompt}}, {{solution}}, {{answer}}; double other braces"
                 ) from error
         fit_rewards(settings["rewards"])
+        if settings.get("aggregation") == "normalize_then_sum" and settings["scale_rewards"] != "group":
+            raise ValueError(
+                f"scale_rewards: {settings['scale_rewards']} has no effect with aggregation normalize_then_sum, which"
+                " divides each reward by its group's deviation; write group"
+            )
+        if settings.get("importance") and settings["temperature"] != 1:
+            raise ValueError(
+                f"importance: needs temperature 1, at which samplers say how likely their tokens were, not"
+                f" {settings['temperature']:g}"
+            )
 
 
 # A section of its own for each method that has settings.

@@ -8,6 +8,9 @@ from pydantic import Field
 from steps.settings.base import ByKind, Settings, Text
 from steps.settings.names import FilePath
 
+# A function may run a program.
+CUSTOM_SECONDS = 10.0
+
 
 class Reward(Settings):
     """One term of the reward of a sample."""
@@ -81,6 +84,8 @@ class Custom(Reward):
         pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
         description="name(prompt, response, answer) -> number or None; with a fourth parameter it gets the row",
     )
+    group: bool = Field(False, description="It gets all responses to a prompt at once, and returns a number for each")
+    seconds: float = Field(CUSTOM_SECONDS, gt=0, le=3600, description="That a call may take")
 
     @classmethod
     def fit(cls, settings: dict) -> None:

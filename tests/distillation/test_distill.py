@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from steps.models.chat import Chat
 from steps.training import packing
 from steps.training.plan import LOG_COLUMNS
 from steps.training.supervised import encode, plan_bins
+from tests.conftest import build_tokenizer, padded
 from tests.manifests import seal
 from tests.recipes import test_sft
 
@@ -46,7 +48,7 @@ SETTINGS = {
     "seed": 0,
 }
 FORWARD_KL = SETTINGS | {"objective": "forward_kl"}
-VOCABULARY = 768
+VOCABULARY = len(build_tokenizer())
 
 
 def rows(count: int, seed: int) -> list[dict]:
@@ -292,7 +294,7 @@ def undisturbed(small_checkpoint, data, cache, tmp_path_factory) -> Path:
 def test_weights_match_a_plain_loop(undisturbed, small_checkpoint, data, cache, tokenizer):
     """Packing, accumulation, the narrowed head and the cache against a loop over single rows of the whole model.
 
-    The loop reads the arrays itself and writes the divergence with probabilities of the whole vocabulary.
+    The loop reads the arrays itself and writes the divergence with the probabilities of all tokens.
     """
     import torch
     from safetensors.torch import load_file
@@ -311,7 +313,7 @@ def test_weights_match_a_plain_loop(undisturbed, small_checkpoint, data, cache, 
         members = order[step * 8 : step * 8 + 8]
         loss = 0
         for i in members:
-            p = model(input_ids=torch.tensor([encoded[i]])).logits[0].softmax(-1)
+            p = model(input_ids=torch.tensor([encoded[i]])).logits[0, :, :VOCABULARY].softmax(-1)
             # The last turn closes the row, but for the line break after it.
             places = range(len(encoded[i]) - 2 - lengths[i], len(encoded[i]) - 2)
             for place, j in zip(places, range(ends[i] - lengths[i], ends[i]), strict=True):
@@ -335,6 +337,12 @@ def test_weights_match_a_plain_loop(undisturbed, small_checkpoint, data, cache, 
         torch.testing.assert_close(ours[name], parameter.detach(), rtol=0, atol=2e-4)
     moved = max((ours[name] - before[name]).abs().max().item() for name in ours)
     assert moved > 2e-3, "the tolerance would not notice a step left out"
+
+
+def test_a_padded_student_learns_as_an_unpadded_one(undisturbed, small_checkpoint, data, cache, tmp_path):
+    wide = padded(Path(shutil.copytree(small_checkpoint, tmp_path / "wide")), 1024)
+    found = run(FORWARD_KL, wide, data, tmp_path, cache)
+    np.testing.assert_allclose(losses(found), losses(undisturbed), rtol=1e-4)
 
 
 def test_some_places_at_a_time_learn_the_same(undisturbed, small_checkpoint, data, cache, tmp_path, some_places):
@@ -366,7 +374,7 @@ def test_a_student_learns_the_distribution_of_its_teacher(small_checkpoint, tiny
         trained = torch.tensor(row["labels"][1:]) != -100
         with torch.no_grad():
             q, p = (
-                model(input_ids=torch.tensor([row["input_ids"]])).logits[0, :-1][trained].log_softmax(-1)
+                model(input_ids=torch.tensor([row["input_ids"]])).logits[0, :-1, :VOCABULARY][trained].log_softmax(-1)
                 for model in (teacher, student)
             )
         values.append(q.numpy())
@@ -481,8 +489,9 @@ def test_a_cache_that_does_not_fit_is_refused(small_checkpoint, data, cache, tok
             run(FORWARD_KL, small_checkpoint, data, tmp_path / f"run_{name}", folder)
 
     foreign = arrays["ids"].copy()
-    foreign[5, 7] = 768
-    refused("foreign", "has token 768, the student's vocabulary ends at 767", ids=foreign)
+    foreign[5, 7] = VOCABULARY
+    ends = f"has token {VOCABULARY}, the student's vocabulary ends at {VOCABULARY - 1}"
+    refused("foreign", ends, ids=foreign)
     moved = arrays["lengths"].astype(int)
     moved[3:5] += [1, -1]
     refused(

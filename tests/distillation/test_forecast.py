@@ -362,7 +362,7 @@ def test_gain_of_a_prompt_is_the_mean_over_its_prefixes(small_checkpoint, monkey
 
 def test_diagnostics_are_those_of_each_response_alone(small_checkpoint, other_checkpoint, monkeypatch):
     student, teacher = (Engine.load(folder, 16) for folder in (small_checkpoint, other_checkpoint))
-    temperature, k = 1.3, 5
+    temperature, k, tokens = 1.3, 5, len(student.tokenizer)
     pair = forecast_pair.Pair(
         student, teacher, SETTINGS | {"temperature": temperature, "top_k": k, "max_new_tokens": 30}
     )
@@ -378,7 +378,7 @@ def test_diagnostics_are_those_of_each_response_alone(small_checkpoint, other_ch
         logps = []
         for engine in (student, teacher):
             with torch.inference_mode():
-                logits = engine.model(torch.tensor([[*prompt, *one.ids]])).logits[0, len(prompt) - 1 : -1]
+                logits = engine.model(torch.tensor([[*prompt, *one.ids]])).logits[0, len(prompt) - 1 : -1, :tokens]
             scaled = logits.double().numpy() / temperature
             logps.append(scaled - np.log(np.exp(scaled).sum(-1, keepdims=True)))
         wanted = {name: [] for name in forecast_pair.DIAGNOSTICS}

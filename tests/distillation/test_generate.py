@@ -58,19 +58,17 @@ class Scripted:
     """An engine that says what it is told: [rows][samples]."""
 
     stop_ids, max_length = [0, END], 1000
-    chat = SimpleNamespace(refusal=lambda turns: None)
+    chat = SimpleNamespace(
+        refusal=lambda turns: None,
+        opened=lambda turns: "\n".join(turn["content"] for turn in turns),
+        tokenizer=lambda text, **_: {"input_ids": text.split()},
+    )
 
     def __init__(self, script):
         self.script, self.tokens, self.asked = script, 0, []
 
     def setup(self):
         return {"engine": "scripted"}
-
-    def render(self, prompt):
-        return "\n".join(turn["content"] for turn in prompt)
-
-    def encode(self, texts):
-        return [text.split() for text in texts]
 
     def sample(self, prompts, *, n, **options):
         assert all(len(own) == n for own in self.script)
@@ -249,6 +247,24 @@ def test_a_comparison_that_is_given_up_is_wrong_and_counted(step):
     assert (counts["given_up"], counts["quarantined"]) == (1, {"wrong_answer": 1})
 
 
+def long_row(i: int) -> dict:
+    row = make_row(i)
+    row["messages"][1]["content"] = "one " * 990
+    return row
+
+
+def test_prompts_without_room_are_left_out_with_an_account_and_the_others_are_asked(step, tmp_path, capsys):
+    kept, out, counts, scripted = step([long_row(0), make_row(1), long_row(2)], [[said("#### 42")]])
+    assert [row["id"] for row in kept] == ["sums:1#0"] and out == []
+    assert len(scripted.asked[0][0]) == counts["prompts"] == 1 and counts["excluded"] == {"no_room": 2}
+    without = list(read_jsonl(tmp_path / "s/out/excluded.jsonl"))
+    assert [(one["id"], one["reason"], one["column"]) for one in without] == [
+        (f"sums:{i}", "no_room", "messages") for i in (0, 2)
+    ]
+    assert "where the context of 1000 leaves 904" in without[0]["detail"] and without[0]["hint"]
+    assert "generate: 2 of 3 rows are not asked; excluded.jsonl has why (sums.jsonl row 0: " in capsys.readouterr().out
+
+
 # --- mistakes ------------------------------------------------------------------------------------
 
 
@@ -271,10 +287,10 @@ def test_settings_that_say_nothing(settings, message):
 def test_mistakes_end_in_one_line(step, tmp_path):
     with pytest.raises(ValueError, match=r"keeps none of 2 .*'wrong_answer': 2.*better teacher.*/refused\.jsonl"):
         step([make_row(0)], [[said("#### 1"), said("#### 2")]])
-    long = make_row(0)
-    long["messages"][1]["content"] = "one " * 990
-    with pytest.raises(ValueError, match=r"sums\.jsonl row 0: a prompt of 992 tokens"):
-        step([long], [[said("#### 42")]])
+    with pytest.raises(
+        ValueError, match=r"none of 1 rows can be asked, the first \(sums\.jsonl row 0: a prompt of 992 "
+    ):
+        step([long_row(0)], [[said("#### 42")]])
     settings = argparse.Namespace(settings=SETTINGS, input=tmp_path, teacher=tmp_path / "none", out=tmp_path / "o")
     with pytest.raises(ValueError, match="no checkpoint there"):
         generate.main(settings)

@@ -1,6 +1,8 @@
 """A teacher's likeliest tokens against a full forward pass, the tail, the size, and files that are not whole."""
 
 import argparse
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,13 +12,14 @@ from steps.core.files import read_json, read_jsonl, write_jsonl
 from steps.core.manifest import verify_manifest
 from steps.distillation import distill_objective, logprobs
 from steps.distillation.teacher_cache import FILES, FLOOR, LOWEST, Cached, check, last_turn
+from steps.models import checkpoints
 from steps.models.checkpoints import load_model, load_tokenizer
 from steps.training.packing import IGNORED
 from steps.training.supervised import encode_rows
-from tests.conftest import build_tokenizer
+from tests.conftest import build_tokenizer, padded
 
 SETTINGS = {"top_k": 8, "max_length": 256, "batch_size": 4}
-VOCABULARY = 768
+VOCABULARY = len(build_tokenizer())
 # The bytes before the array in a .npy file.
 HEADER = 128
 
@@ -54,14 +57,14 @@ def made(small_checkpoint, tmp_path_factory):
     return run(tmp_path_factory.mktemp("logprobs"), ROWS, small_checkpoint)
 
 
-def by_hand(model, tokenizer, messages) -> tuple[np.ndarray, list[int]]:
+def by_hand(model, tokenizer, messages, vocabulary: int = VOCABULARY) -> tuple[np.ndarray, list[int]]:
     """Log-probabilities [n, vocabulary] in float64 at the places of the last turn and its end, alone; its n tokens."""
     prompt = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
     ids = tokenizer.encode(prompt, add_special_tokens=False)
     answer = tokenizer.encode(messages[-1]["content"] + "<|im_end|>", add_special_tokens=False)
     with torch.inference_mode():
         logits = model(torch.tensor([ids + answer])).logits[0].double().numpy()
-    logits = logits[len(ids) - 1 : -1]
+    logits = logits[len(ids) - 1 : -1, :vocabulary]
     top = logits.max(-1, keepdims=True)
     return logits - top - np.log(np.exp(logits - top).sum(-1, keepdims=True)), answer
 
@@ -110,6 +113,15 @@ def test_so_it_is_some_places_at_a_time(small_checkpoint, tmp_path, some_places)
     assert some_places["passes"] > 0
 
 
+def test_ids_without_a_token_are_none_of_the_likeliest_and_not_in_the_rest(small_checkpoint, made, tmp_path):
+    wide = padded(Path(shutil.copytree(small_checkpoint, tmp_path / "wide")), 1024)
+    out = run(tmp_path / "rows", ROWS, wide)
+    for name in ("ids", "logps", "tail"):
+        ours, theirs = (np.load(folder / f"{name}.npy").astype(float) for folder in (out, made))
+        np.testing.assert_allclose(ours, theirs, rtol=2**-10, atol=1e-4)
+    assert read_json(out / "manifest.json")["counts"]["vocabulary"] == VOCABULARY
+
+
 def test_halves_alone_do_not_sum_to_one(made):
     """What the reader's normalisation is for."""
     cached = Cached(made)
@@ -150,10 +162,10 @@ def test_the_tail_is_what_a_difference_would_lose():
     """A tail of 1e-9 beside a probability of 1: one minus the k is 0 or noise in float32."""
     logits = torch.full((1, 1000), 0.0)
     logits[0, 7] = np.log(999e9)
-    ids, logps, tail = logprobs.likeliest(logits, 1)
+    ids, logps, tail = logprobs.likeliest(logits, 1, 1000)
     assert ids.tolist() == [[7]] and float(logps) == pytest.approx(-1e-9, abs=1e-7)
     assert float(tail) == pytest.approx(np.log(1e-9), rel=1e-5)
-    assert logprobs.likeliest(logits, 1000)[2].tolist() == [-np.inf]
+    assert logprobs.likeliest(logits, 1000, 1000)[2].tolist() == [-np.inf]
 
 
 def test_batches_do_not_matter_and_equal_runs_give_equal_bytes(small_checkpoint, tmp_path):
@@ -217,7 +229,9 @@ def wide_checkpoint(tmp_path_factory):
 
 @pytest.mark.parametrize("k", [8, 32])
 @pytest.mark.parametrize(("size", "width"), [("small", 2), ("wide", 4)])
-def test_bytes_a_token(request, tmp_path, k, size, width):
+def test_bytes_a_token(request, tmp_path, k, size, width, monkeypatch):
+    if size == "wide":
+        monkeypatch.setattr(checkpoints, "token_count", lambda tokenizer: 70_000)
     out = run(tmp_path / "a", ROWS, request.getfixturevalue(f"{size}_checkpoint"), top_k=k)
     counts, cached = read_json(out / "manifest.json")["counts"], Cached(out)
     assert cached.ids.dtype.itemsize == width
@@ -229,7 +243,7 @@ def test_bytes_a_token(request, tmp_path, k, size, width):
         assert int(cached.ids.max()) >= 2**16
         # The id is written whole: the likeliest token of a place, from the model itself.
         model, tokenizer = load_model(request.getfixturevalue("wide_checkpoint"), torch.float32), build_tokenizer()
-        expected, _ = by_hand(model.eval(), tokenizer, ROWS[0]["messages"])
+        expected, _ = by_hand(model.eval(), tokenizer, ROWS[0]["messages"], 70_000)
         found = np.take_along_axis(expected, cached[0][0], -1)
         np.testing.assert_allclose(found, -np.sort(-expected)[:, :k], atol=1e-4)
 
@@ -259,7 +273,9 @@ def test_a_token_that_is_ruled_out_stays_a_number(tmp_path):
 def test_a_teacher_that_rules_tokens_out_is_stored_as_numbers(small_checkpoint, tmp_path, monkeypatch):
     """All but three tokens: the likeliest eight have five that cannot be, and nothing is outside."""
     ask, out_of_it = logprobs.likeliest, torch.arange(3, VOCABULARY)
-    monkeypatch.setattr(logprobs, "likeliest", lambda logits, k: ask(logits.index_fill(-1, out_of_it, -torch.inf), k))
+    monkeypatch.setattr(
+        logprobs, "likeliest", lambda logits, **of: ask(logits.index_fill(-1, out_of_it, -torch.inf), **of)
+    )
     out = run(tmp_path / "a", ROWS[:2], small_checkpoint)
     ids, logps, tail = Cached(out)[0]
     assert np.isfinite(logps).all() and np.isfinite(tail).all()
@@ -317,7 +333,7 @@ def test_files_of_another_run_do_not_fit(copy, small_checkpoint, tmp_path):
 
 
 def test_mistakes_end_in_one_line(small_checkpoint, wide_checkpoint, tmp_path):
-    with pytest.raises(ValueError, match=r"logprobs\.top_k: 769 of a vocabulary of 768"):
+    with pytest.raises(ValueError, match=rf"logprobs\.top_k: {VOCABULARY + 1} of a vocabulary of {VOCABULARY}"):
         run(tmp_path / "a", ROWS, small_checkpoint, top_k=VOCABULARY + 1)
     with pytest.raises(ValueError, match=r"no row is left \(too_long\)"):
         run(tmp_path / "a", [ROWS[2]], small_checkpoint)

@@ -9,6 +9,7 @@ import shutil
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,9 +23,9 @@ from steps.judges.rows import RowJudge
 from steps.models import checkpoints
 from steps.training import run as training
 from tests import by_hand
-from tests.conftest import build_model, build_tokenizer
+from tests.conftest import build_model, build_tokenizer, padded
 
-TEMPERATURE, LONGEST, VOCABULARY = 0.8, 6, 768
+TEMPERATURE, LONGEST, VOCABULARY = 0.8, 6, len(build_tokenizer())
 FULL = {"kind": "full"}
 REVERSE, FORWARD = {"kind": "reverse_kl"}, {"kind": "forward_kl"}
 PAPER = {"kind": "top_k", "of": "student", "k": 16, "rest": "renormalised"}
@@ -86,7 +87,8 @@ def saved(folder: Path, seed: int, **over) -> Path:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> list[Path]:
-    """A student and three teachers: a larger one, one of its size, and one whose vocabulary is padded. Read only."""
+    """A student and three teachers: a larger one, one of its size, and one whose vocabulary is padded further. Read
+    only."""
     base = tmp_path_factory.mktemp("models")
     return [
         saved(base / "student", 0),
@@ -94,19 +96,6 @@ def models(tmp_path_factory) -> list[Path]:
         saved(base / "other", 2),
         padded(saved(base / "padded", 3), 800),
     ]
-
-
-def padded(folder: Path, width: int) -> Path:
-    """The same tokens, in a matrix with room for more: what frameworks do that like multiples of 64."""
-    import torch
-
-    model = checkpoints.load_model(folder, dtype=torch.float32)
-    with torch.random.fork_rng():
-        torch.manual_seed(9)
-        model.resize_token_embeddings(width)
-        torch.nn.init.normal_(model.get_input_embeddings().weight[VOCABULARY:])
-    model.save_pretrained(folder)
-    return folder
 
 
 def made_rows(count: int, thing: str = "pears") -> list[dict]:
@@ -630,7 +619,9 @@ def test_learning_closes_the_gap_to_the_teacher(models, tmp_path):
     ("objective", "beta"), [(REVERSE, 1.0), (FORWARD, 0.0), ({"kind": "jsd", "beta": 0.3}, 0.3)],
     ids=["reverse", "forward", "jsd"],
 )  # fmt: skip
-def test_a_step_is_that_of_trls_trainer(objective, beta, models, tmp_path, written, seen):
+def test_a_step_is_that_of_trls_trainer(objective, beta, models, tmp_path, written, seen, monkeypatch):
+    # Theirs counts ids without a token as well.
+    monkeypatch.setattr(checkpoints, "token_count", lambda tokenizer: 768)
     import torch
     from datasets import Dataset
     from trl import DistillationConfig, DistillationTrainer
@@ -820,10 +811,16 @@ def test_data_without_teachers_responses_is_named(models, tmp_path, untrained):
     fails(lambda: run(models, tmp_path / "run", settings, responses=empty), "two", "responses")
 
 
-def test_a_prompt_without_room_for_a_response_is_named(models, tmp_path, untrained):
+def test_prompts_without_room_for_a_response_are_left_out_and_told(models, tmp_path):
     rows = made_rows(6)
-    rows[4]["messages"][0]["content"] = "Mara has 12 pears. " * 300
-    fails(lambda: run(models, tmp_path / "run", SETTINGS, data=[rows]), "pears.jsonl row 4", "max_new_tokens")
+    for row in rows[2:4]:
+        row["messages"][0]["content"] = "Mara has 12 pears. " * 300
+    out = run(models, tmp_path / "run", SETTINGS | {"steps": 1}, data=[rows])
+    counts = read_json(out / "manifest.json")["counts"]
+    assert (counts["prompts"], counts["excluded"]) == ({"one": 4}, {"no_room": 2})
+    assert [(one["id"], one["reason"]) for one in read_jsonl(out / "excluded.jsonl")] == [
+        (row["id"], "no_room") for row in rows[2:4]
+    ]
 
 
 def test_a_teacher_with_a_shorter_context_is_heeded(models, tmp_path, untrained):
@@ -834,11 +831,56 @@ def test_a_teacher_with_a_shorter_context_is_heeded(models, tmp_path, untrained)
     fails(lambda: run(models, tmp_path / "run", SETTINGS, teachers=[short]), "pears.jsonl row", "16")
 
 
-def test_a_stored_response_without_room_is_named(models, tmp_path, untrained):
+def test_a_stored_response_without_room_is_left_out_and_told(models, tmp_path):
     responses = stored_rows(6, "pears")
     responses[2]["messages"][0]["content"] = "Mara has 12 pears. " * 300
-    settings = SETTINGS | {"off_policy": 0.5, "support": FULL}
-    fails(lambda: run(models, tmp_path / "run", settings, responses=[responses]), "row 2")
+    settings = SETTINGS | {"off_policy": 0.5, "support": FULL, "steps": 1}
+    out = run(models, tmp_path / "run", settings, responses=[responses])
+    assert read_json(out / "manifest.json")["counts"]["excluded"] == {"no_room": 1}
+
+
+@pytest.mark.parametrize("wide", ["student", "teacher", "both"])
+@pytest.mark.parametrize("divergence", [REVERSE, FORWARD, {"kind": "jsd", "beta": 0.3}], ids=lambda d: d["kind"])
+@pytest.mark.parametrize(
+    "support",
+    [FULL, PAPER, PAPER | {"of": "union", "rest": "tail"}, {"kind": "sampled"}],
+    ids=["full", "renormalised", "tail", "sampled"],
+)
+def test_ids_without_a_token_count_for_nothing(wide, divergence, support, models):
+    """The loss of a part is that of models whose vocabularies end at the last token, and no row beyond learns."""
+    import torch
+
+    from steps.distillation import divergence as formulas
+    from steps.distillation.opd_trainer import OnPolicyTrainer
+
+    draw = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 6, VOCABULARY, generator=draw, dtype=torch.float64) * 2
+    tokens = torch.randint(VOCABULARY, (6,), generator=draw)
+    expected = formulas.per_token(student, teacher, tokens, divergence, support)
+
+    beyond = torch.full((6, 40), 3.0, dtype=torch.float64)
+    given = torch.cat([student, beyond], 1) if wide != "teacher" else student
+    given.requires_grad_()
+    taught = torch.cat([teacher, beyond[:, :8]], 1) if wide != "student" else teacher
+    trainer = SimpleNamespace(vocabulary=VOCABULARY, settings={"divergence": divergence, "support": support}, pair=None)
+    trainer.pair = partial(OnPolicyTrainer.pair, trainer)
+    found = OnPolicyTrainer.divergences(trainer, 0, given, taught, tokens)
+    close(found.detach(), expected, atol=1e-12)
+    found.sum().backward()
+    assert not given.grad[:, VOCABULARY:].any() and given.grad[:, :VOCABULARY].any()
+
+
+def test_a_padded_student_and_teacher_train_as_unpadded_ones(models, tmp_path, written):
+    twins = [tmp_path / "student", tmp_path / "large"]
+    for twin, model in zip(twins, models, strict=False):
+        shutil.copytree(model, twin)
+    padded(twins[0], 832), padded(twins[1], 1024)
+    settings = SETTINGS | {"support": FULL}
+    plain = run(models, tmp_path / "plain", settings)
+    wide = run(twins, tmp_path / "wide", settings)
+    for ours, theirs in zip(*(table(out / "training_log.csv") for out in (wide, plain)), strict=True):
+        for name, value in theirs.items():
+            assert ours[name] == (value if value is None else pytest.approx(value, rel=1e-4, abs=1e-6)), name
 
 
 def test_a_teacher_of_another_vocabulary_is_refused(models, tmp_path, untrained):

@@ -9,6 +9,7 @@ from pathlib import Path
 from random import Random
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from steps.core.files import read_json, read_jsonl, write_jsonl
@@ -17,6 +18,7 @@ from steps.engines.transformers import Engine
 from steps.evaluation import evaluate
 from steps.evaluation import measure as evaluation_measure
 from steps.evaluation.tasks import TEMPLATES, find_template, load_tasks, task_axes, task_config, task_files
+from steps.judges.tasks import score_math
 from steps.models.chat import Chat
 from steps.world import fable
 from tests.fuzzed_chats import tokenizer_of
@@ -186,7 +188,8 @@ def test_answers_are_those_of_stock_hflm(engine, world, tmp_path):
         bootstrap_iters=1,
     )
     assert results["gsm8k"]["n"] == 6
-    assert set(results["gsm8k"]["others"]) == {"exact_match,flexible-extract"}
+    assert set(results["gsm8k"]["others"]) == {"exact_match,flexible-extract", "judge_number,response"}
+    assert results["fable_facts"]["others"] == {}
     assert [s["prompt"] for s in samples if s["task"] == "gsm8k"][0].count("<|im_start|>assistant") == 3
     for task in tasks:
         theirs = sorted(
@@ -197,6 +200,20 @@ def test_answers_are_those_of_stock_hflm(engine, world, tmp_path):
         filtered = tasks[task]._filters[0].name
         assert results[task]["value"] == stock["results"][task][f"exact_match,{filtered}"]
         assert results[task]["stderr"] == stock["results"][task][f"exact_match_stderr,{filtered}"]
+
+
+def test_our_judge_stands_beside_that_of_a_benchmark():
+    """Of answers that a strict pattern of numbers behind #### takes, and does not take."""
+    task = SimpleNamespace(config=SimpleNamespace(process_results=None))
+    said = ["#### 18", "#### 18 dollars", "#### $18.00", "18", "#### 19", "<think>#### 18"]
+    answers = [{"target": "9 * 2 = 18\n#### 18", "resps": [[text]]} for text in said]
+    found = evaluation_measure.judged_beside(task, answers)
+    assert found == {"judge_number,response": {"value": 0.5, "stderr": pytest.approx(np.sqrt(0.3 / 6))}}
+    # A target that marks no answer, or that nothing could be, is none of ours; nor is a task that we judge.
+    for target in ("Paris", "#### ."):
+        assert evaluation_measure.judged_beside(task, [answers[0], {"target": target, "resps": [["x"]]}]) == {}
+    task.config.process_results = score_math
+    assert evaluation_measure.judged_beside(task, answers) == {}
 
 
 class Scripted:

@@ -4,18 +4,25 @@ The responses are written as small models write them: right in many forms, wrong
 in place of marked, thought and not said.
 """
 
+import shutil
+from types import SimpleNamespace
+
 import pytest
 
 from steps.data.pass_rates import pass_rates
 from steps.diagnosis import detect
 from steps.distillation import generate
+from steps.engines import transformers
 from steps.engines.interface import Sample
+from steps.evaluation import measure
 from steps.judges import rows as judged_rows
 from steps.judges import tasks
 from steps.judges.judge import Judge
 from steps.judges.mathematics import Checker
 from steps.judges.rows import RowJudge
 from steps.reinforcement.rewards import Rewards
+from steps.reinforcement.scored_samples import ScoredSamples
+from tests.chats import TEMPLATES
 
 FORMS = (
     "We add. {}\n#### {}",
@@ -90,3 +97,59 @@ def test_everyone_who_asks_is_told_the_same(one_checker, kind, golds, score):
     for row, text, *verdicts in zip(rows, texts, *told, strict=True):
         assert len({*verdicts}) == 1, (row["answer"], text, verdicts)
     assert 0.2 < sum(rewarded) / len(rewarded) < 0.6
+
+
+# What a model writes behind a prompt that ends in <think>, whether that is all of it, and whether it answers 42.
+WITHIN = [
+    ("so #### 42", False, False),
+    ("so \\boxed{42}", False, False),
+    ("#### 42\nand then", False, False),
+    ("so #### 7</think>\n\n#### 42", True, True),
+    ("so #### 42</think>\n\n#### 7", True, False),
+    ("so #### 42</think>\n\n", False, False),
+]
+
+
+@pytest.mark.parametrize(("written", "ends", "right"), WITHIN)
+def test_an_answer_in_a_thought_that_the_template_opened_is_none(
+    written, ends, right, small_checkpoint, tmp_path, monkeypatch
+):
+    import torch
+
+    folder = shutil.copytree(small_checkpoint, tmp_path / "thinks")
+    (folder / "chat_template.jinja").write_text(TEMPLATES["qwen3_5"])
+    engine = transformers.Engine.load(folder, 4)
+    assert engine.render([{"role": "user", "content": "How much?"}]).endswith("<think>\n")
+    ids = engine.tokenizer(written)["input_ids"] + [engine.tokenizer.convert_tokens_to_ids("<|im_end|>")] * ends
+    left = [*ids]
+    monkeypatch.setattr(transformers, "_choose", lambda logits, *_: torch.tensor([left.pop(0)] * len(logits)))
+    turns = [{"role": "user", "content": "How much?"}, {"role": "assistant", "content": "no matter"}]
+    row = {"id": "a:0", "messages": turns, "answer": "42", "judge": "number", "file": "a", "line": 1, "row": 0}
+    ((sample,),) = engine.sample([turns[:1]], temperature=0.0, max_new_tokens=len(ids))
+    assert sample.text == (written if "</think>" in written else f"<think>\n{written}")
+
+    (rates, ((verdict,),)) = pass_rates([row], [[sample.text]])
+    ((generated,),), _ = generate.judge([row], [[sample.text]], {"short_answer_words": 5})
+    left = [*ids]
+    asked = SimpleNamespace(args=(engine.render(turns[:1]), {"max_gen_toks": len(ids)}), task_name="a", doc_id=0)
+    (measured,) = measure.language_model(engine, len(ids)).generate_until([asked])
+    ((answer,),) = tasks.filter_marked([[measured]], [row])
+    with Rewards({"answer": {"kind": "answer", "weight": 1.0}}) as rewards:
+        training = SimpleNamespace(
+            engine=engine, rewards=rewards, batch=[row], failed=[], timeouts=0, settings={"generations": 1}
+        )
+        # As TRL decodes them.
+        decoded = engine.tokenizer.decode(ids, skip_special_tokens=True)
+        (rewarded,) = ScoredSamples.score(training, "answer", [[{"content": decoded}]], [ids])
+    told = [rates == [1.0], verdict.right, generated, tasks.score_number(row, [answer])["exact_match"] == 1.0]
+    assert [*told, rewarded == 1.0] == [right] * 5
+
+
+def test_a_response_begun_for_the_model_is_not_within_a_thought(small_checkpoint, tmp_path):
+    """`direct` of explore: what was begun stands before what the model adds."""
+    folder = shutil.copytree(small_checkpoint, tmp_path / "thinks")
+    (folder / "chat_template.jinja").write_text(TEMPLATES["qwen3_5"])
+    engine = transformers.Engine.load(folder, 4)
+    asked = engine.render([{"role": "user", "content": "How much?"}])
+    begun, whole = (own.text for (own,) in engine.sample([asked + "#### ", asked], temperature=0.0, max_new_tokens=3))
+    assert whole.startswith("<think>") and not begun.startswith("<think>")

@@ -378,7 +378,7 @@ def test_rows_that_cannot_be_judged_are_left_out_at_once_and_the_rest_trains(ste
         ("", {"check": None}, "TypeError: 'NoneType' object is not subscriptable"),
         ("", {"check": {"kind": "rhyme"}}, "KeyError: 'words'"),
         ("", {"check": {"kind": "repeat", "word": "sum"}}, "KeyError: 'times'"),
-        ("", {"messages": [{"role": "user", "content": "sum " * 2000}, turns[1]]}, "where the context leaves"),
+        ("", {"messages": [{"role": "user", "content": "sum " * 2000}, turns[1]]}, "where the context of"),
         ("", {"pass_rate": 1.0}, "pass rate 1"),
     ]
     rows = [made(i) for i in range(70)]

@@ -256,12 +256,129 @@ def reward(prompt, response, answer, row):
     assert custom_files(settings) == [tmp_path / "half.py", tmp_path / "mine.py", tmp_path / "quarter.py"]
 
 
-def test_a_custom_reward_that_hangs_costs_its_sample_only(tmp_path, monkeypatch):
-    monkeypatch.setattr("steps.reinforcement.reward_kinds.CUSTOM_SECONDS", 1.0)
-    source = "def reward(prompt, response, answer):\n    while response == 'loop':\n        pass\n    return 1"
+HOSTILE = {
+    "raises": ("raise KeyError('no\\nsuch')", "KeyError: 'no"),
+    "exits": ("import sys; sys.exit('enough')", "SystemExit: enough"),
+    "ends its process": ("import os; os._exit(7)", "its process ended with exit code 7"),
+    "is killed": ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "its process ended by SIGKILL"),
+    "loops": ("while True: pass", "TimeoutError: no result after 1 s"),
+    "loops and is deaf": (
+        "import signal; [signal.signal(n, signal.SIG_IGN) for n in (signal.SIGALRM, signal.SIGTERM)]\n"
+        "        while True: pass",
+        "TimeoutError: no result after 1 s",
+    ),
+    "waits": ("import threading; threading.Event().wait()", "TimeoutError: no result after 1 s"),
+    "waits in async": ("import asyncio; return asyncio.sleep(60)", "TimeoutError: no result after 1 s"),
+    "prints without end": ("while True: print('x' * 10**6)", "TimeoutError: no result after 1 s"),
+    "fills the disk": (
+        "import tempfile\n        with tempfile.TemporaryFile() as file:\n            file.truncate(1 << 40)",
+        "OSError",
+    ),
+    "eats memory": ("return len(bytearray(8 << 30))", "MemoryError"),
+    "recurses": ("return reward(prompt, response, answer)", "RecursionError"),
+    "closes its files": ("import os; os.closerange(0, 256)", "its process ended"),
+    "forges replies": (
+        "import os\n        for fd in range(3, 64):\n            try: os.write(fd, b'[1, [1.0], null]\\n' * 2)\n"
+        "            except OSError: pass",
+        "it wrote into the socket",
+    ),
+    "returns nan": ("return float('nan')", "TypeError: returned nan, which is no finite number"),
+    "returns text": ("return '1.0'", "TypeError: returned '1.0'"),
+    "returns an array": ("import numpy; return numpy.ones(3)", "ValueError"),
+    "returns a list": ("return [1.0]", "TypeError: returned [1.0]"),
+    "returns itself": ("return reward", "TypeError: returned <function"),
+    "says what hangs": (
+        "class Endless(Exception):\n            def __str__(self):\n                while True: pass\n"
+        "        raise Endless",
+        "TimeoutError: no result after 1 s",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_hostile_reward_costs_its_sample_at_most_its_limit(case, tmp_path, capfd):
+    does, error = HOSTILE[case]
+    source = f"def reward(prompt, response, answer):\n    if response == 'bad':\n        {does}\n    return 0.5\n"
+    with Rewards({"mine": custom(tmp_path / "mine.py", source) | {"seconds": 1.0}}) as rewards:
+        began = time.monotonic()
+        scored = rewards.score("mine", [make_row()] * 3, ["a", "bad", "b"], [1] * 3)
+        assert time.monotonic() - began < 4
+    assert [one.value for one in scored] == [0.5, 0.0, 0.5] and scored[0].error is scored[2].error is None
+    assert scored[1].error.startswith(error) and "\n" not in scored[1].error and len(scored[1].error) < 500
+    printed = capfd.readouterr()
+    assert len(printed.out) + len(printed.err) < 2 << 20
+
+
+@pytest.mark.parametrize(
+    ("returns", "expected"),
+    [
+        ("[float(x) for x in responses]", [Scored(1.0), Scored(3.0)]),
+        ("(None, True)", [Scored(0.0, note="silent"), Scored(1.0)]),
+        ("numpy.array([0.5, 2])", [Scored(0.5), Scored(2.0)]),
+        ("[numpy.float32(0.5), 2]", [Scored(0.5), Scored(2.0)]),
+        ("[row['level'], len(responses)]", [Scored(7.0), Scored(2.0)]),
+        ("later(responses)", [Scored(1.0), Scored(2.0)]),
+        ("[1.0]", "ValueError: returned 1 numbers for 2 responses"),
+        ("[1.0, 2.0, 3.0]", "ValueError: returned 3 numbers for 2 responses"),
+        ("[1.0] * 100_000", "ValueError: returned 100000 numbers for 2 responses"),
+        ("1.0", "TypeError: returned 1.0, which is no list of numbers"),
+        ("None", "TypeError: returned None, which is no list of numbers"),
+        ("[1.0, float('nan')]", "TypeError: returned nan, which is no finite number"),
+        ("numpy.ones((2, 1))", "TypeError: returned [1.0], which is no finite number"),
+    ],
+)
+def test_a_reward_of_whole_groups(returns, expected, tmp_path):
+    source = f"""
+import numpy
+
+async def later(responses):
+    return [1.0, 2.0]
+
+def reward(prompt, responses, answer, row):
+    return [9.0] if len(responses) == 1 else {returns}
+"""
+    rows = [make_row(level=7)] * 2 + [make_row(level=7)]
+    with Rewards({"mine": custom(tmp_path / "mine.py", source) | {"group": True}}) as rewards:
+        scored = rewards.score("mine", rows, ["1", "3", "5"], [1] * 3)
+        assert rewards.score("mine", rows[:2] * 2, [*"1313"], [1] * 4, groups=[2, 2]) == scored[:2] * 2
+    assert scored[2] == Scored(9.0)
+    if isinstance(expected, list):
+        assert scored[:2] == expected
+    else:
+        assert all(one.value == 0.0 and expected in one.error for one in scored[:2])
+
+
+def test_an_async_reward_is_waited_for(tmp_path):
+    source = "import asyncio\nasync def reward(prompt, response, answer):\n    await asyncio.sleep(0)\n    return 2"
     with Rewards({"mine": custom(tmp_path / "mine.py", source)}) as rewards:
-        scored = rewards.score("mine", [make_row()] * 3, ["a", "loop", "b"], [1] * 3)
-    assert scored == [Scored(1.0), Scored(0.0, error="TimeoutError: no result after 1 s"), Scored(1.0)]
+        assert values(rewards, "mine", ["a", "b"]) == [2.0, 2.0]
+
+
+def test_what_a_reward_imports_from_its_folder_is_an_input(tmp_path):
+    files = {
+        "mine.py": "import json, half as h\nfrom parts import third\ntry:\n    import parts.deep.fifth\n"
+        "except ImportError:\n    pass\ndef reward(*a):\n    from late import value",
+        "half.py": "if True:\n    import quarter",
+        "quarter.py": "import half",
+        "late.py": "value = 1",
+        "parts/__init__.py": "from .fourth import *\nfrom . import sixth",
+        "parts/third.py": "",
+        "parts/fourth.py": "from .deep import fifth",
+        "parts/sixth.py": "from ..half import x",
+        "parts/deep/__init__.py": "",
+        "parts/deep/fifth.py": "from ..seventh import x\nimport broken",
+        "parts/seventh.py": "",
+        "broken.py": "def (",
+        "json/notes.txt": "",
+        "other.py": "",
+        "parts/other.py": "",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    settings = {"mine": {"kind": "custom", "weight": 1.0, "file": str(tmp_path / "mine.py"), "function": "reward"}}
+    expected = sorted(tmp_path / name for name in files if not name.endswith(("other.py", ".txt")))
+    assert custom_files(settings) == expected
 
 
 @pytest.mark.parametrize(("pattern", "response"), [(r"^(a+)+$", "a" * 50_000 + "!"), (r"(.*?,){25}P", "1," * 5_000)])

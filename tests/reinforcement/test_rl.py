@@ -19,7 +19,8 @@ from steps.reinforcement import rl
 from steps.reinforcement.collapse import collapses
 from steps.reinforcement.methods import sdpo
 from steps.reinforcement.reward_kinds import Scored
-from steps.reinforcement.rl_plan import RolloutPlan, log_columns
+from steps.reinforcement.rl_plan import RolloutPlan, log_columns, plan_rollouts
+from steps.reinforcement.scored_samples import spare_rows, without_spread
 from steps.settings.reinforcement import Rl
 from steps.training import run as training
 from tests import by_hand
@@ -150,12 +151,16 @@ class Prepared:
         for _ in ANSWER:
             ids = [draw.randrange(3, len(tokenizer)) for _ in range(draw.randint(1, LONGEST))]
             self.ids.append([*ids[:-1], tokenizer.eos_token_id] if draw.random() < 0.7 else ids)
+        self.logps = [[draw.uniform(-7, -4) for _ in ids] for ids in self.ids]
         self.prompts = [row["messages"][:-1] for row in self.rows for _ in range(SIZE)]
 
     def sample(self, prompts, *, temperature, **_) -> list[list[Sample]]:
         assert temperature == SETTINGS["temperature"]
         assert [p[0]["content"] for p in prompts] == [row["messages"][0]["content"] for row in self.rows]
-        samples = [Sample(self.tokenizer.decode(ids), 0.0, len(ids), tuple(ids)) for ids in self.ids]
+        samples = [
+            Sample(self.tokenizer.decode(ids), 0.0, len(ids), tuple(ids), tuple(logps))
+            for ids, logps in zip(self.ids, self.logps, strict=True)
+        ]
         return [samples[i : i + SIZE] for i in range(0, len(samples), SIZE)]
 
     def score(self, name: str, *_) -> list[Scored]:
@@ -250,10 +255,15 @@ class Reference:
         self.prepared, self.settings, self.model = prepared, settings, model
         self.method, self.kin = settings["method"], settings.get(settings["method"])
         self.mask = np.array([[t < len(ids) for t in range(LONGEST)] for ids in prepared.ids])
+        if settings.get("mask_truncated"):
+            self.mask &= np.array([[ids[-1] == prepared.tokenizer.eos_token_id] for ids in prepared.ids])
+        self.sampler = np.array([[*logps, *[0] * (LONGEST - len(logps))] for logps in prepared.logps])
         self.tokens = np.array([[*ids, *[0] * (LONGEST - len(ids))] for ids in prepared.ids])
         weights = [reward["weight"] for reward in settings["rewards"].values()]
         self.totals = [weights[0] * a + weights[1] * b for a, b in zip(ANSWER, BONUS, strict=True)]
         self.advantages = by_hand.group_advantages(self.totals, SIZE, settings["scale_rewards"])
+        if settings.get("aggregation") == "normalize_then_sum":
+            self.advantages = by_hand.each_advantages(list(zip(ANSWER, BONUS, strict=True)), weights, SIZE)
         self.taught = [False] * len(ANSWER)
         if self.method in ("sdpo", "srpo"):
             self.taught = by_hand.distilled(ANSWER, SIZE, self.method)
@@ -318,6 +328,10 @@ class Reference:
             per_token = by_hand.sequence_surrogate(logp, held["old"], self.mask, held["advantages"], *clips)
         else:
             per_token = by_hand.surrogate(logp, held["old"], held["advantages"], *clips)
+        if correction := settings.get("importance"):
+            weights = by_hand.importance(held["old"], self.sampler, self.mask, correction)
+            plain = by_hand.surrogate(logp, held["old"], held["advantages"], *clips[:2])
+            per_token = weights * plain + (per_token - plain)
         total = by_hand.aggregate(per_token, self.mask, settings["loss_type"], LONGEST)
         if self.method not in ("sdpo", "srpo"):
             return total
@@ -336,6 +350,19 @@ CASES = {
     "grpo-by-response": {"loss_type": "grpo", "scale_rewards": "none"} | PARTS,
     "grpo-dr": {"loss_type": "dr_grpo", "scale_rewards": "batch", "kl": 0.1},
     "grpo-bnpo": {"loss_type": "bnpo", "watch_kl": 1},
+    "grpo-each-reward": {"aggregation": "normalize_then_sum"},
+    "grpo-masked": {"mask_truncated": True, "loss_type": "grpo"},
+    "grpo-masked-parts": {"mask_truncated": True} | PARTS,
+    "grpo-truncated-ratios": {"importance": {"kind": "truncate", "level": "token", "most": 2.0}},
+    "grpo-masked-ratios": {"importance": {"kind": "mask", "level": "token", "most": 1.4, "least": 0.7}} | PARTS,
+    "grpo-ratios-of-sequences": {"importance": {"kind": "truncate", "level": "sequence", "most": 4.0, "least": 0.1}},
+    "grpo-masked-sequences": {
+        "importance": {"kind": "mask", "level": "sequence", "most": 1e9},
+        "mask_truncated": True,
+        "iterations": 1,
+    },
+    "gspo-masked": {"loss_type": "grpo", "mask_truncated": True},
+    "srpo-masked": {"mask_truncated": True, "importance": {"kind": "truncate", "level": "token", "most": 3.0}},
     "gspo": {"loss_type": "grpo", "clip": {"low": 3e-3, "high": 4e-3}},
     # Some responses are clipped in the second step, others are not: ratios of 0.1 to 9.
     "gspo-wide": {"loss_type": "grpo", "clip": {"low": 0.75, "high": 5.0}},
@@ -405,7 +432,7 @@ def check_log(log: list[dict], prepared: Prepared, reference: Reference, first: 
         "length": np.mean(lengths),
         "truncated": 1 - np.mean(ends),
         "entropy": by_hand.entropy(logits)[mask].mean(),
-        "no_signal": 3 / 5,
+        "no_signal": (2 if reference.settings.get("aggregation") else 3) / 5,
         "generated": sum(lengths),
         "failures": 0,
         "timeouts": 0,
@@ -623,7 +650,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(method, over, start, tmp_path, 
     assert not list((tmp_path / "killed" / "work").glob("*"))
 
     columns = (resumed / "training_log.csv").read_text().splitlines()[0].split(",")
-    assert columns == log_columns(["vowels", "length"])
+    assert columns == log_columns(["vowels", "length"], [])
     assert [row["step"] for row in read_jsonl(resumed / "rollouts.jsonl")] == [
         step for step in range(1, 7, settings["iterations"]) for _ in range(2)
     ]
@@ -632,11 +659,90 @@ def test_a_killed_run_ends_as_an_undisturbed_one(method, over, start, tmp_path, 
     assert [event.step for event in curves.Scalars("loss")] == [1, 2, 3, 4, 5, 6]
 
 
+def parted(prompt_first: int) -> str:
+    """A reward that is the same for all samples of rows below a number."""
+    return f"""
+def parted(prompt, responses, answer, row):
+    return [0.0 if row["row"] < {prompt_first} else float(i) for i in range(len(responses))]
+"""
+
+
+@pytest.mark.parametrize(("rounds", "flat_rows"), [(2, 5), (1, 9)])
+def test_groups_without_spread_give_way_to_other_rows(rounds, flat_rows, start, tmp_path, monkeypatch):
+    file = tmp_path / "parted.py"
+    file.write_text(parted(flat_rows))
+    reward = {"kind": "custom", "weight": 1.0, "file": str(file), "function": "parted", "group": True}
+    settings = settings_of("grpo", **REAL | {
+        "steps": 4, "saves": 1, "rewards": {"parted": reward}, "success": {"reward": "parted", "least": 1.0},
+        "dynamic_sampling": rounds, "keep_groups": 3,
+    })  # fmt: skip
+    whole = run(start, tmp_path / "whole", settings)
+    plan = plan_rollouts(made_rows(9), settings)
+    groups, replaced = list(read_jsonl(whole / "rollouts.jsonl")), [0] * 4
+    for step in range(4):
+        expected = plan.order[3 * step : 3 * step + 3]
+        spare = spare_rows(plan, step, 0)
+        assert sorted([*spare, *expected]) == list(range(9))
+        for turn in range(rounds):
+            flat = [i for i in range(3) if expected[i] < flat_rows]
+            replaced[step] += len(flat)
+            for i in flat:
+                expected[i] = spare[(3 * turn + i) % 6]
+        own = [group for group in groups if group["step"] == step + 1]
+        assert [group["id"] for group in own] == [f"rows:{i}" for i in expected]
+        for group, row in zip(own, expected, strict=True):
+            assert group["rewards"]["parted"] == ([0.0] * SIZE if row < flat_rows else [0.0, 1.0, 2.0, 3.0])
+            assert group["advantages"] != [0.0] * SIZE or row < flat_rows
+    log = (whole / "training_log.csv").read_text().splitlines()
+    found = [dict(zip(log[0].split(","), line.split(","), strict=True)) for line in log[1:]]
+    assert [int(row["replaced"]) for row in found] == replaced
+    if flat_rows == 9:
+        return
+    # Resumed, it replaces the same groups by the same.
+    sample, calls = engine.Engine.sample, []
+
+    def killed(*args, **kwargs):
+        calls.append(kwargs["seed"])
+        if kwargs["seed"] == [0, 3]:
+            raise Killed
+        return sample(*args, **kwargs)
+
+    monkeypatch.setattr(engine.Engine, "sample", killed)
+    with pytest.raises(Killed):
+        run(start, tmp_path / "killed", settings)
+    monkeypatch.setattr(engine.Engine, "sample", sample)
+    assert hashes(run(start, tmp_path / "killed", settings)) == hashes(whole)
+
+
+def test_a_group_is_without_spread_by_its_sum_or_by_each_reward():
+    import torch
+
+    values, weights = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 2.0], [2.0, float("nan")]]), torch.tensor([1.0, 1.0])
+    assert without_spread(values, weights, 2, {}).tolist() == [True, False]
+    assert without_spread(values, weights, 2, {"aggregation": "normalize_then_sum"}).tolist() == [False, False]
+    assert without_spread(values, weights * 0, 2, {"aggregation": "normalize_then_sum"}).tolist() == [True, True]
+
+
+def test_the_sampler_is_the_policy_where_it_samples_itself(start, tmp_path):
+    """Each token's log-probability as it was sampled is that of the trainer: no ratio of them lies outside of 1 %."""
+    over = {"steps": 1, "importance": {"kind": "truncate", "level": "sequence", "most": 1.01, "least": 0.99}}
+    corrected = run(start, tmp_path / "corrected", settings_of("grpo", **REAL | over))
+    plain = run(start, tmp_path / "plain", settings_of("grpo", **REAL | {"steps": 1}))
+    logs = [(out / "training_log.csv").read_text().splitlines() for out in (corrected, plain)]
+    ours, theirs = (dict(zip(log[0].split(","), log[1].split(","), strict=True)) for log in logs)
+    assert ours.pop("ratios_cut") == "0"
+    for name, value in theirs.items():
+        assert ours[name] == value or float(ours[name]) == pytest.approx(float(value), rel=1e-4, abs=1e-6), name
+
+
 ODD = """
 def odd(prompt, response, answer):
     if len(response) % 2:
         raise RuntimeError("an odd length")
     return 1.0
+
+def quiet(prompt, response, answer, row):
+    return None if row["row"] else 1.0
 """
 
 
@@ -647,7 +753,8 @@ def test_a_reward_that_raises_is_counted_and_stops_the_run_above_the_share(start
         "steps": 3,
         "curriculum": "easy_to_hard",
         "saves": 0,
-        "rewards": REAL["rewards"] | {"odd": {"kind": "custom", "weight": 1.0, "file": str(file), "function": "odd"}},
+        "rewards": REAL["rewards"]
+        | {name: {"kind": "custom", "weight": 1.0, "file": str(file), "function": name} for name in ("odd", "quiet")},
     }
     with pytest.raises(ValueError, match=r"reward odd: .* scores failed") as caught:
         run(start, tmp_path / "stopped", settings_of("grpo", **kept))
@@ -676,6 +783,11 @@ def test_a_reward_that_raises_is_counted_and_stops_the_run_above_the_share(start
     log = (out / "training_log.csv").read_text().splitlines()
     last = dict(zip(log[0].split(","), log[-1].split(","), strict=True))
     assert int(last["failures"]) == len(odd)
+    # A reward that says nothing of a sample is no 0 of it.
+    assert all(group["rewards"]["quiet"] == [None if group["id"] != "rows:0" else 1.0] * SIZE for group in groups)
+    said = [dict(zip(log[0].split(","), line.split(","), strict=True))["reward_quiet"] for line in log[1:]]
+    spoken = {group["step"] for group in groups if group["id"] == "rows:0"}
+    assert said == ["1" if step in spoken else "" for step in (1, 2, 3)]
     assert counts["tokens"] == int(last["tokens"]) > counts["generated_tokens"] == int(last["generated"])
 
 
@@ -714,6 +826,11 @@ def test_a_curriculum_goes_from_easy_to_hard_once():
 @pytest.mark.parametrize(
     ("over", "words"),
     [
+        (
+            {"aggregation": "normalize_then_sum", "scale_rewards": "none"},
+            "scale_rewards: none has no effect with aggregation normalize_then_sum",
+        ),
+        ({"importance": {"kind": "mask", "level": "token", "most": 2.0}}, "importance: needs temperature 1.* not 0.8"),
         ({"batch_size": 7}, r"batch_size: 7 does not divide the 20 samples"),
         ({"steps": 3}, r"steps: 3 is no multiple of iterations 2"),
         ({"success": {"reward": "none", "least": 0.5}}, r"success\.reward: none is none of the rewards answer, bonus"),

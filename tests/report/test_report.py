@@ -70,6 +70,8 @@ def write_evaluation(results: Path, name: str, skill, draw: random.Random, sampl
         value = sum(right) / n
         stderr = math.sqrt(value * (1 - value) / (n - 1))
         tasks[task] = {"axis": axis, "metric": "exact_match", "value": value, "stderr": stderr, "n": n, "others": {}}
+        if axis == "target":
+            tasks[task]["others"] = {"judge_number,response": {"value": value / 2, "stderr": stderr}}
         for doc, ok in enumerate(right):
             a, b = doc + 12, 3 * doc + 7
             text = f"First there are {a}. Then {b} come, so {a} + {b} = {a + b + (not ok)}.\n#### {a + b + (not ok)}"
@@ -436,6 +438,13 @@ def test_forgetting_of_a_task_is_what_its_base_had_more(made):
         lost = greedy_marks(root, "base", task).mean() - greedy_marks(root, "sft", task).mean()
         expected = f"{lost:.6g}" if axis == "general" else ""
         assert rows[task]["forgetting"] == expected
+
+
+def test_another_judges_number_stands_beside_by_its_name(tmp_path):
+    out = make(tmp_path, fake_run(tmp_path, data=False))
+    for row in read_table(out, "tasks"):
+        half = f"judge_number response {50 * float(row['score']):.1f}"
+        assert row["others"] == (half if row["axis"] == "target" else "")
 
 
 def test_many_checkpoints_stand_below_each_other():

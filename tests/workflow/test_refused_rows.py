@@ -62,11 +62,11 @@ def test_a_refused_row_is_named_in_every_stage(step, base, tmp_path, capsys):
     sections, of = settings_of(base, base)
     data = tmp_path / "rows.jsonl"
     made = step(bucket, "bucket", sections["bucket"], input=data, model=base)
-    assert counts(made)["template_refuses"] == 1 and counts(made)["in"] == 24
+    assert counts(made)["excluded"] == {"template_refuses": 1} and counts(made)["in"] == 24
     rated = {row["id"]: row for row in read_jsonl(made / "train.jsonl")}
     assert (rated[REFUSED]["bucket"], rated[REFUSED]["pass_rate"]) == ("unverified", None)
     said = capsys.readouterr().out
-    assert "1 of 24 rows are not asked, for the chat template refuses them (sums.jsonl row 2: " in said
+    assert "1 of 24 rows are not asked; excluded.jsonl has why (sums.jsonl row 2: " in said
 
     work = {"work": tmp_path / "work/sft", "logs": None}
     tuned = step(sft, "sft", of["plain"], parent=base, data=made / "train.jsonl", valid=made / "train.jsonl", **work)
@@ -74,7 +74,7 @@ def test_a_refused_row_is_named_in_every_stage(step, base, tmp_path, capsys):
     assert {row["id"] for row in read_jsonl(tuned / "skipped.jsonl")} == {REFUSED}
 
     found = step(difficulty, "difficulty", sections["difficulty"], input=data, model=base)
-    judged = ("rewards", "success", "pass_rate", "max_failures", "method")
+    judged = ("rewards", "success", "pass_rate", "max_failures", "method", "max_new_tokens")
     bars = sections["gate"] | {key: of["sdpo"][key] for key in judged} | {"pass_rate": None}
     files = {"data": found / "train.jsonl", "samples": found / "samples.jsonl", "start": base, "reward_model": None}
     passed = step(gate, "gate", bars, **files)
@@ -83,16 +83,16 @@ def test_a_refused_row_is_named_in_every_stage(step, base, tmp_path, capsys):
     assert left["id"] == REFUSED and "takes no such conversation" in left["hint"]
 
     written = step(generate, "generate", sections["generate"], input=data, teacher=base)
-    assert counts(written)["template_refuses"] == 1 and counts(written)["prompts"] == 23
+    assert counts(written)["excluded"] == {"template_refuses": 1} and counts(written)["prompts"] == 23
     work = {"work": tmp_path / "work/opd", "logs": None}
     settings = of["opd"] | {"off_policy": 0.0}
     student = step(opd, "opd", settings, parent=base, teachers=[base], data=[data], responses=[], **work)
-    assert counts(student)["prompts"] == {"exercises": 23}
+    assert counts(student)["prompts"] == {"exercises": 23} and counts(student)["excluded"] == {"template_refuses": 1}
 
 
 def test_a_folded_one_is_asked_like_any_other(step, base, tmp_path):
     sections, _ = settings_of(base, base)
     folded = step(prepare, "base", {"name": "base", "fold_system": True}, model=base)
     made = step(bucket, "bucket", sections["bucket"], input=tmp_path / "rows.jsonl", model=folded)
-    assert "template_refuses" not in counts(made)
+    assert counts(made)["excluded"] == {}
     assert all(row["pass_rate"] is not None for row in read_jsonl(made / "train.jsonl"))

@@ -45,7 +45,7 @@ def _of_step(rows: list[dict], place: int) -> dict[str, dict]:
 def _reply(candidate: Candidate, group: dict) -> dict:
     """The first sample of a group, with how many of it are correct."""
     success = settings_of(candidate)["success"]
-    right = [value >= success["least"] for value in group["rewards"][success["reward"]]]
+    right = [value is not None and value >= success["least"] for value in group["rewards"][success["reward"]]]
     return {
         "name": candidate.name,
         "right": right[0],

@@ -9,7 +9,7 @@ from steps.report.candidates import (
     seeds_text,
 )
 from steps.report.columns import IDENTITY, ORIGIN, identity
-from steps.report.tables import Column, Table
+from steps.report.tables import Column, Table, cell_text
 from steps.settings.axes import AXES
 from steps.stats.bootstrap import RESAMPLES
 
@@ -67,6 +67,7 @@ def tasks_table(candidates: list[Candidate], every: dict[str, Candidate]) -> Tab
         Column("forgetting", "forgetting, points", "points"),
         Column("n", "n", "integer"),
         Column("metric", "metric"),
+        Column("others", "the same answers by other judges, %"),
         Column("truncated", "cut off %", "percent"),
         Column("seed_sd", "seed SD, points", "percent"),
         *ORIGIN,
@@ -88,6 +89,9 @@ def tasks_table(candidates: list[Candidate], every: dict[str, Candidate]) -> Tab
                     else None,
                     "n": score.estimate.n,
                     "metric": score.metric,
+                    "others": ", ".join(
+                        f"{name.replace(',', ' ')} {cell_text('percent', v)}" for name, v in score.others.items()
+                    ),
                     "truncated": score.truncated,
                     "seed_sd": score.estimate.seed_sd,
                 }
@@ -96,8 +100,9 @@ def tasks_table(candidates: list[Candidate], every: dict[str, Candidate]) -> Tab
     rows.sort(key=lambda row: (AXES.index(row["axis"]), row["task"], order[row["checkpoint"]]))
     caption = (
         "95 % Wilson intervals; change against the base by paired bootstrap over items. Forgetting: base minus"
-        " checkpoint, of general tasks. Greedy decoding. Cut off: the share of answers that reached the task's length"
-        " without an end."
+        " checkpoint, of general tasks. Greedy decoding. By other judges: the benchmark's other metrics, filters and,"
+        " where it has a judge of its own, judge_number or judge_math, by which rewards go. Cut off: the share of"
+        " answers that reached the task's length without an end."
     )
     return Table("tasks", caption, columns, rows)
 
