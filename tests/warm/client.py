@@ -21,7 +21,7 @@ for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
     signal.signal(number, lambda number, _: os.kill(step, number))
 # Retried where a signal comes (PEP 475).
 status = int.from_bytes(server.recv(8, socket.MSG_WAITALL) or (1).to_bytes(8))
-if status < 128:
+if status < 256:
     sys.exit(status)
-signal.signal(status - 128, signal.SIG_DFL)
-os.kill(os.getpid(), status - 128)
+signal.signal(status - 256, signal.SIG_DFL)
+os.kill(os.getpid(), status - 256)

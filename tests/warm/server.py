@@ -75,7 +75,7 @@ def end(descriptor: int, process: int, client: socket.socket, watched: selectors
     with contextlib.suppress(KeyError):
         watched.unregister(client)
     with contextlib.suppress(OSError):
-        client.sendall((code if code >= 0 else 128 - code).to_bytes(8))
+        client.sendall((code if code >= 0 else 256 - code).to_bytes(8))
     client.close()
 
 
