@@ -25,8 +25,8 @@ from tests import small
 
 # Whose comments change: each is the code of other results.
 SOURCES = ("data/filter.py", "recipes/merge.py", "evaluation/evaluate.py", "training/packing.py")
-# Seconds after which a run is killed: from its planning to its report, on two quiet cores.
-MOMENTS = (1, 25)
+# Seconds after which a run is killed at the earliest: as it plans.
+EARLIEST = 1
 
 
 def change(folder: Path, draw: random.Random) -> str:
@@ -43,11 +43,11 @@ def change(folder: Path, draw: random.Random) -> str:
     return kind
 
 
-def kill(folder: Path, draw: random.Random) -> str:
+def kill(folder: Path, draw: random.Random, latest: float) -> str:
     """Start a run and kill it at a moment that is drawn; says who died."""
-    who, left = draw.choice(("all", "snakemake", "step")), draw.uniform(*MOMENTS)
+    who, left = draw.choice(("all", "snakemake", "step")), draw.uniform(EARLIEST, latest)
     process = subprocess.Popen(
-        small.command(), cwd=folder, env=small.environment(folder), start_new_session=True,
+        small.command(), cwd=folder, env=small.environment(folder, "steps"), start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     while left > 0 and process.poll() is None:
@@ -78,14 +78,16 @@ def hashes(folder: Path) -> dict[str, str]:
     }
 
 
-def compare(disturbed: Path, calm: Path, kills: int, draw: random.Random) -> tuple[list[list[str]], list[str]]:
+def compare(
+    disturbed: Path, calm: Path, kills: int, draw: random.Random, latest: float
+) -> tuple[list[list[str]], list[str]]:
     """What was changed and who was killed, one pair for each kill; and the files in which the two folders end apart."""
     log = []
     for _ in range(kills):
         state = draw.getstate()
         change(calm, draw)
         draw.setstate(state)
-        log.append([change(disturbed, draw), kill(disturbed, draw)])
+        log.append([change(disturbed, draw), kill(disturbed, draw, latest)])
     for folder in (disturbed, calm):
         small.snakemake(folder)
     ours, theirs = hashes(disturbed), hashes(calm)
@@ -101,7 +103,7 @@ def main(args: argparse.Namespace) -> None:
         small.finished(calm, args.run)
         shutil.copytree(calm, disturbed, symlinks=True)
         for _ in range(args.rounds):
-            done, differ = compare(disturbed, calm, args.kills, draw)
+            done, differ = compare(disturbed, calm, args.kills, draw, args.latest)
             log, apart = log + done, apart + differ
             print(f"kills: {len(log)} of {args.rounds * args.kills}, files that differ: {len(apart)}", flush=True)
     killed = [who for _, who in log if who != "ended before"]
@@ -117,5 +119,6 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=10, help="how often the two folders are compared")
     parser.add_argument("--kills", type=int, default=10, help="kills between two comparisons")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--latest", type=float, default=25, help="seconds: a run takes them on two quiet cores")
     parser.add_argument("--run", type=Path, help="a finished run to copy; made without it")
     main(parser.parse_args())
