@@ -46,7 +46,10 @@ def commands(tmp_path_factory) -> list[list[str]]:
     own = [{"path": f"{HOSTILE}/rows.jsonl", "format": "prompt_response", "columns": columns}]
     own_reward = {"kind": "custom", "weight": 1.0, "file": f"{HOSTILE}/reward.py", "function": "reward"}
     change = {
-        "models": {size: {"path": f"{HOSTILE}/{size}"} for size in ("base", "large")},
+        "models": {
+            "base": {"path": f"{HOSTILE}/base", "template_kwargs": {"quoted": "it's \"$(touch ran)\""}},
+            "large": {"path": f"{HOSTILE}/large"},
+        },
         "data": {"exercises": {"sources": own}},
         "mixture": {"library": [f"{HOSTILE}/facts.txt"], "general": [f"{HOSTILE}/general.txt"]},
         "evidence": {"library": [f"{HOSTILE}/facts.txt"]},
