@@ -233,7 +233,7 @@ def test_sampling_counts_what_the_task_counts(engine, world, tmp_path):
         }[prompt.split("What is ")[1][0]]
 
     engine, sampled = Scripted(script), settings["sampling"] | {"temperature": 0.6, "top_p": 0.8}
-    found, samples = evaluation_measure.sample(engine, "gsm8k", tasks["gsm8k"], sampled, 24, 200, 0)
+    found, samples = evaluation_measure.sample(engine, "gsm8k", tasks["gsm8k"], sampled, 24, 0)
     assert found["truncated"] == 2 / 20
     assert [engine.asked[key] for key in ("max_new_tokens", "temperature", "top_p")] == [24, 0.6, 0.8]
     assert [s["correct"] for s in samples] == [
@@ -314,7 +314,7 @@ def test_choices_go_through_lm_evals_likelihoods(engine, tmp_path):
     assert results["choice"]["n"] == 6
     assert results["choice"]["value"] == pytest.approx(sum(s["correct"][0] for s in samples) / 6)
     with pytest.raises(ValueError, match="choice is of type multiple_choice"):
-        evaluation_measure.sample(engine, "choice", tasks["choice"], settings["sampling"], 24, 100, 0)
+        evaluation_measure.sample(engine, "choice", tasks["choice"], settings["sampling"], 24, 0)
 
 
 # --- lengths ----------------------------------------------------------------------------------------

@@ -176,7 +176,7 @@ def test_requests_and_numbers_are_those_of_the_evaluation(engine, tasks):
     greedy(engine, tasks, axes, limit=4, max_new_tokens=12)
     assert {task: [item.args for item in documents(tasks[task])] for task in TASKS} == asked
     sampling = {key: SETTINGS[key] for key in ("limit", "samples", "temperature", "top_p")}
-    theirs, samples = measure.sample(engine, "fable_facts", tasks["fable_facts"], sampling, 12, 100, 0)
+    theirs, samples = measure.sample(engine, "fable_facts", tasks["fable_facts"], sampling, 12, 0)
     # The evaluation takes the length that the task has of its own.
     ours, rows = explore.explore(engine, "fable_facts", tasks["fable_facts"], "cot", SETTINGS | {"max_new_tokens": 16})
     assert ours | theirs == ours
