@@ -10,6 +10,7 @@ import numpy as np
 
 from steps.core.files import read_jsonl
 from steps.judges.canonical import canonical
+from steps.report.budgets import TOLERANCE
 from steps.report.candidates import (
     Candidate,
     Checkpoint,
@@ -30,8 +31,6 @@ from steps.stats import intervals, sampling
 MODES = ("cot", "direct")
 # What candidates must have in common for one to be called better than another.
 BUDGET = ("data", "rewards", "pass_rate", "steps", "prompts", "generations", "max_new_tokens")
-# A control of the same budget was trained on at most so many times the tokens of the other side, and so few.
-SAME_TOKENS = 1.1
 
 
 @dataclass
@@ -245,7 +244,7 @@ def steps(candidate: Candidate) -> int | None:
 
 def same_tokens(candidate: Candidate, control: Candidate) -> bool:
     ours, theirs = spent(candidate), spent(control)
-    return bool(ours and theirs) and 1 / SAME_TOKENS <= theirs / ours <= SAME_TOKENS
+    return bool(ours and theirs) and 1 / TOLERANCE <= theirs / ours <= TOLERANCE
 
 
 def flags(candidate: Candidate) -> list[tuple[Checkpoint, str]]:

@@ -6,7 +6,6 @@ from steps.reinforcement.section.completions import completions
 from steps.reinforcement.section.exploration_tables import compact_changes, compact_votes
 from steps.reinforcement.section.facts import (
     MODES,
-    SAME_TOKENS,
     Comparison,
     Reinforcement,
     counted,
@@ -20,6 +19,7 @@ from steps.reinforcement.section.facts import (
 from steps.reinforcement.section.figures import curve_name, gain_name, majority_name, pass_name, trade_name
 from steps.reinforcement.section.tables import compact_final, compact_monitoring
 from steps.reinforcement.section.wording import say
+from steps.report.budgets import TOLERANCE
 from steps.report.candidates import Candidate, matched, settings_of
 from steps.report.claims import grouped, tally
 from steps.report.estimates import over_seeds
@@ -117,7 +117,7 @@ def _tokens(control: Candidate, candidate: Candidate) -> str:
     equal = same_tokens(candidate, control)
     return say(
         "trained_tokens", its_tokens=its_tokens, candidate=candidate.name, tokens=tokens, equal=equal,
-        apart=SAME_TOKENS - 1,
+        apart=TOLERANCE - 1,
     )  # fmt: skip
 
 
