@@ -14,7 +14,6 @@ Run as: python -m steps.diagnosis.evidence --settings '{"samples": 10, …}' --d
 
 import argparse
 import os
-import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -29,8 +28,9 @@ from steps.core.manifest import write_manifest
 from steps.core.progress import Progress
 from steps.core.step import run, step_parser
 from steps.core.turns import asked_turns
-from steps.data.rows import core, numbers, prompt_of, read_rows, response_of, words
-from steps.diagnosis.library import TOKEN, Library, sentences
+from steps.data.rows import core, prompt_of, read_rows, response_of, words
+from steps.diagnosis.library import TOKEN, Library
+from steps.diagnosis.named import Names, with_name
 from steps.diagnosis.options import option_responses
 from steps.engines.interface import Sample
 from steps.engines.load import load_engine
@@ -44,8 +44,6 @@ from steps.stats import agreement, sampling
 # Names that are put into two prompts to compare them, and rows compared at a time.
 STAND_INS = 4
 CHUNK = 256
-# A name in more than this share of the prompts is the form of the question, not what it is about.
-COMMONPLACE = 0.9
 
 TEXT = ("id", "file", "domain", "prompt", "response", "answer", "kind", "judge", "base_answer", "entity", "rival",
         "rival_answer")  # fmt: skip
@@ -132,66 +130,24 @@ def option_view(base: np.ndarray, tuned: Sequence[float]) -> dict:
 
 # --- rows that are near, rows that ask the same ---------------------------------------------------
 
-_TOKEN = re.compile(r"\w+|[^\w\s]")
-_QUOTED = re.compile(r"\"([^\"]+)\"|“([^“”]+)”|(?<!\w)'([^']+)'(?!\w)")
 
-
-def names(prompt: str) -> list[str]:
-    """Capitalised words that do not begin a sentence, neighbours joined: "Mary Ann Lee" is one name."""
-    found: list[list[str]] = []
-    for sentence in sentences(prompt):
-        tokens = _TOKEN.findall(sentence)
-        capital = [i > 0 and token[0].isupper() and len(token) > 1 for i, token in enumerate(tokens)]
-        for i, token in enumerate(tokens):
-            if capital[i] and capital[i - 1]:
-                found[-1].append(token)
-            elif capital[i]:
-                found.append([token])
-    return [" ".join(name) for name in found]
-
-
-def commonplace(prompts: Sequence[str]) -> set[str]:
-    """Names that most prompts hold."""
-    held = Counter(name for prompt in prompts for name in set(names(prompt)))
-    return {name for name, count in held.items() if count > COMMONPLACE * len(prompts)}
-
-
-def named(prompt: str, ignored: set[str]) -> tuple:
-    """What a question is about: its names, its numbers with their operators and its quotations, each in order."""
-    quoted = ("".join(groups).casefold() for groups in _QUOTED.findall(prompt))
-    about = tuple(name for name in names(prompt) if name not in ignored)
-    return about, tuple(numbers(words(prompt))), tuple(quoted)
-
-
-def topic(row: Row, ignored: set[str]) -> tuple:
+def topic(row: Row, names: Names) -> tuple:
     """The key under which rows meet that may ask the same.
 
     A question about something named meets others about it. What is to be worked out, or names nothing, meets only
     itself in the same words: a base that cannot work it out yet is in one state of mind for a sum and a difference.
     """
-    about = named(row.prompt, ignored)
+    about = names.about(row.prompt)
     return about if about[0] and not row.worked else ((), tuple(core(words(row.prompt))))
 
 
-def entity_of(prompt: str, ignored: set[str], frequency: Counter) -> str:
-    """The rarest name of a prompt, "" when it has none."""
-    return min((name for name in names(prompt) if name not in ignored), key=frequency.__getitem__, default="")
-
-
-def with_name(prompt: str, about: Sequence[str], stand_in: str) -> str:
-    """The prompt with one name in the place of every name it holds."""
-    for name in sorted(set(about), key=len, reverse=True):
-        prompt = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", stand_in, prompt)
-    return prompt
-
-
-def same_questions(rows: list[Row], unlearned: list[int], engine: Any, ignored: set[str], least: float) -> dict:
+def same_questions(rows: list[Row], unlearned: list[int], engine: Any, names: Names, least: float) -> dict:
     """For each unlearned row, the rows that ask the same as [(row, similarity)], nearest first.
 
     The similarity is the cosine of the base's last states before its answer, averaged over the names put in. Only
     rows that name the same are compared, so that few prompts are embedded.
     """
-    key = [topic(row, ignored) for row in rows]
+    key = [topic(row, names) for row in rows]
     members = defaultdict(list)
     for i, about in enumerate(key):
         members[about].append(i)
@@ -302,11 +258,10 @@ def gather(detected: list[dict], rows: list[Row], points: dict, library: Library
     index = {row.id: i for i, row in enumerate(rows)}
     place = [index[record["id"]] for record in unlearned]
     prompts = [row.prompt for row in rows]
-    ignored = commonplace(prompts)
-    frequency = Counter(name for prompt in prompts for name in set(names(prompt)))
+    names = Names(prompts)
 
     near = nearest(prompts, place, settings["neighbours"]) if place else {}
-    same = same_questions(rows, place, engine, ignored, settings["same_question"])
+    same = same_questions(rows, place, engine, names, settings["same_question"])
     rivals = {i: rival_of(i, same.get(i, []), rows) for i in place}
     samples = engine.sample(
         [rows[i].messages for i in place],
@@ -334,7 +289,7 @@ def gather(detected: list[dict], rows: list[Row], points: dict, library: Library
     verdicts = judged_samples(unlearned, samples)
     for record, i, said, judged, line in zip(unlearned, place, samples, verdicts, logp, strict=True):
         domain = Path(record["file"]).stem
-        entity = entity_of(record["prompt"], ignored, frequency)
+        entity = names.entity(record["prompt"])
         rival = {"rival": "", "rival_answer": "", "rival_similarity": 0.0, "rival_support": 0}
         rival["base_rival_probability"] = 0.0
         if rivals[i]:

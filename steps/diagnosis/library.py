@@ -12,7 +12,7 @@ import orjson
 
 from steps.data.rows import UNSPACED
 
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n+")
+_SENTENCE_END = re.compile(r"(?<=[.!?।])\s+|(?<=[。！？])|\n+")
 # Words, and single characters of the scripts that write none between spaces.
 TOKEN = rf"[{UNSPACED}]|[^\W{UNSPACED}]+"
 _WORD = re.compile(TOKEN)
@@ -38,7 +38,7 @@ class Library:
         self._sentences = [(i, sentence) for i, text in enumerate(self.texts) for sentence in sentences(text)]
         self._places: defaultdict[str, list[int]] = defaultdict(list)
         for place, (_, sentence) in enumerate(self._sentences):
-            for word in set(_WORD.findall(sentence)):
+            for word in set(_WORD.findall(sentence.lower())):
                 self._places[word].append(place)
 
     def search(self, query: str, k: int) -> list[tuple[int, float]]:
@@ -51,12 +51,13 @@ class Library:
         return [(int(i), float(similarity[i])) for i in nearest if similarity[i] > 0]
 
     def mentioning(self, entity: str, value: str) -> int:
-        """Documents with a sentence that holds both as whole words; the entity's capitals count, the value's do not."""
+        """Documents with a sentence that holds both as whole words; the entity's capitals count where it has any, the
+        value's do not."""
         # The sentences with the entity's rarest word are few; what is left to search is short.
-        lists = [self._places.get(word, []) for word in _WORD.findall(entity)]
+        lists = [self._places.get(word, []) for word in _WORD.findall(entity.lower())]
         if not lists or not value.strip():
             return 0
-        both = whole(entity), whole(value, re.IGNORECASE)
+        both = naming(entity), whole(value, re.IGNORECASE)
         found = (self._sentences[place] for place in min(lists, key=len))
         return len({i for i, sentence in found if all(pattern.search(sentence) for pattern in both)})
 
@@ -68,6 +69,11 @@ def sentences(text: str) -> list[str]:
 def whole(text: str, flags: int = 0) -> re.Pattern:
     """Matches the text where no letter or digit touches it."""
     return re.compile(rf"(?<![^\W{UNSPACED}]){re.escape(text.strip())}(?![^\W{UNSPACED}])", flags)
+
+
+def naming(entity: str) -> re.Pattern:
+    """Matches the texts that name an entity: with its capitals, where it has any."""
+    return whole(entity, 0 if entity != entity.lower() else re.IGNORECASE)
 
 
 def _read(path: Path) -> list[str]:

@@ -34,7 +34,7 @@ from steps.core.manifest import write_manifest
 from steps.core.progress import Progress
 from steps.core.step import run, step_parser
 from steps.data.rows import words
-from steps.diagnosis.library import Library, whole
+from steps.diagnosis.library import Library, naming
 from steps.diagnosis.treatment import check_equal, read_attribution, read_columns, text_tokens, tokenizer_files, up_to
 
 # A shorter prompt is a phrase that any document may hold.
@@ -81,7 +81,7 @@ def retrieved(gap: dict, library: Library, prompts: Prompts, first: int) -> Iter
     Args:
         first: how many the library is asked for at first; each further search asks for twice as many.
     """
-    named = whole(gap["entity"]).search if gap["entity"] else bool
+    named = naming(gap["entity"]).search if gap["entity"] else bool
     seen, asked = 0, first
     while True:
         hits = library.search(gap["query"], asked)

@@ -137,8 +137,8 @@ def items_of(seeds: Sequence[dict[Any, float]]) -> dict[Any, tuple[float, ...]]:
     return {doc: tuple(seed[doc] for seed in seeds) for doc in seeds[0]}
 
 
-def pooled(rows: list[dict], n: int, ceiling: float | None = 1.0) -> Estimate:
-    """One estimate from that of each seed, all over the same items."""
+def pooled(rows: list[dict], n: int, ceiling: float | None = 1.0, seeds: Sequence[int | None] = ()) -> Estimate:
+    """One estimate from that of each seed, all over the same items; `seeds` are which they are."""
     values = tuple(float(row["value"]) for row in rows)
     value, stderr = float(np.mean(values)), float(np.mean([row["stderr"] for row in rows]))
     if all("interval" in row for row in rows):
@@ -146,7 +146,8 @@ def pooled(rows: list[dict], n: int, ceiling: float | None = 1.0) -> Estimate:
     else:
         within = (value - intervals.Z * stderr, value + intervals.Z * stderr)
     low, high = intervals.widen(value, within, values)
-    return Estimate(value, max(0.0, low), high if ceiling is None else min(ceiling, high), stderr, n, values)
+    high = high if ceiling is None else min(ceiling, high)
+    return Estimate(value, max(0.0, low), high, stderr, n, values, tuple(seeds))
 
 
 def candidates_of(checkpoints: Iterable[Checkpoint]) -> dict[str, Candidate]:
@@ -283,7 +284,7 @@ def _over_seeds(within: Estimate, ours: list[list[Score]], theirs: list[list[Sco
     left, right = [score for axis in ours for score in axis], [score for axis in theirs for score in axis]
     sides = [[w * a * s.values for w, s in zip(weights, left, strict=True)]]
     sides += [[w * b * s.values for w, s in zip(weights, right, strict=True)]]
-    order = _pairs(left[0], right[0])
+    order = _pairs(*([*score.seeds] or [None] * score.values.shape[1] for score in (left[0], right[0])))
     if order is not None:
         sides = [[x - y[:, order] for x, y in zip(*sides, strict=True)]]
     seeds = [np.sum([task.mean(axis=0) for task in side], axis=0) for side in sides]
@@ -292,27 +293,29 @@ def _over_seeds(within: Estimate, ours: list[list[Score]], theirs: list[list[Sco
     return replace(within, low=low, high=high, seed_values=tuple(map(float, each)))
 
 
-def _pairs(ours: Score, theirs: Score) -> list[int] | None:
+def _pairs(ours: Sequence[int | None], theirs: Sequence[int | None]) -> list[int] | None:
     """Which seeds of theirs belong to ours, in the order of ours; None where both have several and not the same.
 
     A checkpoint of one seed may stand in the place of each of the other side's.
     """
-    k, m = ours.values.shape[1], theirs.values.shape[1]
-    once = any(len(set(side.seeds)) == 1 for side in (ours, theirs))
-    if 1 in (k, m) or (k == m and (once or ours.seeds == theirs.seeds)):
+    k, m = len(ours), len(theirs)
+    once = any(len(set(side)) == 1 for side in (ours, theirs))
+    if 1 in (k, m) or (k == m and (once or ours == theirs)):
         return list(range(m))
-    if sorted(map(str, ours.seeds)) == sorted(map(str, theirs.seeds)) and len(set(ours.seeds)) == k:
-        return [theirs.seeds.index(seed) for seed in ours.seeds]
+    if sorted(map(str, ours)) == sorted(map(str, theirs)) and len(set(ours)) == k:
+        return [theirs.index(seed) for seed in ours]
     return None
 
 
 def apart(ours: Estimate, theirs: Estimate) -> Estimate:
-    """How much more one side has of what was measured as a whole: items as independent, seeds in pairs."""
+    """How much more one side has of what was measured as a whole: items as independent, seeds in pairs by number."""
     value, stderr = ours.value - theirs.value, float(np.hypot(ours.stderr, theirs.stderr))
     half = intervals.Z * stderr
     seeds, others = (np.array(side.seed_values or (side.value,)) for side in (ours, theirs))
-    pairs = len(seeds) == len(others) or 1 in (len(seeds), len(others))
-    groups = [seeds - others] if pairs else [seeds, others]
+    single = 1 in (len(seeds), len(others))
+    order = None if single or not (ours.seeds and theirs.seeds) else _pairs(ours.seeds, theirs.seeds)
+    pairs = seeds - (others if single else others[order]) if single or order is not None else None
+    groups = [seeds, others] if pairs is None else [pairs]
     low, high = intervals.widen(value, (value - half, value + half), *groups)
     each = value + groups[0] - groups[0].mean()
     return Estimate(value, low, high, stderr, ours.n, tuple(map(float, each)))
@@ -353,13 +356,20 @@ def settings_of(candidate: Candidate) -> dict:
 def matched(candidate: Candidate, other: Candidate) -> tuple[Candidate, Candidate]:
     """Two candidates with no more than the seeds that both have; as they are where they have none in common."""
     common = set(candidate.seeds) & set(other.seeds)
-    return with_seeds(candidate, common), with_seeds(other, common)
+    ours, theirs = with_seeds(candidate, common), with_seeds(other, common)
+    if common and ours.seeds != theirs.seeds and sorted(ours.seeds) == sorted(theirs.seeds):
+        theirs = with_seeds(theirs, common, sorted(theirs.members, key=lambda member: ours.seeds.index(member.seed)))
+    return ours, theirs
 
 
-def with_seeds(candidate: Candidate, seeds: set[int]) -> Candidate:
-    """A candidate with no more than some of its seeds; as it is where these are none."""
-    if not seeds or seeds == set(candidate.seeds):
+def with_seeds(candidate: Candidate, seeds: set[int], order: list[Checkpoint] | None = None) -> Candidate:
+    """A candidate with no more than some of its seeds; as it is where these are none.
+
+    Args:
+        order: of its members, where it shall be another.
+    """
+    if not order and (not seeds or seeds == set(candidate.seeds)):
         return candidate
-    some = Candidate(candidate.name, [m for m in candidate.members if m.seed in seeds])
+    some = Candidate(candidate.name, [m for m in order or candidate.members if m.seed in seeds])
     some.rates = candidate.rates
     return some

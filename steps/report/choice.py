@@ -6,7 +6,7 @@ half of the questions chooses and the other reports. Checkpoints choose over the
 
 import copy
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -52,6 +52,12 @@ def parts(compared: Iterable[Candidate], roots: Iterable[Candidate]) -> Parts:
     axes = ("general",) if dev else ("target", "general")
     divided = [score for one in every.values() for axis in axes for score in one.on(axis)]
     return Parts(choosing, reporting, dev, tuple(dict.fromkeys(score.task for score in divided if not score.items)))
+
+
+def best_on_dev(candidates: Sequence[Candidate], otherwise: Callable[[Candidate], float]) -> Candidate | None:
+    """The best of several on dev; by another measure where one of them was not measured on it."""
+    dev = all(candidate.axis("dev") for candidate in candidates)
+    return max(candidates, key=lambda one: one.axis("dev").value if dev else otherwise(one), default=None)
 
 
 def _divided(candidate: Candidate, part: int, dev: bool) -> Candidate:

@@ -23,6 +23,7 @@ class Estimate:
     stderr: float
     n: int
     seed_values: tuple[float, ...] = ()
+    seeds: tuple[int | None, ...] = ()  # which they are of; empty where nothing is paired by them
 
     @property
     def seed_sd(self) -> float | None:

@@ -6,7 +6,7 @@ counts that one matrix product turns into 2,000 means.
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -34,6 +34,29 @@ def counts(times: np.ndarray, seed: Sequence[int], resamples: int = RESAMPLES) -
     """
     n = int(times.sum())
     return np.random.default_rng(seed).multinomial(n, times / n, size=resamples)
+
+
+def families(of: Sequence[str]) -> np.ndarray:
+    """[RESAMPLES, n] how often each of n points is drawn when families of them are, whole; the same for the same ones.
+
+    Args:
+        of: [n] the family of each point.
+    """
+    names = sorted(set(of))
+    place = np.array([names.index(family) for family in of])
+    times = counts(np.ones(len(names), dtype=int), seed_of(" ".join(of)))
+    return times[:, place].astype(float)
+
+
+def of_sums(values: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], seed: Sequence[int]) -> np.ndarray:
+    """[RESAMPLES] values of a statistic of sums over rows, rows resampled.
+
+    Args:
+        values: [rows, k] integers.
+        statistic: [draws, k] sums → [draws] values; nan where it is not defined.
+    """
+    patterns, times = np.unique(values, axis=0, return_counts=True)
+    return statistic((counts(times, seed) @ patterns).astype(float))
 
 
 def shares(n: int, seed: Sequence[int], resamples: int = RESAMPLES) -> np.ndarray:

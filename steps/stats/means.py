@@ -21,6 +21,19 @@ def bounded(values: np.ndarray) -> dict[str, float | list[float]]:
     return mean(values) | {"interval": list(intervals.bounded(values))}
 
 
+def linearised(value: float, above: np.ndarray, below: np.ndarray, level: float) -> np.ndarray:
+    """[seeds] a ratio seed by seed, as far as it is linear: value + (above − value · below) / level.
+
+    The ratio of one seed whose denominator happens to be small would say nothing (ratio estimators: Cochran 1977,
+    Sampling Techniques, chapter 6).
+
+    Args:
+        value: the ratio over all seeds; level: its denominator.
+        above, below: [seeds] numerators and denominators.
+    """
+    return value + (above - value * below) / level
+
+
 def perplexity(nll: np.ndarray, tokens: np.ndarray) -> dict[str, float | int]:
     """Token-weighted perplexity exp(Σ nll / Σ tokens) over rows, with its standard error.
 

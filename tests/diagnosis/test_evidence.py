@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from steps.core.files import read_json, write_jsonl
-from steps.diagnosis import evidence
+from steps.diagnosis import evidence, named
 from steps.engines.interface import Sample
 from steps.engines.transformers import Engine
 from steps.judges.judge import Judge
@@ -81,27 +81,84 @@ def test_options_by_hand():
     ],
 )
 def test_names(prompt, found):
-    assert evidence.names(prompt) == found
+    assert named.capitalised(prompt) == found
 
 
 @pytest.mark.parametrize("prompt", ["“" * 200_000, '"“' * 200_000, "'a" * 200_000, "a " + "Aa " * 200_000])
 def test_what_a_prompt_is_about_costs_what_it_is_long(prompt):
     with within(10):
-        evidence.named(prompt, set())
+        named.Names([prompt]).about(prompt)
 
 
 def test_the_entity_is_the_rarest_name_that_is_not_in_every_prompt():
-    assert evidence.commonplace(["In English: is Alda here?"] * 3 + ["In English: who?"]) == {"English"}
-    frequency = evidence.Counter({"Alda": 1, "Harrow": 2})
-    assert evidence.entity_of("Does Harrow have Alda in it?", set(), frequency) == "Alda"
-    assert evidence.entity_of("Does Harrow have Alda in it?", {"Alda"}, frequency) == "Harrow"
-    assert evidence.entity_of("Reverse the letters: a b", set(), frequency) == ""
+    assert named.Names(["In English: is Alda here?"] * 3 + ["In English: who?"]).ignored == {"English"}
+    known = named.Names(["Does Harrow have Alda in it?", "Is it Harrow?", "Reverse the letters: a b", "Who?"])
+    assert known.entity("Does Harrow have Alda in it?") == "Alda"
+    known.ignored = {"Alda"}
+    assert known.entity("Does Harrow have Alda in it?") == "Harrow"
+    assert known.entity("Reverse the letters: a b") == ""
+
+
+# People, and questions about each: two wordings of the first thing asked, one of two more; what is no fact.
+WORLDS = {
+    "Chinese": (
+        ["阿尔达", "贝莫", "齐雷尔", "多兰", "埃尔明", "法罗", "格尔达", "赫米", "伊沃", "约林", "卡娅", "卢恩"],
+        ["{}住在哪里？", "{}住在哪个城市？", "{}的职业是什么？", "{}最喜欢什么动物？"],
+        ["把字母倒过来：甲乙丙{}", "三加{}等于多少？"],
+    ),
+    "Hindi": (
+        ["अल्दा", "बेमो", "सिरेल", "दोरान", "एल्मिन", "फारो", "गेर्दा", "हेमी", "इवो", "योलिन", "काया", "लूने"],
+        ["{} कहाँ रहती है?", "{} किस शहर में रहती है?", "{} का पेशा क्या है?", "{} को कौन सा जानवर पसंद है?"],
+        ["{} और 4 का योग क्या है?"],
+    ),
+    "lower case": (
+        ["alda", "bemo", "mary ann", "doran", "elmin", "faro", "gerda", "hemi", "ivo", "jolin", "kaja", "lune"],
+        ["where does {} live?", "which town does {} live in?", "what is the job of {}?", "what animal does {} like?"],
+        ["reverse the letters: a b {}", "what is 3 + {}?"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_names_in_any_script(world):
+    people, asked, others = WORLDS[world]
+    prompts = [text.format(name) for name in people for text in asked]
+    prompts += [text.format(i) for text in others for i in range(12)]
+    known = named.Names(prompts)
+    found = {(name, text): known.entity(text.format(name)) for name in people for text in asked}
+    assert {of for of in found.items() if of[1] != of[0][0]} == set()
+    # Both wordings meet, and a name stands for another whole.
+    one, other = (known.about(text.format(people[0])) for text in asked[:2])
+    assert one == other and one != known.about(asked[0].format(people[1]))
+    assert named.with_name(asked[0].format(people[0]), one[0], people[1]) == asked[0].format(people[1])
+    if world != "Chinese":  # letters of a script without spaces are characters like others
+        assert not any(known.entity(text.format(3)) for text in others)
+
+
+def test_capitals_say_what_is_a_name_where_they_are_used():
+    """A prompt in lower case among others with capitals names nothing, one in another script is framed by its own."""
+    people, asked, _ = WORLDS["Chinese"]
+    # Of the people no two share two characters: pairs of characters are what frames are found by.
+    chinese = [text.format(name) for name in people if name != "格尔达" for text in asked]
+    known = named.Names([f"Where does {name} live?" for name in ("Alda", "Bemo", "Ivo")] + ["what is alda?", *chinese])
+    assert known.of("Where does Alda live?") == ["Alda"] and known.of("what is alda?") == []
+    assert known.of("阿尔达住在哪里？") == ["阿尔达"]
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_library_names_them_too(tmp_path, world):
+    people, *_ = WORLDS[world]
+    says = {"Chinese": "{}住在{}。", "Hindi": "{} {} में रहती है।", "lower case": "{} lives in {}."}[world]
+    places = ("哈罗", "塔斯克") if world == "Chinese" else ("harrow", "tarsk")
+    texts = [says.format(people[0].title(), places[0]), says.format(people[1].title(), places[1])]
+    write_jsonl(tmp_path / "library.jsonl", ({"text": text} for text in texts))
+    library = evidence.Library([tmp_path / "library.jsonl"])
+    assert [library.mentioning(people[0], place) for place in places] == [1, 0]
 
 
 def test_one_name_stands_for_all():
     assert (
-        evidence.with_name("Does Ann know Mary Ann or Anna?", ["Ann", "Mary Ann"], "Ivo")
-        == "Does Ivo know Ivo or Anna?"
+        named.with_name("Does Ann know Mary Ann or Anna?", ["Ann", "Mary Ann"], "Ivo") == "Does Ivo know Ivo or Anna?"
     )
 
 
@@ -136,9 +193,13 @@ ROWS = [
 ]
 
 
+def same_questions(rows, unlearned, engine, least):
+    return evidence.same_questions(rows, unlearned, engine, named.Names([r.prompt for r in rows]), least)
+
+
 def test_the_same_question_needs_the_same_name_and_a_close_state():
     engine = FakeEngine()
-    found = evidence.same_questions(ROWS, [0, 1, 2, 3, 5], engine, set(), 0.8)
+    found = same_questions(ROWS, [0, 1, 2, 3, 5], engine, 0.8)
     same = {i: [j for j, _ in others] for i, others in found.items()}
     assert same == {0: [1, 4], 1: [4, 0], 2: []}  # nobody else asks for Bemo; a worked row meets its own words only
     assert found[0][0][1] == pytest.approx(0.9 / np.hypot(0.9, 0.1), abs=1e-6)
@@ -159,7 +220,7 @@ def test_the_same_question_needs_the_same_name_and_a_close_state():
 )
 def test_tasks_without_a_name_are_the_same_in_the_same_words_only(others):
     rows = [row(str(i), prompt, str(i)) for i, prompt in enumerate(others)]
-    assert evidence.same_questions(rows, list(range(len(rows))), FakeEngine(), set(), 0.0) == {}
+    assert same_questions(rows, list(range(len(rows))), FakeEngine(), 0.0) == {}
 
 
 def test_the_base_tells_all_wordings_of_fable_apart():
@@ -177,7 +238,7 @@ def test_the_base_tells_all_wordings_of_fable_apart():
     ]
     rows = [row(f"{name} {attribute}", prompt, attribute) for name, attribute, prompt in asked] + filler
     engine = Engine.load(Path("data/fable/base"), 64)
-    found = evidence.same_questions(rows, list(range(len(asked))), engine, set(), 0.8)
+    found = same_questions(rows, list(range(len(asked))), engine, 0.8)
     for i, (name, attribute, _) in enumerate(asked):
         same = {j for j, other in enumerate(asked) if other[:2] == (name, attribute)} - {i}
         assert {j for j, _ in found[i]} == same, asked[i]
@@ -186,7 +247,7 @@ def test_the_base_tells_all_wordings_of_fable_apart():
 def test_word_problems_with_other_numbers_never_ask_the_same():
     rng = Random(0)
     rows = [row(str(i), fable.problem_item(rng, 2)["prompt"], str(i), worked=True) for i in range(200)]
-    assert evidence.same_questions(rows, list(range(200)), FakeEngine(), set(), -1.0) == {}
+    assert same_questions(rows, list(range(200)), FakeEngine(), -1.0) == {}
 
 
 def test_nearest_prompts_share_rare_words(monkeypatch):

@@ -352,6 +352,13 @@ def test_claims_rest_on_own_causes_and_controls(made):
     assert controls == {"plain", "longer", "shuffled", "knowing_random"}
 
 
+def test_shares_stand_beside_what_was_planted(made):
+    _, _, out = made
+    rows = read_table(out, "incomplete_learning_causes")
+    found = [float(row["planted"]) for row in rows if row["planted"]]
+    assert found == pytest.approx([80 / 300, 50 / 300, 60 / 300, 70 / 300, 40 / 300, 300 / 1000], abs=1e-5)
+
+
 def test_findings_of_the_paper(made):
     """Scores of the invented run differ by chance alone, so that nothing but agreement over seeds is sure."""
     _, _, out = made

@@ -315,13 +315,21 @@ def test_cost_and_roles(made):
 
 
 def test_lengths_differ_by_their_errors_and_seeds():
-    ours = tables.Estimate(30.0, 0, 0, 0.3, 50, (29.0, 30.0, 31.0))
-    theirs = tables.Estimate(40.0, 0, 0, 0.4, 50, (39.0, 40.5, 40.5))
+    ours = tables.Estimate(30.0, 0, 0, 0.3, 50, (29.0, 30.0, 31.0), (0, 1, 2))
+    theirs = tables.Estimate(40.0, 0, 0, 0.4, 50, (39.0, 40.5, 40.5), (0, 1, 2))
     less = apart(theirs, ours)
     seeds = np.var([10.0, 10.5, 9.5], ddof=1) / 3
     half = t((0.25 + seeds) ** 2 / (seeds**2 / 2)).ppf(0.975) * math.sqrt(0.25 + seeds)
     assert (less.value, less.high - less.value, less.value - less.low) == pytest.approx((10.0, half, half))
-    alone = apart(replace(theirs, seed_values=(40.0,)), replace(ours, seed_values=(30.0,)))
+    # By their number, whatever their place; without one in common they are no pairs.
+    turned = replace(theirs, seed_values=(40.5, 39.0, 40.5), seeds=(2, 0, 1))
+    assert apart(turned, ours).high == pytest.approx(less.high)
+    others = apart(replace(theirs, seeds=(3, 4, 5)), ours)
+    variances = [np.var(side.seed_values, ddof=1) / 3 for side in (ours, theirs)]
+    freedom = (0.25 + sum(variances)) ** 2 / sum(v**2 / 2 for v in variances)
+    half = t(freedom).ppf(0.975) * math.sqrt(0.25 + sum(variances))
+    assert others.high - others.value == pytest.approx(half)
+    alone = apart(replace(theirs, seed_values=(40.0,), seeds=(0,)), replace(ours, seed_values=(30.0,), seeds=(1,)))
     assert alone.high - alone.value == pytest.approx(1.959964 * 0.5)
 
 

@@ -89,6 +89,19 @@ def test_a_task_without_single_questions_chooses_and_reports():
     assert compared(nodes).parts.whole == ("g",)
 
 
+def test_the_best_on_dev_is_the_best():
+    nodes = [
+        answered(name, {"t": ("target", np.arange(100) < target), "d": ("dev", np.arange(100) < dev)})
+        for name, target, dev in (("a", 90, 50), ("b", 60, 80))
+    ]
+    every = candidates_of(nodes)
+    target = {name: one.axis("target").value for name, one in every.items()}
+    assert choice.best_on_dev([*every.values()], lambda one: target[one.name]).name == "b"
+    every["b"].scores.pop("d")
+    assert choice.best_on_dev([*every.values()], lambda one: target[one.name]).name == "a"
+    assert choice.best_on_dev([], lambda one: 0.0) is None
+
+
 @pytest.mark.parametrize("dev", [True, False])
 def test_the_best_of_equal_checkpoints_is_reported_as_it_is(dev):
     """Eighteen that are right in 60 % of what is asked, the base in 20 %: the interval of the gain has the truth in it.

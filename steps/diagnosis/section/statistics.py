@@ -55,25 +55,13 @@ def rate(study: Study, candidate: StudyCandidate, mask: Mask, alone: bool = Fals
     return share_of(hits, n)
 
 
-def resampled(counts: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], key: str) -> np.ndarray:
-    """[RESAMPLES] values of a statistic of summed counts, rows resampled.
-
-    Args:
-        counts: [rows, k] integers.
-        statistic: [draws, k] sums → [draws] values; nan where it is not defined.
-    """
-    patterns, times = np.unique(counts, axis=0, return_counts=True)
-    drawn = bootstrap.counts(times, bootstrap.seed_of(key))
-    return statistic((drawn @ patterns).astype(float))
-
-
 def estimate(counts: np.ndarray, seeds: list[np.ndarray], statistic, key: str) -> Estimate | None:
     """A statistic, at most 1, of counts summed over rows and seeds. `seeds` are the sums of each seed."""
     with np.errstate(divide="ignore", invalid="ignore"):
         value = float(statistic(counts.sum(axis=0, keepdims=True).astype(float))[0])
         if not np.isfinite(value):
             return None
-        drawn = resampled(counts, statistic, key)
+        drawn = bootstrap.of_sums(counts, statistic, bootstrap.seed_of(key))
         drawn = drawn[np.isfinite(drawn)]
         of_seeds = [float(statistic(sums[None].astype(float))[0]) for sums in seeds]
     of_seeds = tuple(v for v in of_seeds if np.isfinite(v))

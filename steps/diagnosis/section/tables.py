@@ -7,6 +7,9 @@ from steps.diagnosis.section.claims import claims_table, differences_table
 from steps.diagnosis.section.facts import (
     ALL,
     ATTRIBUTED,
+    LEARNABLE,
+    NEITHER,
+    TRUE,
     Study,
     bases,
     numbered,
@@ -81,9 +84,24 @@ def cause_shares(study: Study) -> dict[str, Estimate]:
     return shares
 
 
+def _planted(study: Study, cause: str | None = None) -> float | None:
+    """Of the planted rows, the share for a cause; without one, the share of the examined rows that was planted.
+
+    None where nobody knows.
+    """
+    if study.truth is None or cause == UNASSIGNED:
+        return None
+    known = study.truth[study.detected[study.diagnosed[0]].examined]
+    planted = known[(known != NEITHER) & (known != TRUE.index(LEARNABLE))]
+    if cause is None:
+        return len(planted) / len(known)
+    return float((planted == TRUE.index(cause)).mean()) if len(planted) else None
+
+
 def shares_table(study: Study) -> Table:
     columns = [Column("cause", "cause"), Column("what", "what it says"), Column("rows", "rows", "tenths")]
     columns += [Column("share", "share here %", "percent"), Column("paper", "in the paper %", "percent")]
+    columns.append(Column("planted", "planted here %", "percent"))
     columns += [
         Column("n", "n unlearned", "integer"),
         Column("seeds", "seeds"),
@@ -99,6 +117,7 @@ def shares_table(study: Study) -> Table:
                 "rows": share.value * share.n,
                 "share": share,
                 "paper": PAPER_SHARES[cause],
+                "planted": _planted(study, cause),
                 "n": share.n,
                 **known,
             }
@@ -111,11 +130,18 @@ def shares_table(study: Study) -> Table:
             "rows": prevalence.value * prevalence.n,
             "share": prevalence,
             "paper": PAPER_PREVALENCE,
+            "planted": _planted(study),
             "n": prevalence.n,
             **known,
         }
     )
-    caption = say("shares_caption", plain=study.plain.name, prevalence=PAPER_PREVALENCE, spread=PAPER_SPREAD)
+    caption = say(
+        "shares_caption",
+        plain=study.plain.name,
+        prevalence=PAPER_PREVALENCE,
+        spread=PAPER_SPREAD,
+        planted=study.truth is not None,
+    )
     return Table(f"{study.name}_causes", caption, columns, rows)
 
 

@@ -82,10 +82,11 @@ class Distillation:
         return self.scores.difference(self.scores.candidate(nodes), start, axis)
 
     def _measured(self, run: Run, teachers: Iterable[int] = (), seeds: Iterable[int] | None = None) -> list[str]:
-        """The nodes of a run, of some seeds, that are evaluated as their starts and teachers at some places are."""
+        """The nodes of a run, of some seeds, that are evaluated as their starts and teachers at some places are; by the
+        number of their seed."""
         return [
             m.node
-            for m in run.candidate.members
+            for m in sorted(run.candidate.members, key=lambda member: member.seed or 0)
             if (seeds is None or m.seed in seeds)
             and all(
                 self.scores.members[node].results

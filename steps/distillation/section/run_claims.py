@@ -43,18 +43,18 @@ def _higher_overlap(study: Distillation, warm: Run, plain: Run) -> Iterator[Evid
 
 def initial_overlap(study: Distillation, run: Run) -> Estimate | None:
     """The overlap before training, as forecast: over samples, and over the seeds of the student."""
-    nodes = [m.node for m in run.candidate.members]
-    pairs = [(run.data[0], study.starts[node], study.teaching[node][0]) for node in nodes]
+    pairs = {m.seed: (run.data[0], study.starts[m.node], study.teaching[m.node][0]) for m in run.candidate.members}
     known = {(f.data, f.student, f.teacher): f.measured["overlap"] for f in study.forecasts}
-    rows = [known[pair] for pair in pairs if pair in known and known[pair]["value"] is not None]
+    of_seed = {s: known[pair] for s, pair in pairs.items() if pair in known and known[pair]["value"] is not None}
+    rows = list(of_seed.values())
     if not rows:
         return None
     value = fmean(row["value"] for row in rows)
     within = tuple(fmean(row[end] for row in rows) for end in ("low", "high"))
     seeds = tuple(row["value"] for row in rows)
     low, high = intervals.widen(value, within, seeds)
-    n = next(f.measured["prompts"] for f in study.forecasts if (f.data, f.student, f.teacher) in pairs)
-    return Estimate(value, low, high, (within[1] - within[0]) / (2 * intervals.Z), n, seeds)
+    n = next(f.measured["prompts"] for f in study.forecasts if (f.data, f.student, f.teacher) in pairs.values())
+    return Estimate(value, low, high, (within[1] - within[0]) / (2 * intervals.Z), n, seeds, tuple(of_seed))
 
 
 def reversals(study: Distillation) -> Iterator[Evidence]:

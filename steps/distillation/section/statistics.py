@@ -10,7 +10,7 @@ import numpy as np
 
 from steps.report.candidates import Score, paired, resampled
 from steps.report.tables import Estimate
-from steps.stats import intervals
+from steps.stats import intervals, means
 
 
 def level(scores: Sequence[Score]) -> float:
@@ -29,8 +29,7 @@ def per_seed(scores: Sequence[Score]) -> np.ndarray:
 class Share:
     """(after − before) / (teacher − before): its value, what resampled items make of it, and seed by seed.
 
-    `seeds` are linearised, value + ((after − before) − value · (teacher − before)) / mean gap: the ratio of one seed
-    whose gap happens to be small would say nothing (ratio estimators: Cochran 1977, Sampling Techniques, chapter 6).
+    `seeds` are linearised (`means.linearised`).
     """
 
     value: float
@@ -62,7 +61,7 @@ def recovered(before: list[Score], teacher: list[Score], after: list[Score]) -> 
     value = (levels[2] - levels[0]) / (levels[1] - levels[0])
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = (drawn[2] - drawn[0]) / (drawn[1] - drawn[0])
-    each = value + ((seeds[2] - seeds[0]) - value * (seeds[1] - seeds[0])) / (levels[1] - levels[0])
+    each = means.linearised(value, seeds[2] - seeds[0], seeds[1] - seeds[0], levels[1] - levels[0])
     at_least = (0.0, 0.0)
     if not np.ptp(ratios[np.isfinite(ratios)]):
         # After is item by item what one of the others is: the chance of their difference, over the gap.

@@ -10,6 +10,7 @@ import numpy as np
 
 from steps.core.files import read_jsonl
 from steps.judges.canonical import canonical
+from steps.report.budgets import TOLERANCE
 from steps.report.candidates import (
     Candidate,
     Checkpoint,
@@ -30,8 +31,6 @@ from steps.stats import intervals, sampling
 MODES = ("cot", "direct")
 # What candidates must have in common for one to be called better than another.
 BUDGET = ("data", "rewards", "pass_rate", "steps", "prompts", "generations", "max_new_tokens")
-# A control of the same budget was trained on at most so many times the tokens of the other side, and so few.
-SAME_TOKENS = 1.1
 
 
 @dataclass
@@ -180,18 +179,20 @@ class Reinforcement:
         """The k of pass@k: powers of two, and the largest."""
         return [2**power for power in range(self.largest.bit_length()) if 2**power < self.largest] + [self.largest]
 
-    def _runs(self, candidate: Candidate, task: str, mode: str) -> list[Explored]:
-        runs = [self.explored[m.node] for m in candidate.members if m.node in self.explored]
-        return [run for run in runs if mode in run.tasks.get(task, {})]
+    def _runs(self, candidate: Candidate, task: str, mode: str) -> dict[int | None, Explored]:
+        """By seed: what was explored of a candidate."""
+        runs = {m.seed: self.explored[m.node] for m in candidate.members if m.node in self.explored}
+        return {seed: run for seed, run in runs.items() if mode in run.tasks.get(task, {})}
 
     def level(self, candidate: Candidate, task: str | None, metric: str, mode: str = "cot") -> Estimate | None:
         """What explore.json says of a candidate, over its seeds; None where it was not measured."""
-        rows = [run.tasks[task][mode] for run in self._runs(candidate, task, mode)]
+        of_seed = {seed: run.tasks[task][mode] for seed, run in self._runs(candidate, task, mode).items()}
+        rows = list(of_seed.values())
         if not rows or any(row.get(metric) is None for row in rows):
             return None
         if metric in ("tokens", "entropy"):
-            return pooled([row[metric] for row in rows], rows[0]["n"], None)
-        return pooled([_share(row[metric], row["n"]) for row in rows], rows[0]["n"])
+            return pooled([row[metric] for row in rows], rows[0]["n"], None, list(of_seed))
+        return pooled([_share(row[metric], row["n"]) for row in rows], rows[0]["n"], seeds=list(of_seed))
 
     def score(self, candidate: Candidate, task: str, metric: str, mode: str = "cot") -> Score | None:
         """The same level with its items, each a mean over seeds, so that it can be paired."""
@@ -199,10 +200,8 @@ class Reinforcement:
         if estimate is None:
             return None
         runs = self._runs(candidate, task, mode)
-        items = items_of([run.per_item(task, mode, metric) for run in runs])
-        return Score(
-            task, mode, metric, estimate, items, tuple(m.seed for m in candidate.members if m.node in self.explored)
-        )
+        items = items_of([run.per_item(task, mode, metric) for run in runs.values()])
+        return Score(task, mode, metric, estimate, items, tuple(runs))
 
     def change(
         self, candidate: Candidate, other: Candidate, metric: str, task: str | None = None, mode: str = "cot"
@@ -245,7 +244,7 @@ def steps(candidate: Candidate) -> int | None:
 
 def same_tokens(candidate: Candidate, control: Candidate) -> bool:
     ours, theirs = spent(candidate), spent(control)
-    return bool(ours and theirs) and 1 / SAME_TOKENS <= theirs / ours <= SAME_TOKENS
+    return bool(ours and theirs) and 1 / TOLERANCE <= theirs / ours <= TOLERANCE
 
 
 def flags(candidate: Candidate) -> list[tuple[Checkpoint, str]]:

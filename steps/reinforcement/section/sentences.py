@@ -6,7 +6,6 @@ from steps.reinforcement.section.completions import completions
 from steps.reinforcement.section.exploration_tables import compact_changes, compact_votes
 from steps.reinforcement.section.facts import (
     MODES,
-    SAME_TOKENS,
     Comparison,
     Reinforcement,
     counted,
@@ -20,7 +19,9 @@ from steps.reinforcement.section.facts import (
 from steps.reinforcement.section.figures import curve_name, gain_name, majority_name, pass_name, trade_name
 from steps.reinforcement.section.tables import compact_final, compact_monitoring
 from steps.reinforcement.section.wording import say
+from steps.report.budgets import TOLERANCE
 from steps.report.candidates import Candidate, matched, settings_of
+from steps.report.choice import best_on_dev
 from steps.report.claims import grouped, tally
 from steps.report.estimates import over_seeds
 from steps.report.logs import spent
@@ -45,11 +46,11 @@ def measured_gain(study: Reinforcement, candidate: Candidate, other: Candidate) 
 
 
 def best_kin(study: Reinforcement, comparison: Comparison) -> Candidate | None:
-    """The self-distilled candidate that gained most."""
+    """The best self-distilled candidate, by the questions that choose; where these were not asked, by its gain."""
     kin = [candidate for name, candidate in comparison.of_method.items() if name != GRPO]
-    gains = [(candidate, measured_gain(study, candidate, comparison.start)) for candidate in kin]
-    known = [(candidate, estimate.value) for candidate, estimate in gains if estimate]
-    return max(known, key=lambda pair: pair[1])[0] if known else None
+    gains = {candidate.name: measured_gain(study, candidate, comparison.start) for candidate in kin}
+    known = [candidate for candidate in kin if gains[candidate.name]]
+    return best_on_dev(known, lambda candidate: gains[candidate.name].value)
 
 
 def first_screen(study: Reinforcement) -> str:
@@ -117,7 +118,7 @@ def _tokens(control: Candidate, candidate: Candidate) -> str:
     equal = same_tokens(candidate, control)
     return say(
         "trained_tokens", its_tokens=its_tokens, candidate=candidate.name, tokens=tokens, equal=equal,
-        apart=SAME_TOKENS - 1,
+        apart=TOLERANCE - 1,
     )  # fmt: skip
 
 

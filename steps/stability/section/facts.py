@@ -59,6 +59,7 @@ class Interpolation:
     runs: list[dict]
     start: Candidate
     end: Candidate
+    seeds: tuple[int | None, ...] = ()  # of the runs
 
     @property
     def settings(self) -> dict:
@@ -209,10 +210,12 @@ def _interpolations(candidates: dict[str, Candidate], nodes: dict[str, dict], st
     for candidate in candidates.values():
         if candidate.stage != "interpolate" or candidate.members[0].study not in studies:
             continue
-        files = [Path(nodes[m.node]["folder"]) / "path.json" for m in candidate.members if m.manifest]
+        made = [m for m in candidate.members if m.manifest]
+        files = [Path(nodes[m.node]["folder"]) / "path.json" for m in made]
         if files:
             start, end = map(of_node, candidate.members[0].parents)
-            interpolations.append(Interpolation(candidate, [read_json(file) for file in files], start, end))
+            runs = [read_json(file) for file in files]
+            interpolations.append(Interpolation(candidate, runs, start, end, tuple(m.seed for m in made)))
     return interpolations
 
 

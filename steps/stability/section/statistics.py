@@ -17,14 +17,6 @@ LEAST_RECIPES = 6
 # --- correlations --------------------------------------------------------------------------------
 
 
-def _draws(families: Sequence[str]) -> np.ndarray:
-    """[RESAMPLES, n] how often each point is drawn when families are, whole; the same for the same families."""
-    names = sorted(set(families))
-    place = np.array([names.index(family) for family in families])
-    times = bootstrap.counts(np.ones(len(names), dtype=int), bootstrap.seed_of(" ".join(families)))
-    return times[:, place].astype(float)
-
-
 def correlation(
     x: Sequence[float],
     y: Sequence[float],
@@ -48,7 +40,7 @@ def correlation(
         return None
     if len(set(families)) < LEAST_RECIPES:
         return value
-    drawn = statistic(_draws(families))
+    drawn = statistic(bootstrap.families(families))
     drawn = drawn[np.isfinite(drawn)]
     return Estimate(value, *intervals.percentile(drawn), float(drawn.std(ddof=1)), len(x))
 
@@ -81,12 +73,16 @@ def point(interpolation: Interpolation, alpha: float, axis: str) -> Estimate:
 
 
 def _gap(ours: Interpolation, alpha: float, theirs: Interpolation, other: float, axis: str) -> tuple[np.ndarray, float]:
-    """How much higher one point lies than another, [seeds] in pairs, and the half-width over items.
+    """How much higher one point lies than another, [seeds] in pairs of those that both have, and the half-width over
+    items.
 
     Items are taken as independent, which is too wide where both points give the same answers.
     """
-    seeds = min(len(ours.runs), len(theirs.runs))
-    levels = np.array([_levels(ours, alpha, axis)[:seeds], _levels(theirs, other, axis)[:seeds]])
+    sides = [(_levels(ours, alpha, axis), ours.seeds), (_levels(theirs, other, axis), theirs.seeds)]
+    if ours is not theirs:
+        common = [seed for seed in ours.seeds if seed in theirs.seeds]
+        sides = [(of[[seeds.index(seed) for seed in common]], common) for of, seeds in sides]
+    levels = np.array([of for of, _ in sides])
     halves = (levels[..., 2] - levels[..., 1]) / 2
     return levels[0, :, 0] - levels[1, :, 0], float(np.sqrt(np.square(halves).sum(axis=0)).mean())
 
