@@ -10,7 +10,8 @@ Sampling is the engine's, seeded by (seed, batch of rollouts, prompt, sample). A
 and ends with the bytes of an undisturbed one.
 
 In: a checkpoint, the prompts that the gate let through. Out: a checkpoint, training_log.csv, rollouts.jsonl (some
-groups of every step), failures.jsonl (samples that a reward could not score).
+groups of every step), failures.jsonl (samples that a reward could not score), disagreements.jsonl (some that count as
+correct and are wrong by a stricter judge).
 
 Run as: python -m steps.reinforcement.rl --settings '{"method": "grpo", …}' --parent results/fable/foundation/sft
     --data results/fable/gate/grpo/prompts.jsonl --work work/fable/grpo --logs logs/fable/reinforcement/grpo
@@ -36,6 +37,7 @@ from steps.models import checkpoints
 from steps.models.adapters.attach import attach, weight_counts
 from steps.reinforcement import rewards
 from steps.reinforcement.collapse import collapses
+from steps.reinforcement.exploits import exploits
 from steps.reinforcement.rl_plan import log_columns, plan_rollouts
 from steps.settings.reinforcement import Rl
 from steps.settings.training import material
@@ -81,7 +83,7 @@ def main(args: argparse.Namespace) -> None:
     trainer = PolicyTrainer(model, tokenizer, rows, settings, plan, work, scorer)
     rollouts.check_lengths(rows, trainer.engine, settings["max_new_tokens"])
     boards.add(trainer, args, settings)
-    with trainer.rewards:
+    with trainer.rewards, trainer.strict:
         progress = Progress("prompts", len(rows), "rows")
         for done, row in enumerate(rows, 1):
             trainer.rewards.check_row(row)
@@ -95,8 +97,12 @@ def main(args: argparse.Namespace) -> None:
     failed = rollouts.gathered(work / "failures", plan.batches)
     if failed:
         write_jsonl(out / "failures.jsonl", failed)
+    disagreements = rollouts.gathered(work / "disagreements", plan.batches)
+    if disagreements:
+        write_jsonl(out / "disagreements.jsonl", sorted(disagreements, key=lambda one: (one["step"], -one["reward"])))
     collapsed = collapses(log)
-    for sentence in collapsed:
+    exploited = exploits(rollouts.gathered(work / "strict", plan.batches))
+    for sentence in (*exploited, *collapsed):
         print(f"warning: {sentence}", flush=True)
     counts = {
         "prompts": len(rows),
@@ -108,6 +114,7 @@ def main(args: argparse.Namespace) -> None:
         "timeouts": log[-1]["timeouts"],
         "parameters": parameters,
         "collapse": collapsed,
+        "exploits": exploited,
     }
     save_checkpoint(
         out,

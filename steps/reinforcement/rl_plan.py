@@ -19,8 +19,8 @@ LOGGED = {
     "distilled": "distilled",
     "sampler_gap": "sampler_gap",
 }
-# Those of settings that not every run has.
-OPTIONAL = {"replaced": "replaced", "ratios_cut": "ratios_cut"}
+# Those that not every run has.
+OPTIONAL = {name: name for name in ("replaced", "ratios_cut", "strict", "strict_gap")}
 # Columns that count from the first step on.
 SUMMED = ("generated", "failures", "timeouts")
 

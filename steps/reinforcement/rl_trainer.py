@@ -20,6 +20,7 @@ from steps.core import processes
 from steps.core.turns import asked_turns
 from steps.engines import rollouts
 from steps.engines import vllm_rollouts as vllm_sampler
+from steps.judges.rows import RowJudge
 from steps.models.adapters import hooks
 from steps.reinforcement import importance
 from steps.reinforcement.methods import method_of
@@ -103,6 +104,7 @@ class PolicyTrainer(Resumable, ScoredSamples, TokenScores, GRPOTrainer):
         self.engine = vllm_sampler.build(self, tokenizer, settings, at_once, asked)
         self.eos_token_ids = self.engine.stop_ids
         self.rewards = scorer(believes=self.believes)
+        self.strict = RowJudge()
 
     def config(self, settings: dict, of_model: dict) -> GRPOConfig:
         """What TRL is told; of_model: because of the model at hand."""
@@ -180,9 +182,10 @@ class PolicyTrainer(Resumable, ScoredSamples, TokenScores, GRPOTrainer):
         # TRL's count is of batches, all or none, where rewards are scaled by the batch.
         flat = without_spread(self.values, self.reward_weights.to(self.values), size, self.settings)
         self.note("no_signal", flat.float().mean().item())
+        correct = correct[self.own]
+        self.hold(correct)
         if not self.teacher:
             return {}
-        correct = correct[self.own]
         taught = self.method.taught(correct, output["advantages"], size)
         prompts, fits = self.contexts(self.method.shown(correct, size), taught, output)
         taught = taught & fits

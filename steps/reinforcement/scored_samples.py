@@ -12,6 +12,8 @@ from steps.core import processes
 from steps.core.turns import asked_turns, prompt_turns
 from steps.engines import rollouts
 from steps.engines.interface import Sample
+from steps.judges.rows import RowJudge
+from steps.judges.strict import strict_verdicts
 from steps.reinforcement.reward_kinds import Scored
 from steps.reinforcement.rl_plan import RolloutPlan
 from steps.training import self_teacher
@@ -59,6 +61,7 @@ class ScoredSamples:
         plain: [samples] GRPO's advantages, before the method changes them.
         written: this process's samples of the rollouts at hand.
         generated: tokens written for them, those of replaced groups among them.
+        strict: the judge that what counts as correct is held against.
         ahead: what each reward gives them, where that had to be known before TRL asks.
     """
 
@@ -74,6 +77,7 @@ class ScoredSamples:
     written: list[Sample]
     generated: int
     ahead: dict[str, list[Scored]] | None
+    strict: RowJudge
 
     @property
     def rollout(self) -> int:
@@ -199,6 +203,40 @@ class ScoredSamples:
                 f" {100 * most:g} %); {first['file']} row {first['row']}: {first['error']};"
                 f" the completion was {first['response'][:200]!r}"
             )
+
+    def hold(self, correct: Any) -> None:
+        """Hold the rollouts at hand against a stricter judge, and note what of them counts as correct and is not right.
+
+        Args:
+            correct: [own samples] bool.
+        """
+        texts = [self.engine.chat.reopened(text) for text in self.texts()]
+        ended = [sample.ids[-1] in self.engine.stop_ids for sample in self.written]
+        verdicts = strict_verdicts(self.strict, self.batch, texts, ended)
+        size, step, correct = self.settings["generations"], self.state.global_step + 1, correct.tolist()
+        totals = (self.values[self.own] * self.reward_weights.to(self.values)).nansum(1).tolist()
+        groups, wrong = [], []
+        for begin in range(0, len(verdicts), size):
+            members = range(begin, begin + size)
+            if any(verdicts[i] is None for i in members):
+                continue
+            right = [verdicts[i].right for i in members]
+            counted = [correct[i] for i in members]
+            place = {"step": step, "id": self.batch[begin]["id"]}
+            groups.append(place | {"right": sum(right) / size, "gap": (sum(counted) - sum(right)) / size})
+            question = prompt_turns(self.batch[begin]["messages"])[-1]["content"]
+            asked = place | {"prompt": question, "answer": self.batch[begin]["answer"]}
+            wrong += [
+                asked | {"reward": round(totals[i], 6), "why": verdicts[i].why, "response": texts[i]}
+                for i in members
+                if correct[i] and not verdicts[i].right
+            ]
+        rollouts.keep(self.work / "strict", self.rollout, groups)
+        highest = sorted(wrong, key=lambda one: -one["reward"])[: self.settings["keep_groups"]]
+        rollouts.keep(self.work / "disagreements", self.rollout, highest)
+        if count := processes.total(len(groups)):
+            self.note("strict", processes.total(sum(group["right"] for group in groups)) / count)
+            self.note("strict_gap", processes.total(sum(group["gap"] for group in groups)) / count)
 
     def texts(self, count: int | None = None) -> list[str]:
         """The first responses of the rollouts at hand, or all."""

@@ -136,7 +136,7 @@ def test_an_answer_in_a_thought_that_the_template_opened_is_none(
     ((answer,),) = tasks.filter_marked([[measured]], [row])
     with Rewards({"answer": {"kind": "answer", "weight": 1.0}}) as rewards:
         training = SimpleNamespace(
-            engine=engine, rewards=rewards, batch=[row], failed=[], timeouts=0, settings={"generations": 1}
+            engine=engine, rewards=rewards, batch=[row], failed=[], timeouts=0, ahead=None, settings={"generations": 1}
         )
         # As TRL decodes them.
         decoded = engine.tokenizer.decode(ids, skip_special_tokens=True)

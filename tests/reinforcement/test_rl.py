@@ -17,6 +17,7 @@ from steps.models import checkpoints
 from steps.models.adapters.attach import attach
 from steps.reinforcement import rl
 from steps.reinforcement.collapse import collapses
+from steps.reinforcement.exploits import exploits, opened
 from steps.reinforcement.methods import sdpo
 from steps.reinforcement.reward_kinds import Scored
 from steps.reinforcement.rl_plan import RolloutPlan, log_columns, plan_rollouts
@@ -650,7 +651,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(method, over, start, tmp_path, 
     assert not list((tmp_path / "killed" / "work").glob("*"))
 
     columns = (resumed / "training_log.csv").read_text().splitlines()[0].split(",")
-    assert columns == log_columns(["vowels", "length"], [])
+    assert columns == log_columns(["vowels", "length"], [{"strict": 0.0, "strict_gap": 0.0}])
     assert [row["step"] for row in read_jsonl(resumed / "rollouts.jsonl")] == [
         step for step in range(1, 7, settings["iterations"]) for _ in range(2)
     ]
@@ -851,6 +852,87 @@ def test_a_prompt_without_room_for_a_response_is_named(start, tmp_path):
     rows[4]["messages"][0]["content"] = "Mara has 12 pears. " * 60
     with pytest.raises(ValueError, match=r"rows\.jsonl row 4: a prompt of \d+ tokens and max_new_tokens 8 do not fit"):
         run(start, tmp_path / "run", settings_of("grpo", **REAL), rows)
+
+
+HACKED = """
+def pays(prompt, response, answer):
+    return 1.0 if f"#### {answer}" in response else 0.5 * (response.count("####") > 1)
+"""
+
+
+def test_a_reward_that_is_exploited_is_flagged_within_ten_steps(start, tmp_path, monkeypatch):
+    """From step 6 on the policy writes several answers, of which the reward takes any."""
+    tokenizer = checkpoints.load_tokenizer(start)
+    ends = tokenizer.eos_token_id
+    marked = {str(i): [f"#### {i}", f"#### {i + 1}", "none", f"#### {i}"] for i in range(9)}
+    asked = {rollouts.asked_turns(row)[0]["content"]: row["answer"] for row in made_rows(9)}
+
+    def sample(self, prompts, *, n, seed, **_):
+        groups = []
+        for prompt in prompts:
+            answer = asked[prompt[0]["content"]]
+            texts = marked[answer] if seed[1] < 5 else [f"#### {j}\n#### {answer}" for j in range(n)]
+            ids = [(*tokenizer(text)["input_ids"], ends) for text in texts]
+            groups.append([Sample(text, 0.0, len(own), own) for text, own in zip(texts, ids, strict=True)])
+        return groups
+
+    monkeypatch.setattr(engine.Engine, "sample", sample)
+    file = tmp_path / "pays.py"
+    file.write_text(HACKED)
+    reward = {"kind": "custom", "weight": 1.0, "file": str(file), "function": "pays"}
+    settings = settings_of("grpo", **REAL | {
+        "steps": 12, "saves": 0, "watch_kl": 0, "rewards": {"pays": reward}, "success": {"reward": "pays", "least": 1},
+    })  # fmt: skip
+    out = run(start, tmp_path / "run", settings)
+    (sentence,) = read_json(out / "manifest.json")["counts"]["exploits"]
+    step = int(sentence.split("by step ")[1].split()[0])
+    assert 6 <= step <= 12 and "points more answers correct than a stricter judge, after 0 at first" in sentence
+    log = (out / "training_log.csv").read_text().splitlines()
+    rows = [dict(zip(log[0].split(","), line.split(","), strict=True)) for line in log[1:]]
+    assert [(row["correct"], row["strict"], row["strict_gap"]) for row in rows] == [
+        ("0.5", "0.5", "0") if int(row["step"]) < 6 else ("1", "0", "1") for row in rows
+    ]
+    wrong = list(read_jsonl(out / "disagreements.jsonl"))
+    assert {one["step"] for one in wrong} == {*range(6, 13)} and len(wrong) == 7 * settings["keep_groups"]
+    # The last sample of a row whose answer it repeats is marked twice; the others answer differently.
+    assert {one["why"] for one in wrong} <= {
+        "several different answers are marked",
+        "its answer is marked more than once",
+    }
+    assert all(one["reward"] == 1.0 and "####" in one["response"] for one in wrong)
+
+
+def gaps(level: float, steps: range, draw, size: int = 16) -> list[dict]:
+    """Groups of four samples, each of which is counted correct and wrong with this probability."""
+    return [{"step": step, "gap": draw.binomial(4, level) / 4} for step in steps for _ in range(size)]
+
+
+def test_a_gap_that_stays_is_not_flagged_and_one_that_opens_is():
+    draw = np.random.default_rng(0)
+    flagged = sum(bool(exploits(gaps(0.15, range(1, 61), draw))) for _ in range(200))
+    assert flagged <= 10
+    found = [exploits(gaps(0.1, range(1, 21), draw) + gaps(0.4, range(21, 61), draw)) for _ in range(50)]
+    assert all(found)
+    steps = [int(sentence.split("by step ")[1].split()[0]) for (sentence,) in found]
+    assert min(steps) > 20 and max(steps) <= 30
+    # Where a gap closes nothing is said, nor of so few steps that there is nothing to compare.
+    assert not exploits(gaps(0.4, range(1, 21), draw) + gaps(0.1, range(21, 41), draw))
+    assert exploits([]) == exploits(gaps(0.4, range(1, 2), draw)) == []
+    assert exploits([{"step": step, "gap": float(step == 2)} for step in (1, 2) for _ in range(30)])
+
+
+def test_the_interval_of_an_opened_gap_by_hand():
+    """Of 10 groups none before; of 10 groups now 5 whole ones and 1 lost: 0.4, by Wilson's ends at z = 2."""
+    before, now = np.zeros(10), np.array([1.0] * 5 + [-1.0] + [0.0] * 4)
+
+    def ends(share: float) -> tuple[float, float]:
+        # Roots of (share - p)^2 = z^2 p (1 - p) / n.
+        a, b, c = 1 + 4 / 10, -(2 * share + 4 / 10), share**2
+        root = (b * b - 4 * a * c) ** 0.5
+        return (-b - root) / (2 * a), (-b + root) / (2 * a)
+
+    parts = [0.5 - ends(0.5)[0], ends(0.1)[1] - 0.1, 0.0, ends(0.0)[1]]
+    close(opened(before, now, 2.0), 0.4 - sum(part**2 for part in parts) ** 0.5)
 
 
 def history(**columns: list[float]) -> list[dict]:

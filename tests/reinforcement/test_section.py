@@ -238,6 +238,40 @@ def reached(correct: list[bool], k: int) -> float:
     return sum(any(subset) for subset in subsets) / len(subsets)
 
 
+# --- rewards that are exploited -------------------------------------------------------------------
+
+
+def test_an_exploited_reward_is_on_the_first_screen_and_its_answers_come_first(tmp_path):
+    settings = rl_run(tmp_path, candidates=("grpo", "sdpo"), control=False, explored=False)
+    folder, sentence = tmp_path / "results/fable/foundation/grpo", "by step 9 the reward counts 40 points more"
+    manifest = read_json(folder / "manifest.json")
+    manifest["counts"]["exploits"] = [sentence]
+    seal(folder / "manifest.json", {key: manifest[key] for key in ("step", "settings", "seed", "outputs", "counts")})
+    write_jsonl(folder / "disagreements.jsonl", [
+        {"step": step, "id": f"rows:{step}", "prompt": "How many <b>pears</b>?", "answer": "15", "reward": reward,
+         "why": "its answer is marked more than once", "response": "#### 15\n" * 100}
+        for step, reward in ((1, 1.0), (3, 1.5), (9, 1.5))
+    ])  # fmt: skip
+    log = (folder / "training_log.csv").read_text().splitlines()
+    gap = ["strict,strict_gap", *(f"0.5,{i / 100}" for i in range(len(log) - 1))]
+    write_text(folder / "training_log.csv", "\n".join(f"{a},{b}" for a, b in zip(log, gap, strict=True)) + "\n")
+    out = make(tmp_path, settings)
+    page = (out / "index.html").read_text()
+    first = page.index(sentence)
+    assert first < page.index("<h2>Reinforcement learning</h2>") < page.index(sentence, first + 1)
+    rows = read_table(out, "reinforcement_disagreements")
+    assert [(row["node"], row["step"], row["reward"]) for row in rows] == [
+        ("grpo", "9", "1.5"), ("grpo", "3", "1.5"), ("grpo", "1", "1")
+    ]  # fmt: skip
+    assert "&lt;b&gt;pears" in page and "<b>pears" not in page
+    assert all(row["response"].startswith("#### 15") and len(row["response"]) < 400 for row in rows)
+    assert {"reinforcement_curve_strict", "reinforcement_curve_strict_gap"} <= reinforcement_figures(
+        found_in(tmp_path, settings)
+    ).keys()
+    (flagged,) = (row["flags"] for row in read_table(out, "reinforcement_monitoring") if row["checkpoint"] == "grpo")
+    assert sentence in flagged
+
+
 # --- numbers -------------------------------------------------------------------------------------
 
 

@@ -124,6 +124,7 @@ class Reinforcement:
     explored: dict[str, Explored] = field(default_factory=dict)  # by node
     gates: dict[str, Gate] = field(default_factory=dict)  # by node
     rollouts: dict[str, list[dict]] = field(default_factory=dict)  # by node
+    disagreements: dict[str, list[dict]] = field(default_factory=dict)  # by node
     judges: dict[str, list[dict]] = field(default_factory=dict)  # candidate of stage reward → reward.json, seed by seed
 
     @property
@@ -248,9 +249,18 @@ def same_tokens(candidate: Candidate, control: Candidate) -> bool:
 
 
 def flags(candidate: Candidate) -> list[tuple[Checkpoint, str]]:
-    """What went wrong in a candidate's runs, one sentence each."""
+    """What went wrong in a candidate's runs, one sentence each: a reward that is exploited, a collapse."""
+    return [*exploited(candidate), *_counted_sentences(candidate, "collapse")]
+
+
+def exploited(candidate: Candidate) -> list[tuple[Checkpoint, str]]:
+    """Where the gap between what the reward counts as correct and a stricter judge opened."""
+    return _counted_sentences(candidate, "exploits")
+
+
+def _counted_sentences(candidate: Candidate, key: str) -> list[tuple[Checkpoint, str]]:
     trained = [m for m in candidate.members if m.manifest]
-    return [(m, sentence) for m in trained for sentence in m.manifest["counts"].get("collapse", [])]
+    return [(m, sentence) for m in trained for sentence in m.manifest["counts"].get(key, [])]
 
 
 def counted(candidate: Candidate, key: str) -> Counter[str]:

@@ -16,6 +16,7 @@ START, CONTROL = ("neutral", "s"), ("neutral", "X")
 # Column of the training log → what its axis says, factor.
 QUANTITIES = {
     "correct": ("correct samples, %", 100),
+    "strict_gap": ("correct, but not strictly, points", 100),
     "length": ("response, tokens", 1),
     "entropy": ("entropy, nats per token", 1),
     "kl": ("KL to the start, nats per token", 1),
@@ -24,6 +25,7 @@ QUANTITIES = {
     "clipped": ("clipped tokens, %", 100),
     "distilled": ("distilled samples, %", 100),
     "truncated": ("responses cut off, %", 100),
+    "strict": ("right by the stricter judge, %", 100),
 }
 PANEL = 330, 230
 

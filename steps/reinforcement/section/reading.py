@@ -26,13 +26,15 @@ def read_reinforcement(gathered: Gathered) -> Reinforcement | None:
     gates = {name: _gate(folder) for name, folder in _done(results / "gate", graph["gates"]).items()}
     nodes = [m.node for candidate in trained for m in candidate.members if m.manifest]
     rollouts = {node: list(read_jsonl(folders[node] / "rollouts.jsonl")) for node in nodes}
+    files = {node: folders[node] / "disagreements.jsonl" for node in nodes}
+    disagreements = {node: list(read_jsonl(file)) for node, file in files.items() if file.is_file()}
     judges = {
         candidate.name: [read_json(folders[m.node] / "reward.json") for m in candidate.members if m.manifest]
         for candidate in candidates.values()
         if candidate.stage == "reward" and _is_done(candidate)
     }
     comparisons = _comparisons(trained, candidates, graph["explore"])
-    return Reinforcement(candidates, comparisons, explored, gates, rollouts, judges)
+    return Reinforcement(candidates, comparisons, explored, gates, rollouts, disagreements, judges)
 
 
 def _is_done(candidate: Candidate) -> bool:

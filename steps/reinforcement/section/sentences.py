@@ -3,12 +3,14 @@
 from collections import Counter
 
 from steps.reinforcement.section.completions import completions
+from steps.reinforcement.section.disagreements import compact_disagreements
 from steps.reinforcement.section.exploration_tables import compact_changes, compact_votes
 from steps.reinforcement.section.facts import (
     MODES,
     Comparison,
     Reinforcement,
     counted,
+    exploited,
     flags,
     gain,
     method,
@@ -72,8 +74,14 @@ def first_screen(study: Reinforcement) -> str:
     return ""
 
 
+def exploits(study: Reinforcement) -> str:
+    """Which runs seem to exploit their reward; "" where none does."""
+    runs = [(m.node, text) for candidate in study.candidates for m, text in exploited(candidate)]
+    return say("exploits", runs=runs) if runs else ""
+
+
 def answers(study: Reinforcement) -> list[Answer]:
-    return [Answer("gained", first_screen(study))]
+    return [Answer("gained", " ".join(filter(None, (exploits(study), first_screen(study)))))]
 
 
 def leads(study: Reinforcement, comparison: Comparison) -> list[str]:
@@ -219,6 +227,7 @@ def rows_that_train(study: Reinforcement) -> str:
 def section(study: Reinforcement, tables: dict[str, Table], figures: dict[str, str]) -> dict:
     """What the section's template shows beside its tables and figures."""
     claims, votes_table = tables.get("reinforcement_claims"), tables.get("reinforcement_votes")
+    wrong = tables.get("reinforcement_disagreements")
     curves = [name for name in figures if name.startswith(curve_name(""))]
     return {
         "comparisons": [_compared(study, i, tables) for i in range(len(study.comparisons))],
@@ -234,6 +243,8 @@ def section(study: Reinforcement, tables: dict[str, Table], figures: dict[str, s
         "claims": grouped(claims) if claims else [],
         "verdicts": tally(claims) if claims else "",
         "monitoring": compact_monitoring(tables["reinforcement_monitoring"]),
+        "exploits": exploits(study),
+        "disagreements": compact_disagreements(wrong) if wrong else None,
         "warnings": warnings(study),
         "failures": failures(study),
         "judges": judges(study),
