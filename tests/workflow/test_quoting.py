@@ -47,7 +47,7 @@ def commands(tmp_path_factory) -> list[list[str]]:
     own_reward = {"kind": "custom", "weight": 1.0, "file": f"{HOSTILE}/reward.py", "function": "reward"}
     change = {
         "models": {
-            "base": {"path": f"{HOSTILE}/base", "template_kwargs": {"quoted": "it's \"$(touch ran)\""}},
+            "base": {"path": f"{HOSTILE}/base", "template_kwargs": {"quoted": 'it\'s "$(touch ran)"'}},
             "large": {"path": f"{HOSTILE}/large"},
         },
         "data": {"exercises": {"sources": own}},
