@@ -10,6 +10,7 @@ Run as: python -m steps.training.launch --kind single --processes 1 steps.prefli
 import argparse
 import resource
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,9 @@ class Stored:
 class Coin:
     """Rewards 1 and 0 by turns: every group then has an advantage, and half of the samples are right."""
 
-    def score(self, name: str, rows: list[dict], responses: list[str], tokens: list[int]) -> list[Scored]:
+    def score(
+        self, name: str, rows: list[dict], responses: list[str], tokens: list[int], groups: Sequence[int]
+    ) -> list[Scored]:
         return [Scored(float(i % 2)) for i in range(len(rows))]
 
 
