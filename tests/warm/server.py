@@ -42,6 +42,8 @@ def serve(address: str) -> None:
             if key.fileobj is listening:
                 begin(listening, watched)
             elif isinstance(key.fileobj, socket.socket):
+                if key.fileobj.fileno() < 0:
+                    continue  # its step has just ended
                 # Its other end says nothing more: it has been killed.
                 watched.unregister(key.fileobj)
                 with contextlib.suppress(ProcessLookupError):
@@ -52,9 +54,14 @@ def serve(address: str) -> None:
 
 def begin(listening: socket.socket, watched: selectors.BaseSelector) -> None:
     client, _ = listening.accept()
-    size, ancillary, *_ = client.recvmsg(8, socket.CMSG_LEN(3 * 4))
-    streams = array.array("i", ancillary[0][2])
-    asked = json.loads(client.recv(int.from_bytes(size), socket.MSG_WAITALL))
+    text, streams = received(client)
+    try:
+        asked = json.loads(text)
+    except ValueError:  # whoever asked was killed in the midst of it
+        for stream in streams:
+            os.close(stream)
+        client.close()
+        return
     process = os.fork()
     if not process:
         listening.close()
@@ -63,9 +70,21 @@ def begin(listening: socket.socket, watched: selectors.BaseSelector) -> None:
         run(asked, streams)
     for stream in streams:
         os.close(stream)
-    client.sendall(process.to_bytes(8))
+    with contextlib.suppress(BrokenPipeError):  # it was killed since: its end is read next
+        client.sendall(process.to_bytes(8))
     watched.register(client, selectors.EVENT_READ, process)
     watched.register(os.pidfd_open(process), selectors.EVENT_READ, (process, client))
+
+
+def received(client: socket.socket) -> tuple[bytes, array.array]:
+    """What is asked, as far as it came, and the standard streams."""
+    text, streams = b"", array.array("i")
+    with contextlib.suppress(ConnectionError):
+        size, ancillary, *_ = client.recvmsg(8, socket.CMSG_LEN(3 * 4))
+        for _, _, data in ancillary:
+            streams.frombytes(data)
+        text = client.recv(int.from_bytes(size), socket.MSG_WAITALL)
+    return text, streams
 
 
 def end(descriptor: int, process: int, client: socket.socket, watched: selectors.BaseSelector) -> None:
