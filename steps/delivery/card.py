@@ -17,7 +17,6 @@ from steps.report.tables import Column, Table
 from steps.settings.axes import REPORTED
 from steps.settings.data import DATA_STEPS, is_file_of_template, templated
 from steps.settings.stages import STAGES
-from steps.stats import bootstrap
 
 if TYPE_CHECKING:
     from steps.delivery.licences import Part
@@ -131,7 +130,7 @@ def results_table(subject: Candidate, base: Candidate) -> Table:
                     "change": candidates.difference(subject, base, axis) if tuned else None,
                 }
             )
-    caption = say("results_caption", resamples=bootstrap.RESAMPLES)
+    caption = say("results_caption")
     return Table("results", caption, columns, rows)
 
 

@@ -7,7 +7,6 @@ from steps.reinforcement.section.roles import METHOD, MODE_LABELS, role
 from steps.reinforcement.section.wording import say
 from steps.report.columns import IDENTITY, ORIGIN, identity
 from steps.report.tables import Column, Estimate, Table
-from steps.stats.bootstrap import RESAMPLES
 
 
 def exploration_table(study: Reinforcement) -> Table | None:
@@ -53,7 +52,7 @@ def changes_table(study: Reinforcement) -> Table | None:
                 row |= {"greedy": gain(candidate, start, task=task), "n": changes["pass@1"].n}
                 row |= {"reads": reading(changes["pass@1"], changes[f"pass@{k}"])}
                 rows.append(identity(candidate) | row)
-    caption = say("changes_caption", k=k, resamples=RESAMPLES)
+    caption = say("changes_caption", k=k)
     return Table("reinforcement_changes", caption, columns + ORIGIN, rows) if rows else None
 
 

@@ -14,7 +14,6 @@ from steps.report.columns import IDENTITY, ORIGIN, identity
 from steps.report.estimates import over_seeds
 from steps.report.logs import ends, logged, spent
 from steps.report.tables import Column, Estimate, Table
-from steps.stats.bootstrap import RESAMPLES
 
 # Quantities of the training log: column, what it is called, how its cells read.
 WATCHED = [
@@ -67,7 +66,7 @@ def final_table(study: Reinforcement) -> Table:
         n = " / ".join(f"{e.n:,}" if e else "–" for e in (once, cells["target"], cells["general"]))
         rows.append({**identity(candidate), **cells, "n": n})
     sampled = {"target": study.target, "temperature": study.temperature} if study.target else None
-    caption = say("final_caption", sampled=sampled, resamples=RESAMPLES)
+    caption = say("final_caption", sampled=sampled)
     return Table("reinforcement_final", caption, columns, rows)
 
 

@@ -49,8 +49,9 @@ def checkpoints_table(candidates: list[Candidate], every: dict[str, Candidate]) 
     caption = (
         "95 % intervals; n and seed SD (in points) are of target / general. An axis is the plain mean of its tasks."
         " Levels: Wilson intervals per task, combined. Gain: checkpoint minus base on the target; forgetting: base"
-        " minus checkpoint on the general tasks; kept: the share of the base's general score. All three: paired"
-        f" bootstrap over items ({RESAMPLES:,} resamples). With several seeds the mean over seeds; the interval covers"
+        " minus checkpoint on the general tasks; kept: the share of the base's general score. The first"
+        " two: Wilson intervals of the items gained and lost, added; kept: paired bootstrap over items"
+        f" ({RESAMPLES:,} resamples). With several seeds the mean over seeds; the interval covers"
         " items and seeds."
     )
     return Table("checkpoints", caption, columns, rows)
@@ -99,7 +100,7 @@ def tasks_table(candidates: list[Candidate], every: dict[str, Candidate]) -> Tab
     order = {candidate.name: index for index, candidate in enumerate(candidates)}
     rows.sort(key=lambda row: (AXES.index(row["axis"]), row["task"], order[row["checkpoint"]]))
     caption = (
-        "95 % Wilson intervals; change against the base by paired bootstrap over items. Forgetting: base minus"
+        "95 % Wilson intervals; change against the base by those of the items gained and lost. Forgetting: base minus"
         " checkpoint, of general tasks. Greedy decoding. By other judges: the benchmark's other metrics, filters and,"
         " where it has a judge of its own, judge_number or judge_math, by which rewards go. Cut off: the share of"
         " answers that reached the task's length without an end."

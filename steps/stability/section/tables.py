@@ -84,7 +84,7 @@ def arena_table(stability: Stability) -> Table:
                     "short": short_name(candidate, arena),
                 }
             )
-    caption = say("arena_caption", resamples=RESAMPLES)
+    caption = say("arena_caption")
     return Table("arena", caption, columns, rows)
 
 
