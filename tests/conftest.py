@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import gc
 import os
 import signal
 from collections.abc import Sequence
@@ -72,6 +73,16 @@ def build_tokenizer(sentences: Sequence[str] = ()):
         padding_side="left",
         model_max_length=1024,
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen_imports():
+    """What lives before a file's tests, libraries for the most part, is looked through by no later collection.
+
+    Each training collects garbage: of 0.6 million objects that takes 0.27 s, a third of six steps of a small model.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

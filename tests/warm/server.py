@@ -9,6 +9,7 @@ Run as: python tests/warm/server.py SOCKET
 import array
 import atexit
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -32,6 +33,9 @@ def serve(address: str) -> None:
     for library in LIBRARIES:
         importlib.import_module(library)
     assert threading.active_count() == 1, threading.enumerate()
+    # A fork's collections neither look through the libraries nor copy their pages.
+    gc.collect()
+    gc.freeze()
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(address)
     listening.listen(64)
