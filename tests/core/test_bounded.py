@@ -104,7 +104,7 @@ def test_a_call_that_fails_is_one_line_in_time_and_the_next_one_works(worker, wh
     began = time.monotonic()
     with pytest.raises(Failed, match=error) as failed:
         worker.call("act", what, "5")
-    assert time.monotonic() - began < SECONDS + 1
+    assert time.monotonic() - began < SECONDS + 10  # on a busy machine too
     assert "\n" not in str(failed.value) and len(str(failed.value)) < 500
     assert worker.call("act", "", "2") == 2.0
 

@@ -11,6 +11,7 @@ import pytest
 from steps.reinforcement.reward_kinds import Scored, fill, guarded
 from steps.reinforcement.rewards import Rewards, custom_files
 from steps.settings import rewards as reward_settings
+from tests.bounds import within
 
 ANSWER = {"kind": "answer", "weight": 1.0}
 LENGTH = {"kind": "length", "weight": 1.0, "start": 1, "end": 2}
@@ -302,7 +303,7 @@ def test_a_hostile_reward_costs_its_sample_at_most_its_limit(case, tmp_path, cap
     with Rewards({"mine": custom(tmp_path / "mine.py", source) | {"seconds": 1.0}}) as rewards:
         began = time.monotonic()
         scored = rewards.score("mine", [make_row()] * 3, ["a", "bad", "b"], [1] * 3)
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 15  # the limit, and the start of another process
     assert [one.value for one in scored] == [0.5, 0.0, 0.5] and scored[0].error is scored[2].error is None
     assert scored[1].error.startswith(error) and "\n" not in scored[1].error and len(scored[1].error) < 500
     printed = capfd.readouterr()
@@ -384,9 +385,8 @@ def test_what_a_reward_imports_from_its_folder_is_an_input(tmp_path):
 @pytest.mark.parametrize(("pattern", "response"), [(r"^(a+)+$", "a" * 50_000 + "!"), (r"(.*?,){25}P", "1," * 5_000)])
 def test_a_pattern_that_backtracks_without_end_costs_its_sample_only(pattern, response):
     rewards = Rewards({"format": {"kind": "format", "weight": 1.0, "pattern": pattern}})
-    began = time.monotonic()
-    scored = rewards.score("format", [make_row()] * 2, [response, "a" if "a" in pattern else "1,P"], [1] * 2)
-    assert time.monotonic() - began < 5
+    with within(5):
+        scored = rewards.score("format", [make_row()] * 2, [response, "a" if "a" in pattern else "1,P"], [1] * 2)
     assert scored[0].error.startswith("TimeoutError: the pattern backtracks for more than 1 s") and not scored[1].error
 
 
