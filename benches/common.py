@@ -1,8 +1,7 @@
 """What every bench shares: its options, a smallest size that the tests run, the clock, and the file it writes.
 
 A bench is `python -m benches.<name>`; `python -m benches` runs them all. Each writes reports/bench/<name>.json: what
-was
-measured, on which machine, with which versions. docs/results.md is made from those files.
+was measured, on which machine, with which versions. docs/results.md is made from those files.
 """
 
 import argparse

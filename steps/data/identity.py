@@ -129,7 +129,10 @@ _OPENINGS = frozenset("""
 please kindly the a an this that these here is following below question problem task exercise riddle one solve answer
 think about consider carefully hello hi hey thanks thank you dear there can could would will help me with my now i have
 need let us q tell hope doing well good morning afternoon evening everyone sorry are really your was wondering just
-""".split()) | frozenset("请問问您你好解答回以下面的這这个個道題题目思考一想看有里谢謝")  # fmt: skip
+""".split()) | frozenset(
+    "请問问您你好解答回以下面的這这个個道題题目思考一想看有里谢謝我是帮幫忙仔细細"
+    "认認真完成麻烦煩能可吗嗎决決做先现現在"
+)  # fmt: skip
 _CLAUSE = re.compile(r"\s*([^.!?:,;\n。！？：，；]{1,80})[.!?:,;\n。！？：，；]+\s*")
 _POLITE = re.compile(r"\s*(?:please|kindly)\s+(?=\w)", re.IGNORECASE)
 _OPENING_WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+|[^\w\s]")

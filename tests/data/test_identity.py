@@ -103,6 +103,7 @@ def test_what_asks_without_its_mark_is_the_same(texts):
         ("Why is it “red”?", 'Why is it "red"?'),
         ("ＡＢＣ 是什么？", "ABC 是什么"),
         ("安娜有几个苹果？", "请问：安娜有几个苹果？", "你好，请回答下面的问题。安娜有几个苹果"),
+        ("安娜有几个苹果？", "下面是一个问题。安娜有几个苹果？", "能帮我解决这个问题吗？安娜有几个苹果？"),
         ("What is 2³?", "What is 2^3?"),
     ],
 )  # fmt: skip
