@@ -206,6 +206,7 @@ class Index:
         self.by_question: dict[Clause, str] = {}
         self.openings: set[str] = set()  # first words of the short ones
         self.lengths: set[int] = set()  # of them, in words
+        self.clauses: set[Clause] = set()  # of items, but for what they share
         self.options: dict[Clause, set[Clause]] = {}  # of those that all come with some
         self.parts: list[list[Clause]] = []
         self.asking: list[list[Clause]] = []  # those of an item's clauses that ask
@@ -223,6 +224,7 @@ class Index:
             counts = Counter(gram for words in distinct for gram in self._ngrams([*words]))
             for item, ways in readings:
                 for parts, whole in ways:
+                    self.clauses.update(clause for clause in parts if clause not in self.frames.clauses)
                     self._add(item, parts, whole, counts)
 
     def _readings(self, item: Item, every: list[Clause]) -> list[tuple[list[Clause], bool]]:
@@ -283,12 +285,23 @@ class Index:
         for parts in readings:
             if found := self._longer(parts):
                 return found
+        fewest = self._fewest(every, frames.part(own), frames)
         for parts in readings if self.by_question else ():
             parts = frames.part(parts)
-            for question in self._questions(parts, frames.clauses):
+            for question in self._questions(parts, frames.clauses, fewest):
                 if question in self.by_question and self._has_its_options(question, parts, frames):
                     return self.by_question[question], 1.0
         return None
+
+    def _fewest(self, every: list[Clause], own: list[Clause], frames: Frames) -> float:
+        """Words that an item must have of a text in the frame of its set, which asks all that stands in it: "Take 7
+        steps." is not "Take 7 steps. Turn left." Where a text has several in frames, as many as one of them."""
+        around = Counter(clause for clause in every if len(clause) >= FRAME_WORDS and clause in self.frames.clauses)
+        if not around:
+            return 0.0
+        # What the rows share is a frame, unless items ask it: "turn left" many do.
+        asked = [clause for clause in own if clause not in frames.clauses or clause in self.clauses]
+        return self.min_overlap * len(core(words_of(asked))) / max(around.values())
 
     def _has_its_options(self, question: Clause, parts: list[Clause], frames: Frames) -> bool:
         """Whether a text with a question has none of the options that only come with it, or others."""
@@ -316,8 +329,8 @@ class Index:
                 found = max(found or (0.0, 0), (share, -item))
         return found and (self.names[-found[1]], found[0])
 
-    def _questions(self, parts: list[Clause], framing: set[Clause]) -> Iterator[Clause]:
-        """Runs of clauses, fillers left out, that may be a short item."""
+    def _questions(self, parts: list[Clause], framing: set[Clause], fewest: float) -> Iterator[Clause]:
+        """Runs of clauses, fillers left out, that may be a short item, of so many words."""
         # Those without words would make runs that never grow too long.
         asks = [(tuple(core(list(clause))), clause in framing) for clause in parts]
         asks = [(clause, frame) for clause, frame in asks if clause]
@@ -333,7 +346,8 @@ class Index:
                 run += asks[at][0]
                 if len(run) > longest:
                     break
-                if len(run) in self.lengths and (len(run) >= least or len(run) >= SPECIFIC_WORDS):
+                long = len(run) >= fewest and (len(run) >= least or len(run) >= SPECIFIC_WORDS)
+                if long and len(run) in self.lengths:
                     yield tuple(run)
 
 
@@ -355,8 +369,12 @@ _ALIKE = FILLERS | frozenset("a what is are s find compute determine calculate e
 def asks_otherwise(clause: Clause, parts: list[Clause]) -> bool:
     """Whether the clause of a text that is most like one that asks has other words, or another sign, in the place of
     some of its words; those that it lacks or has beside them say nothing."""
+    if clause in parts:
+        return False
     pairs = {*pairwise(clause)}
-    like = max(reversed(parts), key=lambda part: len(pairs.intersection(pairwise(part))), default=())
+    # A single word ("Simplify") has no pairs by which a clause would be like it.
+    comparable = [part for part in parts if pairs or len(part) == 1]
+    like = max(reversed(comparable), key=lambda part: len(pairs.intersection(pairwise(part))), default=())
     changes = SequenceMatcher(None, clause, like, autojunk=False).get_opcodes()
     for kind, begin, end, start, stop in changes:
         ours, theirs = ({*run} - _ALIKE for run in (clause[begin:end], like[start:stop]))

@@ -147,6 +147,45 @@ def test_text_that_rows_share_does_not_hide_a_short_item(frame, questions):
     assert find(frame.format("who was the second to sail around it")) is None
 
 
+WALK = "If you follow these instructions, do you return to the starting point? {}\nOptions:\n- Yes\n- No"
+WALKS = [
+    "Take 7 steps. Turn around. Take 7 steps.",
+    "Take 7 steps. Turn around. Take 7 steps. Turn left. Turn around. Turn around. Turn left.",
+    "Turn left. Take 2 steps. Turn left. Take 9 steps.",
+]
+INTENT = "Classify what the customer writes by its intent, please.\n\n{}"
+
+
+def test_in_the_frame_of_a_set_a_text_asks_all_that_stands_in_it():
+    items = [Item("walk:0", WALK.format(WALKS[0])), Item("walk:2", WALK.format(WALKS[2]))]
+    items += [
+        Item(f"other:{i}", WALK.format(f"Take {i} steps. Turn right. Take {i + 1} steps.")) for i in range(20, 40)
+    ]
+    for frame in ("{}", INTENT):
+        rows = [frame.format(WALK.format(f"Turn left. Take {i} steps. Turn left.")) for i in range(30, 60)]
+        find = finder(items, rows)
+        found = [find(frame.format(WALK.format(walk))) for walk in WALKS]
+        assert found == ["walk:0", None, "walk:2"], frame
+        several = "\n\n".join(WALK.format(walk) for walk in (WALKS[1], "Take 99 steps.", WALKS[2]))
+        assert find(frame.format(several)) in ("walk:0", "walk:2")
+
+
+ONE_WORD = "Simplify\n\\[\\cos(\\frac{2\\pi}{15}) \\cos(\\frac{4\\pi}{15}) \\cos(\\frac{8\\pi}{15}).\\]"
+
+
+def test_a_clause_of_one_word_is_held_to_no_other_clause():
+    items = [Item("one:0", ONE_WORD), Item("one:1", f'{PROBLEM}\n\nEnter "odd", "even", or "neither".')]
+    for text in ("{}", "### Instruction:\n{}\n\n### Response:", "{}\nA: Let's think step by step."):
+        assert [finder(items)(text.format(item.prompt)) for item in items] == ["one:0", "one:1"]
+    assert finder(items)(ONE_WORD.replace("Simplify", "Differentiate")) is None
+
+
+def test_every_question_that_ships_is_found_as_it_stands():
+    texts = [row["problem"] for row in read_jsonl(Path(__file__).parents[2] / "data/math500/test.jsonl")]
+    index = Index([Item(f"math:{i}", text) for i, text in enumerate(texts)], **SETTINGS)
+    assert [text for text in texts if index.match(text) is None] == []
+
+
 def test_a_short_question_is_found_beside_its_options_and_one_that_many_items_ask_only_with_them():
     options = [[f"{name} is {what}" for name in NAMES[i : i + 4]] for i, what in enumerate(["old", "new", "far"] * 4)]
     asked = ["Which of these is true?"] * 11 + ["Which bay lies in the west of the town of Kelso?"]
