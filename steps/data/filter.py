@@ -84,7 +84,7 @@ def _check_quality(row: dict, max_repetition: float) -> None:
             raise RowProblem("low_quality", column, "remove the record, or repair the text", detail)
         if (share := repetition(words(text))) > max_repetition:
             hint = "remove the record, or raise filter.max_repetition"
-            raise RowProblem("low_quality", column, hint, f"{share:.0%} of its word trigrams are repeats")
+            raise RowProblem("low_quality", column, hint, f"{share:.0%} of its runs of eight words are repeats")
 
 
 def _check_known(language: str | list[str] | None) -> None:

@@ -1,11 +1,15 @@
 """How much of a text repeats itself."""
 
-# Repetition of shorter texts is style ("ha ha ha"), and their trigrams are too few for a share.
+# A derivation repeats its terms, a table its heads: of MATH's 5,000 solutions 31 repeat more than 60 % of their runs of
+# three words, and none more than 40 % of those of eight. A text that goes in circles repeats nearly all of either.
+RUN_WORDS = 8
+# Repetition of shorter texts is style ("ha ha ha"), and their runs are too few for a share.
 MIN_REPETITION_WORDS = 30
 
 
 def repetition(tokens: list[str]) -> float:
-    """Share of the word trigrams of a text that occurred before in it; 0 for texts of fewer than 30 words."""
+    """Share of a text's runs of eight words that occurred before in it; 0 for texts of fewer than 30 words."""
     if len(tokens) < MIN_REPETITION_WORDS:
         return 0.0
-    return 1 - len(set(zip(tokens, tokens[1:], tokens[2:], strict=False))) / (len(tokens) - 2)
+    runs = set(zip(*(tokens[start:] for start in range(RUN_WORDS)), strict=False))
+    return 1 - len(runs) / (len(tokens) - RUN_WORDS + 1)

@@ -63,7 +63,7 @@ def flaw(sample: Sample, ended: bool, right: bool | None, expected: str, setting
     if said < settings["min_tokens"] or not sample.text.strip():
         detail = f"{said} tokens besides the end token, min_tokens is {settings['min_tokens']}"
         return "too_short", "lower generate.min_tokens, or take a teacher that answers", detail
-    shares = {"word trigrams": repetition(words(sample.text)), "lines": repeated_lines(sample.text)}
+    shares = {"runs of eight words": repetition(words(sample.text)), "lines": repeated_lines(sample.text)}
     part = max(shares, key=shares.__getitem__)
     if shares[part] > settings["max_repetition"]:
         hint = "lower generate.temperature or max_new_tokens, or raise generate.max_repetition"

@@ -89,7 +89,7 @@ class Filter(Settings):
     max_prompt_chars: int = Field(gt=0, description="Characters of all user turns")
     min_response_chars: int = Field(ge=0, description="Characters of all assistant turns")
     max_response_chars: int = Field(gt=0, description="Characters of all assistant turns")
-    max_repetition: Share = Field(description="Share of a turn's word trigrams that may be repeats")
+    max_repetition: Share = Field(description="Share of a turn's runs of eight words that may be repeats")
 
 
 # What a source may say itself, by the rule that it is said to: it stands before the section, for the source's rows.

@@ -12,7 +12,7 @@ class Generate(Draws):
     verify: bool = Field(description="Whether wrong answers are rejected")
     short_answer_words: int = Field(ge=0, description=SHORT_ANSWER)
     min_tokens: int = Field(ge=1, description="Tokens of the shortest response")
-    max_repetition: Share = Field(description="Share of word trigrams, and of lines, that may be repeats")
+    max_repetition: Share = Field(description="Share of runs of eight words, and of lines, that may be repeats")
     keep: int | None = Field(ge=1, description="Responses kept per prompt; null keeps all")
 
     @classmethod

@@ -354,10 +354,24 @@ def test_quality(text, low):
         assert reason(row(response=text)) == ("low_quality", "messages[1].content")
 
 
-def test_the_share_of_repeated_trigrams():
+DERIVATION = r"""We can write
+\begin{align*}
+\frac{1}{\cos^2 10^\circ} &= \frac{2}{1 + \cos 20^\circ} \\
+&= \frac{2 (1 - \cos 20^\circ)}{(1 + \cos 20^\circ)(1 - \cos 20^\circ)} \\
+&= \frac{2 (1 - \cos 20^\circ)}{1 - \cos^2 20^\circ} \\
+&= \frac{2 - 2 \cos 20^\circ}{\sin^2 20^\circ}.
+\end{align*}"""
+
+
+def test_a_derivation_is_no_repetition():
+    assert reason(row(response=DERIVATION)) is None
+    assert reason(row(response=" and so on it goes again" * 12)) is not None
+
+
+def test_the_share_of_repeated_runs():
     tokens = list("abcdefghij") * 4
-    # 38 trigrams, of which ten are different.
-    assert repetition(tokens) == pytest.approx(28 / 38)
+    # 33 runs of eight, of which ten are different.
+    assert repetition(tokens) == pytest.approx(23 / 33)
     assert repetition(tokens[:29]) == 0
 
 
