@@ -28,6 +28,12 @@ BOUNDS = {
     "less_than": ("lt", "below"),
     "less_than_equal": ("le", "at most"),
 }
+# Keys of older versions, and what came in their place.
+GONE = {
+    "equivalence": "what compares answers is `judge` of a data set or task",
+    "num_perm": "near duplicates are joined exactly",
+    "resamples": "the intervals need no bootstrap",
+}
 
 
 def check(of: type[Settings], value: Any, where: str = "") -> None:
@@ -135,6 +141,8 @@ def _unknown_key(path: str, given: Any, context: dict) -> str:
     place = f"{path}.{key}" if path else str(key)
     if context["by_kind"]:
         return f"{place}: has no effect with kind {given['kind']}; remove it (known keys: {', '.join(known)})"
+    if key in GONE:
+        return f"{place}: is gone, for {GONE[key]}; remove the key"
     close = difflib.get_close_matches(str(key), known, n=1)
     return f"{place}: unknown key; " + (f"did you mean `{close[0]}`?" if close else f"known keys: {', '.join(known)}")
 

@@ -62,6 +62,7 @@ def test_whatever_is_wrong_is_one_line_in_our_words(section):
             "rl.rewards.answer.kind: 'anser' is none of: answer, custom",
         ),
         ({"launch": {"zzz": 1}}, "launch.zzz: unknown key; known keys: kind, processes"),
+        ({"explore": {"resamples": 1000}}, "explore.resamples: is gone, for the intervals need no bootstrap; remove"),
         (
             {"sft": {"adapter": {"kind": "lora", "r": 8, "alpha": 8, "target_modules": "all"}}},
             "sft.adapter.target_modules",
