@@ -20,6 +20,9 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 # processor the threads spin while they wait for each other: a file of tests then takes ten times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Files that take minutes. They go first: two workers end together where what is left for the end is short.
+LONG = ("tests/workflow/", "tests/benches/", "tests/training/test_launch")
+
 # Qwen's ChatML turns, without its tool and thinking branches. The generation tags mark what the assistant writes.
 CHAT_TEMPLATE = (
     "{%- for message in messages %}"
@@ -73,6 +76,10 @@ def build_tokenizer(sentences: Sequence[str] = ()):
         padding_side="left",
         model_max_length=1024,
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
 
 
 @pytest.fixture(scope="module", autouse=True)
