@@ -20,8 +20,8 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 # processor the threads spin while they wait for each other: a file of tests then takes ten times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Files that take minutes. They go first: two workers end together where what is left for the end is short.
-LONG = ("tests/workflow/", "tests/benches/", "tests/training/test_launch")
+# Tests that take minutes, the longest first: two workers end together where what is left for the end is short.
+LONG = ("tests/workflow/test_workflow", "tests/workflow/test_standing", "tests/workflow/", "tests/benches/")
 
 # Qwen's ChatML turns, without its tool and thinking branches. The generation tags mark what the assistant writes.
 CHAT_TEMPLATE = (
@@ -79,7 +79,7 @@ def build_tokenizer(sentences: Sequence[str] = ()):
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+    items.sort(key=lambda item: next((i for i, name in enumerate(LONG) if item.nodeid.startswith(name)), len(LONG)))
 
 
 @pytest.fixture(scope="module", autouse=True)
