@@ -638,6 +638,18 @@ def test_a_model_that_says_something_of_its_template_stands_in_a_folder_of_its_o
         ({"chat_template": "{% if %}"}, r"models\.base\.chat_template: is no Jinja"),
         ({"system": "x"}, r"models\.base\.chat_template: base has none"),
         ({"chat_template": "{{ messages }}", "template_kwargs": {"think": 1}}, r"reads no think; it reads none"),
+        (
+            {"chat_template": "{{ bos_token }}{{ messages }}", "template_kwargs": {"bos_token": ""}},
+            r"models\.base\.template_kwargs: bos_token is told to every chat template",
+        ),
+        (
+            {"chat_template": "{{ add_generation_prompt }}", "template_kwargs": {"add_generation_prompt": False}},
+            r"models\.base\.template_kwargs: add_generation_prompt is told to every chat template",
+        ),
+        (
+            {"chat_template": "{{ messages }}{{ think }}", "template_kwargs": {"think": "false"}},
+            r"models\.base\.template_kwargs\.think: 'false' is text, .* write false without quotes",
+        ),
         ({"template_kwargs": {"a b": 1}}, r"models\.base\.template_kwargs"),
         ({"template_kwarg": {}}, r"models\.base\.template_kwarg: unknown key; did you mean `template_kwargs`"),
         ({"fold_system": "yes"}, r"models\.base\.fold_system"),
