@@ -12,7 +12,7 @@ from steps.core.promises import MANIFEST
 from steps.core.versions import check_vllm
 from steps.data.hub import wanted
 from steps.data.sources import named, suffixes
-from steps.evaluation.questions import check_task
+from steps.evaluation.questions import check_task, longest_answer
 from steps.graph.graph import Graph
 from steps.models import checkpoints, composed
 from steps.models.adapters import experts, kinds
@@ -183,6 +183,35 @@ def check_lengths(graph: Graph) -> None:
             check_length(node.settings["max_length"], stated_context(config), where)
 
 
+def check_rooms(graph: Graph) -> None:
+    """Raise a ValueError for answers that leave a model no room for a question, where that model is here."""
+    contexts: dict[str, int] = {}
+    for name in graph.measured():
+        if _is_here(graph, root := graph.root(name)) and root not in contexts:
+            folder = checkpoints.full_checkpoint(Path(graph.source(root)))
+            if most := stated_context(read_config(folder / checkpoints.CONFIG)):
+                contexts[root] = most
+    wanted = {
+        f"studies.{node.study}.recipes.{node.recipe}.max_new_tokens": (
+            graph.root(name),
+            node.settings["max_new_tokens"],
+        )
+        for name, node in graph.nodes.items()
+        if STAGES[node.stage].samples
+    }
+    described, default = graph.params["evaluate"]["tasks"], graph.params["evaluate"]["max_new_tokens"]
+    for task in graph.asked():
+        limit, own = longest_answer(task, described.get(task, {}), default)
+        where = f"evaluate.tasks.{task}.overrides.generation_kwargs" if own else "evaluate.max_new_tokens"
+        wanted |= {f"{where} ({root})": (root, limit) for root in contexts}
+    for where, (root, limit) in wanted.items():
+        if limit >= contexts.get(root, limit + 1):
+            raise ValueError(
+                f"{where.split(' ')[0]}: {limit} leaves no room for a question in the {contexts[root]} positions of"
+                f" {root}; lower it"
+            )
+
+
 def check_prepared(graph: Graph, name: str) -> None:
     """Raise a ValueError for a chat template that the settings of a model make, where it cannot be what is meant."""
     settings = templated(graph.params["models"][name])
@@ -225,6 +254,7 @@ def check_files(graph: Graph) -> None:
         elif not Path(file).is_file():
             raise ValueError(f"{where}: there is no file {file}; correct the path")
     check_tasks(graph)
+    check_rooms(graph)
     if graph.params["engine"] == "vllm":
         check_vllm("engine: vllm")
     for node in graph.nodes.values():

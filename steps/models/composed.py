@@ -114,9 +114,7 @@ def check(folder: Path, settings: dict, where: str) -> None:
             )
         if name not in read | _defaulted(template):
             others = ", ".join(sorted(read - _TOLD)) or "none"
-            raise ValueError(
-                f"{place}: the chat template reads no {name}; it reads {others}; correct or remove it"
-            )
+            raise ValueError(f"{place}: the chat template reads no {name}; it reads {others}; correct or remove it")
 
 
 def _defaulted(template: str) -> set[str]:

@@ -127,6 +127,26 @@ def test_rows_longer_than_the_model_reads(graph):
     checks.check_lengths(made)
 
 
+def test_answers_longer_than_the_model_reads(graph):
+    """GPT-2 reads 1,024 positions, which are no room for a question before the 1,024 tokens of the defaults."""
+    made = graph()
+    silent = {"stock": "short", "overrides": {"generation_kwargs": {"until": []}}}
+    made.params["evaluate"] |= {"target": ["silent"], "general": ["short"], "harder": [], "dev": []}
+    made.params["evaluate"] |= {"tasks": {"silent": silent}, "max_new_tokens": 64}
+    made.params["evaluate"]["sampling"] |= {"tasks": []}
+    Path("base/config.json").write_text('{"n_positions": 64}')
+    with pytest.raises(ValueError, match=r"^evaluate.max_new_tokens: 64 leaves no room .* 64 positions of base; lower"):
+        checks.check_rooms(made)
+    made.params["evaluate"]["max_new_tokens"] = 63
+    checks.check_rooms(made)
+    made.params["evaluate"]["tasks"]["short"] = {"overrides": {"generation_kwargs": {"max_gen_toks": 70}}}
+    line = r"^evaluate.tasks.short.overrides.generation_kwargs: 70 leaves no room"
+    with pytest.raises(ValueError, match=line):
+        checks.check_rooms(made)
+    Path("base/config.json").write_text("{}")
+    checks.check_rooms(made)
+
+
 def test_a_study_measures_its_nodes_and_the_models_they_descend_from(graph):
     made = graph()
     assert made.measured("one") == ["base", "a", "lora"]

@@ -73,6 +73,22 @@ def test_other_architectures_are_handled(name, tmp_path):
     assert name in ARCHITECTURES
 
 
+@pytest.mark.parametrize(("name", "key"), [("GPT-2", "n_positions"), ("Qwen3", "max_position_embeddings")])
+def test_a_model_that_reads_little_is_tried_on_little(name, key, tmp_path, monkeypatch):
+    """Its prompts end where its positions do; where not even a question fits, a line says so."""
+    stem, given = ARCHITECTURES[name]
+    for positions in (64, 16):
+        monkeypatch.setitem(ARCHITECTURES, name, (stem, given | {key: positions}))
+        base = build(name, tmp_path / str(positions))
+        if positions == 64:
+            assert found(checked(base))["context"][0] == "64 tokens"
+        else:
+            with pytest.raises(
+                ValueError, match=r"a question of \d+ tokens and an answer are more than the 16 positions"
+            ):
+                checked(base)
+
+
 def test_tokens_without_an_embedding(base):
     tokenizer = checkpoints.load_tokenizer(base)
     tokenizer.add_tokens([f"<new{i}>" for i in range(768)])
