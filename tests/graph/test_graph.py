@@ -340,6 +340,7 @@ def test_a_teacher_of_another_language_is_one_line_before_any_job(graph):
     [
         ("model.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"),
         ("config.json", b'{"auto_map": {"AutoConfig": "code.Config"}}'),
+        ("config.json", b'{"quantization_config": {"quant_method": "gptq", "bits": 4}}'),
         ("config.json", b'{"num_hidden_layers": 1000000000}'),
         ("adapter_config.json", b'{"base_model_name_or_path": "base"}'),
     ],
