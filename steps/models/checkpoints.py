@@ -131,14 +131,17 @@ def _tensors(folder: Path) -> dict[str, dict]:
     return tensors
 
 
-def check_files(folder: Path) -> None:
+def check_files(folder: Path, base: Path | None = None) -> None:
     """What is cheap to tell of a checkpoint and of an adapter's bases: no weight is read and torch is not needed.
+
+    Args:
+        base: of an adapter, in place of the one that its config names.
 
     Raises:
         ValueError: a file is missing, broken, outside of the folder or asks for code to be run, or an adapter fits no
             module of its base; the message names it.
     """
-    line, tensors = lineage(folder), {}
+    line, tensors = [folder, *lineage(base)] if base else lineage(folder), {}
     for member in line:
         if not member.is_dir():
             fix = "correct the path, or make the checkpoint first"
