@@ -9,7 +9,7 @@ from pathlib import Path
 from steps.core import plain_yaml
 from steps.core.manifest import is_manifest, verify_manifest
 from steps.core.promises import MANIFEST
-from steps.core.versions import check_vllm
+from steps.core.versions import check_tracker, check_vllm
 from steps.data.hub import wanted
 from steps.data.sources import named, suffixes
 from steps.evaluation.questions import check_task, longest_answer
@@ -22,7 +22,6 @@ from steps.models.files import read_config
 from steps.settings.data import is_file_of_template, templated
 from steps.settings.formats import FILES
 from steps.settings.stages import STAGES
-from steps.training import boards
 
 # How the world calls its tasks, whose rows it writes.
 OF_WORLD = "fable_"
@@ -75,7 +74,7 @@ def check_trackers(graph: Graph) -> None:
     """Raise a ValueError for a tracker that is not installed."""
     for node in graph.nodes.values():
         try:
-            boards.check(node.settings)
+            check_tracker(node.settings.get("tracker", "none"))
         except ValueError as error:
             raise ValueError(f"studies.{node.study}.recipes.{node.recipe}.{error}") from None
 
