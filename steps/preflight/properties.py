@@ -145,7 +145,9 @@ def tokens(engine: Engine, folder: Path) -> list[Property]:
         raise ValueError(f"{folder}: a prompt begins with {tokenizer.bos_token} twice; take it out of the template")
     bounded = engine.max_length < UNBOUNDED
     return [
-        Property("context", f"{engine.max_length:,} tokens" if bounded else "without a bound"),
+        Property(
+            "context", f"{engine.max_length:,} tokens" if bounded else "without a bound", *long_rows(engine.model)
+        ),
         Property("vocabulary", f"ids up to {largest:,}, {rows:,} embeddings"),
         Property(
             "padding",
@@ -154,6 +156,15 @@ def tokens(engine: Engine, folder: Path) -> list[Property]:
         ),
         Property("beginning", f"prompts begin with {tokenizer.bos_token}" if begins else "prompts begin with no token"),
     ]
+
+
+def long_rows(model: Any) -> list[str]:
+    """What a user must know of a model that turns long rows by other angles (longrope, as Phi's): all rows of a batch
+    turn as its longest one."""
+    rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+    if rope.get("rope_type") != "longrope" or not (short := rope.get("original_max_position_embeddings")):
+        return []
+    return [f"rows of more than {short:,} tokens turn by other angles, and so do rows in a batch with one: keep below"]
 
 
 # --- what is asked and trained -------------------------------------------------------------------
