@@ -8,7 +8,7 @@ from collections import Counter
 from random import Random
 
 from steps.models.chat import Chat
-from steps.models.checkpoints import dated
+from steps.models.today import dated
 from steps.models.unfit import Unfit
 from steps.training.texts import texts
 from tests.chats import ADDED, FAMILIES, SPECIAL, TEMPLATES, Family

@@ -24,6 +24,12 @@ def check_vllm(where: str, cuda: bool = False) -> None:
         )
 
 
+def check_tracker(tracker: str) -> None:
+    """Raises ValueError for a package, or "none", that is to watch a training and is not installed."""
+    if tracker != "none" and importlib.util.find_spec(tracker) is None:
+        raise ValueError(f"tracker: {tracker} is not installed; install it (pip install {tracker}), or write none")
+
+
 def version(package: str) -> str | None:
     """Of an installed package; None where it is not installed."""
     try:

@@ -8,6 +8,7 @@ import numpy as np
 from steps.core.progress import Progress
 from steps.engines.interface import Coder, Sample
 from steps.engines.transformers import Engine
+from steps.evaluation.questions import LONGEST
 from steps.evaluation.tasks import documents, headline, stop_strings
 from steps.judges import tasks as ours
 from steps.judges.canonical import canonical
@@ -91,7 +92,7 @@ def language_model(engine: Coder, max_new_tokens: int):
 
 def longest(generation_kwargs: dict, max_new_tokens: int) -> int:
     """Tokens of a task's longest answer: its own number, by either of lm-eval's names for it, or that of all tasks."""
-    own = (generation_kwargs.get(key) for key in ("max_gen_toks", "max_new_tokens", "max_tokens"))
+    own = (generation_kwargs.get(key) for key in LONGEST)
     return next(filter(None, own), max_new_tokens)
 
 

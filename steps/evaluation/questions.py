@@ -17,6 +17,8 @@ from steps.evaluation.functions import fields_read, named
 from steps.evaluation.tasks import TEMPLATES, configuration, find_template, library, task_files
 from steps.judges.tasks import ASKED
 
+# lm-eval's names for the tokens of a task's longest answer.
+LONGEST = ("max_gen_toks", "max_new_tokens", "max_tokens")
 # Of a template, what makes the question, the answer and the options: a field's name, or Jinja that names fields.
 _TEXTS = ("doc_to_text", "doc_to_target", "doc_to_choice")
 # Glue of tasks/, of which is known what it reads.
@@ -44,6 +46,20 @@ def check_task(task: str, spec: dict) -> None:
                 f" another split by `overrides` (there are {', '.join(files)})"
             )
         _check_rows(files[split], config, template, f"evaluate.tasks.{task}: {name}")
+
+
+def longest_answer(task: str, spec: dict, most: int) -> tuple[int, bool]:
+    """Tokens of a task's longest answer that is written, 0 of one that is chosen; and whether the task says it itself.
+
+    Args:
+        spec: its description in `evaluate.tasks`.
+        most: of tasks that say nothing.
+    """
+    config = configuration(find_template(task, spec.get("stock", task))) | spec.get("overrides", {})
+    if config.get("output_type", "generate_until") != "generate_until":
+        return 0, False
+    own = next(filter(None, ((config.get("generation_kwargs") or {}).get(key) for key in LONGEST)), None)
+    return own or most, own is not None
 
 
 def _check_functions(config: dict, template: Path, where: str) -> None:

@@ -9,13 +9,14 @@ from pathlib import Path
 from steps.core import plain_yaml
 from steps.core.manifest import is_manifest, verify_manifest
 from steps.core.promises import MANIFEST
-from steps.core.versions import check_vllm
+from steps.core.versions import check_tracker, check_vllm
 from steps.data.hub import wanted
 from steps.data.sources import named, suffixes
-from steps.evaluation.questions import check_task
+from steps.evaluation.questions import check_task, longest_answer
 from steps.graph.graph import Graph
 from steps.models import checkpoints, composed
 from steps.models.adapters import experts, kinds
+from steps.models.adapters.targets import is_embedding, targeted_embeddings
 from steps.models.context import check_length, stated_context
 from steps.models.files import read_config
 from steps.settings.data import is_file_of_template, templated
@@ -38,6 +39,44 @@ def check_adapters(graph: Graph) -> None:
             folder = Path(graph.source(root))
             kinds.check(adapter, shapes(folder), where)
             experts.check_in_files(adapter, shares(folder), where)
+        if _is_here(graph, root):
+            folder = Path(graph.source(root))
+            _check_modules(adapter, folder, f"studies.{node.study}.recipes.{node.recipe}.adapter")
+
+
+def _check_modules(adapter: dict, folder: Path, where: str) -> None:
+    """Raise a ValueError for an entry of `modules_to_save` or `freeze` of which no tensor of the files says anything,
+    for tied embeddings as a target, or for a new token that is known.
+
+    The model may call experts otherwise than its files do, and a tied head is in none.
+    """
+    whole = checkpoints.full_checkpoint(folder)
+    for key in ("modules_to_save", "freeze"):
+        for entry in adapter.get(key, ()):
+            parts = {part for name in checkpoints.tensor_names(whole) for part in name.split(".")}
+            last = entry.rpartition(".")[2]
+            if not ({"experts", last} & parts or "*" in last or is_embedding(last)):
+                raise ValueError(f"{where}.{key}: {entry} is no module of the model; correct or remove it")
+    named = targeted_embeddings(adapter) if adapter["kind"] != "full" else []
+    if named and read_config(whole / checkpoints.CONFIG).get("tie_word_embeddings"):
+        raise ValueError(
+            f"{where}.target_modules: {named[0]} is tied to the output layer, whose change PEFT would merge twice; name"
+            " it in modules_to_save"
+        )
+    if new := adapter.get("new_tokens"):
+        known = checkpoints.vocabulary(folder)
+        for token in new:
+            if token in known:
+                raise ValueError(f"{where}.new_tokens: the tokenizer has {token!r} already; take it out")
+
+
+def check_trackers(graph: Graph) -> None:
+    """Raise a ValueError for a tracker that is not installed."""
+    for node in graph.nodes.values():
+        try:
+            check_tracker(node.settings.get("tracker", "none"))
+        except ValueError as error:
+            raise ValueError(f"studies.{node.study}.recipes.{node.recipe}.{error}") from None
 
 
 def _is_here(graph: Graph, model: str) -> bool:
@@ -157,7 +196,17 @@ def check_models(graph: Graph) -> None:
         if "base" in model:
             if not checkpoints.is_adapter(folder):
                 raise ValueError(f"models.{name}.base: has no effect, for {folder} is no adapter; remove it")
+            if _is_here(graph, model["base"]):
+                try:
+                    checkpoints.check_files(folder, Path(graph.source(model["base"])))
+                except ValueError as error:
+                    raise ValueError(f"{where}: {error}") from error
             continue
+        if folder.suffix == ".gguf":
+            raise ValueError(
+                f"{where}: {folder} is a GGUF file; make a folder of it (python -m steps.models.from_gguf {folder}"
+                " <folder>), and name that"
+            )
         if not folder.is_dir():
             raise ValueError(f"{where}: there is no folder {folder}; a hub id needs `revision:` beside it, a commit")
         try:
@@ -166,6 +215,8 @@ def check_models(graph: Graph) -> None:
                 verify_manifest(folder)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
+        if name in conversing(graph) and not (folder / "tokenizer.json").is_file():
+            raise ValueError(f"{where}: {folder} has no tokenizer.json; copy the model's tokenizer files there")
         if name in conversing(graph) and not model.get("chat_template") and not checkpoints.template_of(folder):
             raise ValueError(
                 f"models.{name}: {folder} has no chat template, by which rows become text; set"
@@ -181,6 +232,35 @@ def check_lengths(graph: Graph) -> None:
             config = read_config(checkpoints.full_checkpoint(Path(graph.source(root))) / checkpoints.CONFIG)
             where = f"studies.{node.study}.recipes.{node.recipe}.max_length"
             check_length(node.settings["max_length"], stated_context(config), where)
+
+
+def check_rooms(graph: Graph) -> None:
+    """Raise a ValueError for answers that leave a model no room for a question, where that model is here."""
+    contexts: dict[str, int] = {}
+    for name in graph.measured():
+        if _is_here(graph, root := graph.root(name)) and root not in contexts:
+            folder = checkpoints.full_checkpoint(Path(graph.source(root)))
+            if most := stated_context(read_config(folder / checkpoints.CONFIG)):
+                contexts[root] = most
+    wanted = {
+        f"studies.{node.study}.recipes.{node.recipe}.max_new_tokens": (
+            graph.root(name),
+            node.settings["max_new_tokens"],
+        )
+        for name, node in graph.nodes.items()
+        if STAGES[node.stage].samples
+    }
+    described, default = graph.params["evaluate"]["tasks"], graph.params["evaluate"]["max_new_tokens"]
+    for task in graph.asked():
+        limit, own = longest_answer(task, described.get(task, {}), default)
+        where = f"evaluate.tasks.{task}.overrides.generation_kwargs" if own else "evaluate.max_new_tokens"
+        wanted |= {f"{where} ({root})": (root, limit) for root in contexts}
+    for where, (root, limit) in wanted.items():
+        if limit >= contexts.get(root, limit + 1):
+            raise ValueError(
+                f"{where.split(' ')[0]}: {limit} leaves no room for a question in the {contexts[root]} positions of"
+                f" {root}; lower it"
+            )
 
 
 def check_prepared(graph: Graph, name: str) -> None:
@@ -212,6 +292,7 @@ def check_files(graph: Graph) -> None:
     check_sources(graph)
     check_adapters(graph)
     check_lengths(graph)
+    check_trackers(graph)
     check_teachers(graph)
     for key in documents_of(graph):
         if not graph.params["mixture"][key]:
@@ -225,6 +306,7 @@ def check_files(graph: Graph) -> None:
         elif not Path(file).is_file():
             raise ValueError(f"{where}: there is no file {file}; correct the path")
     check_tasks(graph)
+    check_rooms(graph)
     if graph.params["engine"] == "vllm":
         check_vllm("engine: vllm")
     for node in graph.nodes.values():

@@ -7,7 +7,6 @@ relative to the project root. That base may be an adapter itself.
 import json
 import os
 import re
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,11 @@ from steps.core.promises import MANIFEST, PROVENANCE
 from steps.models.adapters.butterfly import enable_butterfly
 from steps.models.adapters.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, NAME
 from steps.models.adapters.targets import is_embedding
-from steps.models.adapters.tokens import resize, token_rows
+from steps.models.adapters.tokens import resize, token_rows, untie
 from steps.models.files import TOKENIZER_BYTES, header, one_line, own_file, read_config, read_object, read_text
 from steps.models.fit import LOCAL, check_counts, check_finite, check_fit, fitted, refuse
 from steps.models.templates import check_template
+from steps.models.today import dated
 
 CONFIG = "config.json"
 # What else a library reads from the folder.
@@ -33,10 +33,7 @@ CONVERT = (
     'python -c "from transformers import AutoModelForCausalLM as M;'
     " M.from_pretrained('{folder}', dtype='auto').save_pretrained('{folder}')\""
 )
-# The day that chat templates write for today: the one that Llama 3.2's falls back to where there is no clock.
-TODAY = date(2024, 7, 26)
 WRAPPED = re.compile(r"\.(modules_to_save|original_module)(?=\.)")
-NOW = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 # Tokens that families keep for padding without naming them in their tokenizer's settings: Llama 3's.
 PADS = ("<|finetune_right_pad_id|>",)
 
@@ -134,14 +131,17 @@ def _tensors(folder: Path) -> dict[str, dict]:
     return tensors
 
 
-def check_files(folder: Path) -> None:
+def check_files(folder: Path, base: Path | None = None) -> None:
     """What is cheap to tell of a checkpoint and of an adapter's bases: no weight is read and torch is not needed.
+
+    Args:
+        base: of an adapter, in place of the one that its config names.
 
     Raises:
         ValueError: a file is missing, broken, outside of the folder or asks for code to be run, or an adapter fits no
             module of its base; the message names it.
     """
-    line, tensors = lineage(folder), {}
+    line, tensors = [folder, *lineage(base)] if base else lineage(folder), {}
     for member in line:
         if not member.is_dir():
             fix = "correct the path, or make the checkpoint first"
@@ -206,12 +206,6 @@ def linear_shapes(folder: Path) -> dict[str, tuple[int, int]]:
             if last == "weight" and len(entry["shape"]) == 2 and not is_embedding(module):
                 shapes[module] = tuple(entry["shape"])
     return dict(sorted(shapes.items()))
-
-
-def dated(template: str) -> str:
-    """A chat template with the same day for today on every day: with another one, all prompts are other tokens, so that
-    no result is made again and a training that is resumed past midnight is another training."""
-    return NOW.sub(lambda call: json.dumps(TODAY.strftime(call[2])), template)
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -372,8 +366,20 @@ def _merged(folder: Path, model: Any) -> Any:
     extra = [name for name in extra if name == (once := WRAPPED.sub("", name)) or once not in stored]
     wrong = [(name, "is missing") for name in missing] + [(name, "has no place in its base") for name in extra]
     refuse(folder, [path], wrong)
+    untie(model)
+    try:
+        merged = wrapped.merge_and_unload()
+    # Of a change that has no place in the weights, such as a bias beside a layer without one.
+    except (ValueError, RuntimeError) as error:
+        import torch
+
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise ValueError(
+            f"{path} cannot be merged into its base ({one_line(error)}); choose another adapter"
+        ) from error
     # PEFT freezes the base when it loads an adapter: a full fine-tune of the result would train nothing.
-    return wrapped.merge_and_unload().requires_grad_(True)
+    return merged.requires_grad_(True)
 
 
 def load_config(folder: Path) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from steps.models.adapters.targets import is_embedding
 from steps.models.checkpoints import CONFIG, full_checkpoint, load_config, vocabulary
 from steps.models.weights import DTYPES, Weights
 
@@ -42,9 +43,11 @@ def check_compatible(parents: list[Weights], by_token: Collection[str] = ()) -> 
                     raise ValueError(f"{name} is in {there.label} but not in {here.label}: different architectures")
             sides = slice(1 if name in by_token else 0, None)
             if first.tensors[name].shape[sides] != other.tensors[name].shape[sides]:
+                hint = "; rows of padding or of added tokens are put together with tokenizer: union"
                 raise ValueError(
                     f"{name} is {first.tensors[name].shape} in {first.label} but {other.tensors[name].shape} in"
                     f" {other.label}: parents of a merge need the same architecture and vocabulary"
+                    + (hint if is_embedding(name.rpartition(".")[0]) else "")
                 )
             if other.tensors[name].dtype not in DTYPES:
                 raise ValueError(
@@ -114,7 +117,8 @@ def check_config(folders: list[Path], depth: bool = True) -> None:
                 continue
             raise ValueError(
                 f"{key} is {json.dumps(here)} in {first} but {json.dumps(there)} in {path}: different architectures,"
-                " in which equal weights compute something else"
+                " in which equal weights compute something else; merge models of one, or take a key out of config.json"
+                " that means nothing to transformers"
             )
 
 

@@ -17,6 +17,7 @@ TEMPLATE = "chat_template.jinja"
 _GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 # What every template is told, or finds in the tokenizer.
 _TOLD = frozenset({"messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now"})
+_TOKENS = re.compile(r"(bos|eos|unk|sep|pad|cls|mask)_token")
 # transformers, as all others that render templates for it, drops the first line break behind a block: each of these
 # writes nothing, and what follows stands at the beginning of a line as it did.
 _DEFAULT = "{% if NAME is not defined %}{% set NAME = VALUE %}{% endif %}\n"
@@ -99,12 +100,21 @@ def check(folder: Path, settings: dict, where: str) -> None:
     except TemplateError as error:
         raise ValueError(f"{where}.chat_template: is no Jinja ({error}); correct it") from error
     read = meta.find_undeclared_variables(known)
-    for name in settings.get("template_kwargs", {}):
+    for name, value in settings.get("template_kwargs", {}).items():
+        place = f"{where}.template_kwargs"
+        if name in _TOLD or _TOKENS.fullmatch(name):
+            raise ValueError(
+                f"{place}: {name} is told to every chat template, whatever stands here; name one by chat_template that"
+                " writes what is meant, or remove it"
+            )
+        if isinstance(value, str) and value.lower() in ("true", "false"):
+            raise ValueError(
+                f"{place}.{name}: {value!r} is text, of which a chat template takes any for true; write {value.lower()}"
+                " without quotes"
+            )
         if name not in read | _defaulted(template):
             others = ", ".join(sorted(read - _TOLD)) or "none"
-            raise ValueError(
-                f"{where}.template_kwargs: the chat template reads no {name}; it reads {others}; correct or remove it"
-            )
+            raise ValueError(f"{place}: the chat template reads no {name}; it reads {others}; correct or remove it")
 
 
 def _defaulted(template: str) -> set[str]:

@@ -38,8 +38,8 @@ def read_config(path: Path) -> dict[str, Any]:
     """The JSON object of a configuration, of a model, a tokenizer or an adapter.
 
     Raises:
-        ValueError: as `read_object`, or it asks for code of the folder to be run, after which transformers would ask
-            whoever watches the job.
+        ValueError: as `read_object`, it asks for code of the folder to be run, after which transformers would ask
+            whoever watches the job, or its weights are quantized, which transformers would load as they are.
     """
     config = read_object(path)
     for key in NAMES_CODE:
@@ -47,6 +47,13 @@ def read_config(path: Path) -> dict[str, Any]:
             raise ValueError(
                 f"{path}: {key} names code of the model's own, which is never run; delete the key if transformers knows"
                 " the model without it, else choose another"
+            )
+    for part in (config, *config.values()):
+        if isinstance(part, dict) and isinstance(packed := part.get("quantization_config"), dict) and packed:
+            raise ValueError(
+                f"{path}: the weights are quantized ({packed.get('quant_method', 'in an unknown way')}), which nothing"
+                " here trains, merges or measures; take the model that they were made of (adapter: {kind: qlora} keeps"
+                " it in 4 bits while it trains)"
             )
     return config
 

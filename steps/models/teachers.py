@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from steps.models import checkpoints, composed
 from steps.models.context import context as context_of
 from steps.models.positions import by_mask
+from steps.models.today import dated
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -47,7 +48,7 @@ def check_same_language(
 def _template(folder: Path, settings: dict | None) -> str | None:
     """As `checkpoints.load_tokenizer` reads it."""
     template = composed.template_of(folder, settings or {})
-    return None if template is None else checkpoints.dated(template)
+    return None if template is None else dated(template)
 
 
 def context(folder: Path) -> int:

@@ -43,7 +43,7 @@ def union_of(folders: list[Path]) -> Union:
     for folder in folders[1:]:
         other = read_object(folder / "tokenizer.json", TOKENIZER_BYTES)
         own = vocabulary(folder)
-        if other["model"] != first["model"]:
+        if cutting(other["model"]) != cutting(first["model"]):
             learned = {token for token in own if token not in {entry["content"] for entry in other["added_tokens"]}}
             differ = sorted(
                 token for token in learned | tokens.keys() - entries.keys() if tokens.get(token) != own.get(token)
@@ -69,6 +69,14 @@ def union_of(folders: list[Path]) -> Union:
                     f" {folder / 'tokenizer.json'}; make them alike"
                 )
     return Union(tokens, added, by_token(folders[0]))
+
+
+def cutting(model: dict) -> dict:
+    """What of a tokenizer's model its way to cut a text follows from, however a version of tokenizers writes it: a key
+    that is empty or left out says the same, and a merge of two pieces is a list of them or a text."""
+    own = {key: value for key, value in model.items() if value not in (None, "") and value is not False}
+    merges = own.get("merges", [])
+    return own | {"merges": [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in merges]}
 
 
 def by_token(folder: Path) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from steps.core.files import write_json
 from steps.models import checkpoints
+from steps.models.adapters.targets import OUTPUT
 from steps.models.files import COPIED_TOKENIZER, header, read_object
 from steps.models.fit import is_finite
 
@@ -58,6 +59,8 @@ class Weights:
     """The named tensors of one checkpoint, read in pieces; an adapter's only after `merge_adapter`.
 
     Attributes:
+        own_head: the output layer that an adapter gave a model whose base ties it, and the embeddings that it was tied
+            to; None where there is none.
         arranged: tensors whose rows are read in another order, and from other models where they lack some
             (steps/models/tokens.py); their shape is that of what is read.
     """
@@ -68,6 +71,7 @@ class Weights:
         self.indexed = (root / checkpoints.WEIGHTS_INDEX).is_file()
         self.tensors: dict[str, Stored] = {}
         self.arranged: dict[str, list[Run]] = {}
+        self.own_head: tuple[str, str] | None = None
         for path in checkpoints.weight_files(root):
             self.tensors |= stored_tensors(path)
         # A tied model may store its head all the same. Merged on its own it could come out unlike the embeddings: the
@@ -91,7 +95,8 @@ class Weights:
         """
         import torch
 
-        checkpoints.load_model(self.folder, torch.float32).save_pretrained(folder)
+        model = checkpoints.load_model(self.folder, torch.float32)
+        model.save_pretrained(folder)
         merged: dict[str, Stored] = {}
         for path in checkpoints.weight_files(folder):
             merged |= stored_tensors(path)
@@ -109,6 +114,18 @@ class Weights:
                 " tokens are put together with tokenizer: union"
             )
         self.tensors = {own: merged[name] for own, name in names.items()}
+        if added := [name for name in merged.keys() - names.values() if OUTPUT.search(name)]:
+            weight = model.get_input_embeddings().weight
+            full = next(name for name, parameter in model.named_parameters() if parameter is weight)
+            (embeddings,) = (own for own in self.tensors if f".{full}".endswith(f".{own}"))
+            self.own_head = (added[0], embeddings)
+            self.tensors[added[0]] = merged[added[0]]
+
+    def untie(self, head: str, embeddings: str) -> None:
+        """Give the model an output layer of its own: what it reads as one are its embeddings, if it has none."""
+        self.tensors.setdefault(head, self.tensors[embeddings])
+        file = next(file for file, names in self.layout.items() if embeddings in names)
+        self.layout[file].append(head)
 
     def size(self, name: str) -> int:
         return math.prod(self.tensors[name].shape)
@@ -254,11 +271,11 @@ def write_model(
         write_json(out / checkpoints.WEIGHTS_INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
-def copy_companions(folder: Path, out: Path, dtypes: Collection[str]) -> None:
+def copy_companions(folder: Path, out: Path, dtypes: Collection[str], untied: bool = False) -> None:
     """Copy the tokenizer and the config of a checkpoint; an adapter's config is that of its full model.
 
     dtypes: what the weights beside it are stored in, of which the config names the widest: others may be few that a
-    family keeps so.
+    family keeps so; untied: the output layer is one of its own, whatever the config says.
     """
     for source, names in ((folder, COPIED_TOKENIZER), (checkpoints.full_checkpoint(folder), COPIED)):
         for name in names:
@@ -273,4 +290,9 @@ def copy_companions(folder: Path, out: Path, dtypes: Collection[str]) -> None:
         for part in stating:
             part.pop("torch_dtype", None)
             part["dtype"] = stored
+        write_json(out / checkpoints.CONFIG, config)
+    if untied:
+        parts = [part for key, part in config.items() if key == "text_config" and isinstance(part, dict)]
+        for part in (config, *parts):
+            part["tie_word_embeddings"] = False
         write_json(out / checkpoints.CONFIG, config)

@@ -145,7 +145,9 @@ def tokens(engine: Engine, folder: Path) -> list[Property]:
         raise ValueError(f"{folder}: a prompt begins with {tokenizer.bos_token} twice; take it out of the template")
     bounded = engine.max_length < UNBOUNDED
     return [
-        Property("context", f"{engine.max_length:,} tokens" if bounded else "without a bound"),
+        Property(
+            "context", f"{engine.max_length:,} tokens" if bounded else "without a bound", *long_rows(engine.model)
+        ),
         Property("vocabulary", f"ids up to {largest:,}, {rows:,} embeddings"),
         Property(
             "padding",
@@ -154,6 +156,15 @@ def tokens(engine: Engine, folder: Path) -> list[Property]:
         ),
         Property("beginning", f"prompts begin with {tokenizer.bos_token}" if begins else "prompts begin with no token"),
     ]
+
+
+def long_rows(model: Any) -> list[str]:
+    """What a user must know of a model that turns long rows by other angles (longrope, as Phi's): all rows of a batch
+    turn as its longest one."""
+    rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+    if rope.get("rope_type") != "longrope" or not (short := rope.get("original_max_position_embeddings")):
+        return []
+    return [f"rows of more than {short:,} tokens turn by other angles, and so do rows in a batch with one: keep below"]
 
 
 # --- what is asked and trained -------------------------------------------------------------------
@@ -247,13 +258,29 @@ def forward_logps(engine: Engine, prompt: list[int], written: Sequence[int]) -> 
     return logits[len(prompt) - 1 : -1].log_softmax(-1)
 
 
+def fitting(engine: Engine, conversations: Sequence[list], more: int = 0) -> list[list]:
+    """Those that the model reads at once, with room for so many tokens more.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    lengths = [len(ids) for ids in engine.prompt_ids(conversations)]
+    fit = [one for one, length in zip(conversations, lengths, strict=True) if length + more <= engine.max_length]
+    if not fit:
+        raise ValueError(
+            f"{engine.model.config.model_type}: a question of {min(lengths)} tokens and an answer are more than the"
+            f" {engine.max_length} positions of the model; choose one that reads more"
+        )
+    return fit
+
+
 def samples(engine: Engine) -> list[Property]:
     """Sampled log-probabilities, greedy answers and batches are those of plain forward passes.
 
     Raises:
         ValueError: they are not, so that nothing that is sampled here would be the model's own.
     """
-    prompts = [[ASKED[0]], [ASKED[0], SAID[0], ASKED[1]]]
+    prompts = fitting(engine, [[ASKED[0]], [ASKED[0], SAID[0], ASKED[1]]], WRITTEN)
     ids = engine.prompt_ids(prompts)
     options: dict[str, Any] = {"temperature": 1.0, "max_new_tokens": WRITTEN}
     many = engine.sample(prompts, n=3, **options)
@@ -312,6 +339,7 @@ def batches(engine: Engine) -> Property:
         engine.score([told[1]])
     except ValueError:  # a template without a system turn
         told[1] = told[1][1:]
+    told = fitting(engine, told)
     together, counts = engine.score(told)
     apart = [engine.score([one])[0][0] for one in told]
     off = max(abs(together - apart) / counts)

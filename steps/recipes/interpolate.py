@@ -73,6 +73,18 @@ def check_ends(settings: dict, start: Path, end: Path) -> None:
         raise ValueError(f"path: cayley starts at the model that {end} adapts, which is {base} and not {start}")
 
 
+def check_heads(models: list[Weights]) -> None:
+    """Raises:
+    ValueError: an adapter parts the output layer from the embeddings, which the model in memory has as one.
+    """
+    for model in models:
+        if model.own_head:
+            raise ValueError(
+                f"{model.label}: gives the model an output layer of its own, which is tied to the embeddings at the"
+                " other end; use stage merge, which parts them"
+            )
+
+
 # --- measuring -----------------------------------------------------------------------------------
 
 
@@ -182,6 +194,7 @@ def main(args: argparse.Namespace) -> None:
     for index, model in enumerate(models):
         if checkpoints.is_adapter(model.folder):
             model.merge_adapter(scratch / str(index))
+    check_heads(models)
     path = walk(settings, *models)
     scales = rewinding(path, settings["rewind"])
     points, tokens = measure(path, scales, settings, files, work)

@@ -95,13 +95,16 @@ def main(args: argparse.Namespace) -> None:
     for model, path in zip(models, merged_adapters, strict=True):
         if checkpoints.is_adapter(model.folder):
             model.merge_adapter(path, union.by_token if union else ())
+    own_head = next((model.own_head for model in models if model.own_head), None)
+    for model in models if own_head else ():
+        model.untie(*own_head)
     parents, base = models[: len(args.parents)], models[-1] if args.base else None
     rows = tokens.arrange(union, models, base) if union else 0
     dtypes = write_weights(out, parents, base, settings)
     for path in merged_adapters:
         shutil.rmtree(path, ignore_errors=True)
 
-    copy_companions(args.parents[0], out, dtypes)
+    copy_companions(args.parents[0], out, dtypes, untied=own_head is not None)
     counts = {"parents": len(parents), "tensors": len(parents[0].tensors)}
     if union:
         tokens.write_union(union, rows, out)

@@ -93,7 +93,7 @@ MERGES = {
     ),
     "passthrough": MergeMethod(
         "layers of the parents stacked as `slices` lists them; embeddings are of the first slice's parent, the last"
-        " norm and the head of the last one's",
+        " norm and the head, where it is not tied to them, of the last one's",
         ("slices",),
     ),
 }

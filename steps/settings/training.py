@@ -1,5 +1,6 @@
 """What the settings of all trainings have in common."""
 
+import math
 from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
@@ -96,6 +97,19 @@ class Optimization(Descent):
             raise ValueError(f"min_lr_ratio: has no effect with schedule {schedule}; write {' or '.join(MINIMUM)}")
         if settings.get("decay_ratio") is not None and schedule != "wsd":
             raise ValueError(f"decay_ratio: has no effect with schedule {schedule}; write wsd")
+        most = settings.get("max_steps") or settings.get("steps")
+        decay = (settings.get("decay_ratio") or DECAY) if schedule == "wsd" else 0
+        if (rise := settings.get("warmup_steps")) is None:
+            if settings["warmup_ratio"] + decay > 1:
+                raise ValueError(
+                    f"warmup_ratio: {settings['warmup_ratio']:g} of warmup and {decay:g} of the fall are more than the"
+                    " run; lower one"
+                )
+        elif most and rise + math.ceil(decay * most) > most:
+            raise ValueError(
+                f"warmup_steps: {rise} steps of warmup and {math.ceil(decay * most)} of the fall are more than the"
+                f" {most} of the run; lower it"
+            )
         if settings.get("betas") is not None and settings["optimizer"] == "adafactor":
             raise ValueError("betas: adafactor has none; write optimizer: adamw")
         if settings.get("adapter", {}).get("new_tokens") and not cls.grows:

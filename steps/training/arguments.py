@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 from steps.core import processes
+from steps.core.versions import check_tracker
 from steps.settings.base import Settings
 from steps.settings.training import (
     DECAY,
@@ -14,7 +15,7 @@ from steps.settings.training import (
     check_apart,
     check_divided,
 )
-from steps.training import boards, kernels
+from steps.training import kernels
 from steps.training.plan import Plan
 
 
@@ -32,7 +33,7 @@ def check_settings(settings: dict, of: type[Settings]) -> None:
             raise ValueError(f"{key}: {settings[key]} is none of {', '.join(names)}")
     check_device(settings)
     kernels.check(settings)
-    boards.check(settings)
+    check_tracker(settings.get("tracker", "none"))
     check_divided(settings, processes.count())
     if processes.apart():
         check_apart(settings)

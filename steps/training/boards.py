@@ -1,19 +1,11 @@
 """Where a training is watched while it runs: TensorBoard, and what `tracker` names."""
 
 import argparse
-import importlib.util
 import os
 from pathlib import Path
 from typing import Any
 
 from steps.core import processes
-
-
-def check(settings: dict) -> None:
-    """Raise a ValueError for a tracker whose package is not installed."""
-    tracker = settings.get("tracker", "none")
-    if tracker != "none" and importlib.util.find_spec(tracker) is None:
-        raise ValueError(f"tracker: {tracker} is not installed; install it (pip install {tracker}), or write none")
 
 
 def add(trainer: Any, args: argparse.Namespace, settings: dict) -> None:

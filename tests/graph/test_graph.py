@@ -61,6 +61,7 @@ def model_without_tensors(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text("{}")
     (folder / "chat_template.jinja").write_text("{{ messages }}")
+    (folder / "tokenizer.json").write_text('{"model": {"vocab": {"known": 0}}}')
     (folder / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
 
 
@@ -125,6 +126,26 @@ def test_rows_longer_than_the_model_reads(graph):
         checks.check_lengths(made)
     Path("base/config.json").write_text("{}")
     checks.check_lengths(made)
+
+
+def test_answers_longer_than_the_model_reads(graph):
+    """GPT-2 reads 1,024 positions, which are no room for a question before the 1,024 tokens of the defaults."""
+    made = graph()
+    silent = {"stock": "short", "overrides": {"generation_kwargs": {"until": []}}}
+    made.params["evaluate"] |= {"target": ["silent"], "general": ["short"], "harder": [], "dev": []}
+    made.params["evaluate"] |= {"tasks": {"silent": silent}, "max_new_tokens": 64}
+    made.params["evaluate"]["sampling"] |= {"tasks": []}
+    Path("base/config.json").write_text('{"n_positions": 64}')
+    with pytest.raises(ValueError, match=r"^evaluate.max_new_tokens: 64 leaves no room .* 64 positions of base; lower"):
+        checks.check_rooms(made)
+    made.params["evaluate"]["max_new_tokens"] = 63
+    checks.check_rooms(made)
+    made.params["evaluate"]["tasks"]["short"] = {"overrides": {"generation_kwargs": {"max_gen_toks": 70}}}
+    line = r"^evaluate.tasks.short.overrides.generation_kwargs: 70 leaves no room"
+    with pytest.raises(ValueError, match=line):
+        checks.check_rooms(made)
+    Path("base/config.json").write_text("{}")
+    checks.check_rooms(made)
 
 
 def test_a_study_measures_its_nodes_and_the_models_they_descend_from(graph):
@@ -320,6 +341,7 @@ def test_a_teacher_of_another_language_is_one_line_before_any_job(graph):
     [
         ("model.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"),
         ("config.json", b'{"auto_map": {"AutoConfig": "code.Config"}}'),
+        ("config.json", b'{"quantization_config": {"quant_method": "gptq", "bits": 4}}'),
         ("config.json", b'{"num_hidden_layers": 1000000000}'),
         ("adapter_config.json", b'{"base_model_name_or_path": "base"}'),
     ],
@@ -346,6 +368,75 @@ def test_a_download_that_was_cut_short_stops_no_plan(graph):
     Path("results/fable/download/models/hub").mkdir(parents=True)
     recipe = {"stage": "sft", "from": "hub", "data": "problems", "adapter": {"kind": "lora", "r": 4, "alpha": 8}}
     checks.check_adapters(graph({"studies": {"one": {"recipes": {"a": recipe}}}}))
+
+
+LOW = {"kind": "lora", "r": 1, "alpha": 2}
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"adapter": {"kind": "full", "freeze": ["block.1"]}}, None),
+        ({"adapter": {"kind": "full", "freeze": ["blocks"]}}, "adapter.freeze: blocks is no module"),
+        ({"adapter": {"kind": "full", "new_tokens": ["known"]}}, "adapter.new_tokens: the tokenizer has 'known'"),
+        ({"adapter": LOW | {"modules_to_save": ["q"]}}, "adapter.modules_to_save: q is no"),
+        ({"adapter": LOW | {"modules_to_save": ["lm_head"]}}, None),
+        ({"adapter": LOW | {"target_modules": ["wte"]}}, "adapter.target_modules: wte is tied"),
+        ({"tracker": "trackio"}, "tracker: trackio is not installed"),
+        ({"max_steps": 5, "warmup_steps": 5}, None),
+        ({"max_steps": 5, "warmup_steps": 6}, "warmup_steps: 6 steps of warmup and 0 of the fall are more"),
+        ({"schedule": "wsd", "max_steps": 10, "warmup_steps": 9}, None),
+        ({"schedule": "wsd", "max_steps": 10, "warmup_steps": 10}, "warmup_steps: 10 steps of warmup and 1 of"),
+        ({"schedule": "wsd", "decay_ratio": 0.7, "warmup_ratio": 0.4}, "warmup_ratio: 0.4 of warmup and 0.7 of"),
+    ],
+)  # fmt: skip
+def test_what_a_training_would_refuse_is_one_line_before_any_job(graph, monkeypatch, change, line):
+    header = b'{"block.1.q_proj.weight": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}}'
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+
+    def check():
+        made = graph(
+            {"studies": {"one": {"recipes": {"a": {"stage": "sft", "from": "base", "data": "problems"} | change}}}}
+        )
+        Path("base/config.json").write_text('{"tie_word_embeddings": true}')
+        Path("base/model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
+        checks.check_adapters(made)
+        checks.check_trackers(made)
+
+    if line is None:
+        check()
+        return
+    with pytest.raises(ValueError, match=rf"^studies\.one\.recipes\.a\.{line}"):
+        check()
+
+
+def test_files_that_are_no_models_folder_are_one_line(graph):
+    made = graph()
+    Path("base/tokenizer.json").unlink()
+    with pytest.raises(ValueError, match=r"^models\.base\.path: base has no tokenizer\.json"):
+        checks.check_models(made)
+    Path("it.gguf").write_bytes(b"GGUF")
+    made.params["models"]["base"]["path"] = "it.gguf"
+    line = r"^models\.base\.path: it\.gguf is a GGUF file; .*steps\.models\.from_gguf it\.gguf"
+    with pytest.raises(ValueError, match=line):
+        checks.check_models(made)
+
+
+def test_an_adapter_of_another_model_is_one_line_before_any_job(graph):
+    """Its base is the one that is named, not that of its config."""
+    Path("theirs").mkdir()
+    Path("theirs/adapter_config.json").write_text(
+        '{"base_model_name_or_path": "some/one", "target_modules": ["c_attn"]}'
+    )
+    Path("theirs/adapter_model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    models = {"base": {"path": "base"}, "theirs": {"path": "theirs", "base": "base"}}
+    recipe = {"stage": "sft", "from": "theirs", "data": "problems"}
+    made = graph({"models": models, "studies": {"one": {"recipes": {"a": recipe}}}})
+    line = (
+        r"^models\.theirs\.path: theirs/adapter_config\.json: target_modules has 'c_attn', which is no module of base"
+    )
+    with pytest.raises(ValueError, match=line):
+        checks.check_models(made)
 
 
 def test_an_adapter_setting_that_the_model_has_no_use_for_is_one_line_before_any_job(graph):
@@ -638,6 +729,18 @@ def test_a_model_that_says_something_of_its_template_stands_in_a_folder_of_its_o
         ({"chat_template": "{% if %}"}, r"models\.base\.chat_template: is no Jinja"),
         ({"system": "x"}, r"models\.base\.chat_template: base has none"),
         ({"chat_template": "{{ messages }}", "template_kwargs": {"think": 1}}, r"reads no think; it reads none"),
+        (
+            {"chat_template": "{{ bos_token }}{{ messages }}", "template_kwargs": {"bos_token": ""}},
+            r"models\.base\.template_kwargs: bos_token is told to every chat template",
+        ),
+        (
+            {"chat_template": "{{ add_generation_prompt }}", "template_kwargs": {"add_generation_prompt": False}},
+            r"models\.base\.template_kwargs: add_generation_prompt is told to every chat template",
+        ),
+        (
+            {"chat_template": "{{ messages }}{{ think }}", "template_kwargs": {"think": "false"}},
+            r"models\.base\.template_kwargs\.think: 'false' is text, .* write false without quotes",
+        ),
         ({"template_kwargs": {"a b": 1}}, r"models\.base\.template_kwargs"),
         ({"template_kwarg": {}}, r"models\.base\.template_kwarg: unknown key; did you mean `template_kwargs`"),
         ({"fold_system": "yes"}, r"models\.base\.fold_system"),

@@ -187,6 +187,8 @@ def test_an_adapter_that_is_not_its_bases_is_refused(adapter, change, said):
         ({"target_modules": ["q_proj", "c_attn"]}, "'c_attn', which is no module of"),
         ({"base_model_name_or_path": None}, "base_model_name_or_path is None"),
         ({"auto_map": {"AutoModel": "code.Model"}}, "auto_map names code"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "the weights are quantized (fp8), which nothing"),
+        ({"text_config": {"quantization_config": {"bits": 4}}}, "the weights are quantized (in an unknown way)"),
         ({"megatron_config": {"a": 1}, "megatron_core": "code"}, "megatron_config names code"),
     ],
 )

@@ -206,7 +206,7 @@ def test_templates_that_cannot_be_trained_on_are_one_line():
 
 
 def chat_of(template: str) -> Chat:
-    from steps.models.checkpoints import dated
+    from steps.models.today import dated
 
     tokenizer = tokenizer_of("fable")
     tokenizer.add_tokens(["<end_of_turn>", "<|user|>", "<turn|>", "<|END_OF_TURN_TOKEN|>"])

@@ -9,8 +9,9 @@ from transformers import PretrainedConfig
 from steps.engines.interface import Coder
 from steps.evaluation.measure import language_model
 from steps.models.chat import Chat
-from steps.models.checkpoints import dated, load_tokenizer
+from steps.models.checkpoints import load_tokenizer
 from steps.models.composed import composed
+from steps.models.today import dated
 from steps.training.texts import texts
 from tests import families
 from tests.fuzzed_chats import tokenizer_of

@@ -73,6 +73,47 @@ def test_other_architectures_are_handled(name, tmp_path):
     assert name in ARCHITECTURES
 
 
+@pytest.mark.parametrize(("name", "key"), [("GPT-2", "n_positions"), ("Qwen3", "max_position_embeddings")])
+def test_a_model_that_reads_little_is_tried_on_little(name, key, tmp_path, monkeypatch):
+    """Its prompts end where its positions do; where not even a question fits, a line says so."""
+    stem, given = ARCHITECTURES[name]
+    for positions in (64, 16):
+        monkeypatch.setitem(ARCHITECTURES, name, (stem, given | {key: positions}))
+        base = build(name, tmp_path / str(positions))
+        if positions == 64:
+            assert found(checked(base))["context"][0] == "64 tokens"
+        else:
+            with pytest.raises(
+                ValueError, match=r"a question of \d+ tokens and an answer are more than the 16 positions"
+            ):
+                checked(base)
+
+
+def test_a_row_reads_otherwise_beside_a_long_one_under_longrope(tmp_path, monkeypatch):
+    """Which transformers decides for the whole batch; the table says from where on."""
+    import torch
+
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 256}
+    rope |= {"short_factor": [1.0] * 8, "long_factor": [3.0] * 8}
+    stem, given = ARCHITECTURES["Qwen3"]
+    longer = given | {"max_position_embeddings": 1024, "rope_parameters": rope}
+    monkeypatch.setitem(ARCHITECTURES, "Qwen3", (stem, longer))
+    base = build("Qwen3", tmp_path / "base")
+    told = found(checked(base))["context"]
+    assert told == ("1,024 tokens", told[1]) and told[1].startswith("rows of more than 256 tokens turn by other angles")
+    model = checkpoints.load_model(base, torch.float32).eval()
+    row = torch.arange(3, 23)[None]
+    differences = []
+    for length in (250, 300):
+        both = torch.cat([torch.nn.functional.pad(row, (0, length - 20)), torch.full((1, length), 5)])
+        mask = torch.ones_like(both)
+        mask[0, 20:] = 0
+        with torch.no_grad():
+            together, alone = model(both, attention_mask=mask).logits[0, :20], model(row).logits[0]
+        differences.append((together - alone).abs().max().item())
+    assert differences[0] < 1e-4 < 1e-2 < differences[1]
+
+
 def test_tokens_without_an_embedding(base):
     tokenizer = checkpoints.load_tokenizer(base)
     tokenizer.add_tokens([f"<new{i}>" for i in range(768)])

@@ -698,6 +698,25 @@ def test_equal_tokens_in_another_number_of_rows_are_put_together(tiny_checkpoint
     assert checkpoints.load_model(out, torch.float32)
 
 
+def test_a_tokenizer_that_another_version_wrote_is_the_same(tiny_checkpoint, tmp_path):
+    """Merges as texts, and keys left out or empty: as files on the hub have them, and as transformers saves them."""
+    first = grown(tmp_path / "first", tiny_checkpoint, ["<tool>"], 1)
+    older = shutil.copytree(tiny_checkpoint, tmp_path / "older")
+    tokenizer = read_json(older / "tokenizer.json")
+    model = tokenizer["model"]
+    assert isinstance(model["merges"][0], list)
+    model["merges"] = [" ".join(pair) for pair in model["merges"]]
+    model |= {"continuing_subword_prefix": "", "end_of_word_suffix": None, "fuse_unk": False}
+    del model["dropout"]
+    write_json(older / "tokenizer.json", tokenizer)
+    out = run([first, older], LINEAR | {"tokenizer": "union"}, tmp_path / "out")
+    assert "<tool>" in checkpoints.vocabulary(out)
+    model["merges"][3], model["merges"][4] = model["merges"][4], model["merges"][3]
+    write_json(older / "tokenizer.json", tokenizer)
+    with pytest.raises(ValueError, match="their merges of pieces"):
+        run([first, older], LINEAR | {"tokenizer": "union"}, tmp_path / "refused")
+
+
 def test_a_union_of_two_ways_to_cut_a_text_is_refused(tiny_checkpoint, tmp_path):
     swapped = shutil.copytree(tiny_checkpoint, tmp_path / "swapped")
     tokenizer = read_json(swapped / "tokenizer.json")

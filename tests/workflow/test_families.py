@@ -201,11 +201,6 @@ def test_no_rendering_knows_the_day(base, tmp_path, monkeypatch):
     teachers.check_same_language(base, tmp_path)
 
 
-def test_dates_in_templates():
-    assert checkpoints.dated("{{ strftime_now('%Y-%m-%d') }}") == '{{ "2024-07-26" }}'
-    assert checkpoints.dated('{{ strftime_now( "%d %b" ) + x }}') == '{{ "26 Jul" + x }}'
-
-
 def test_padding_has_a_token_of_its_own(family, tokenizer):
     expected = {"llama3_2": "<|finetune_right_pad_id|>"}.get(family, "<|endoftext|>")
     assert tokenizer.pad_token == expected != ENDS[family]

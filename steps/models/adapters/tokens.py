@@ -57,6 +57,23 @@ def resize(model: Any, wanted: int) -> None:
                 part.weight[before:] = 0
 
 
+def untie(model: Any) -> None:
+    """Give the output layer a weight of its own where an adapter changes it, or the embeddings that it is tied to, in
+    place: merged into the one weight of both, the change of either would be one of the other too."""
+    import torch
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    if not any(isinstance(layer, BaseTunerLayer) for layer in (head, embeddings)):
+        return
+    own, other = (getattr(layer, "base_layer", layer) for layer in (head, embeddings))
+    if own.weight is not other.weight:
+        return
+    own.weight = torch.nn.Parameter(own.weight.detach().clone(), requires_grad=False)
+    for config in (model.config, model.config.get_text_config()):
+        config.tie_word_embeddings = False
+
+
 def token_rows(path: Path, config: Any) -> int:
     """Rows that the embeddings must have for an adapter: those that it brings whole, and those that it has of tokens.
 
