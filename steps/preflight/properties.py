@@ -252,7 +252,8 @@ def ends(engine: Engine, chat: Chat) -> list[Property]:
     endless = ", ".join(known(sorted(found[True] - {*engine.stop_ids})))
     fix = "where tools are called, add its id to eos_token_id in generation_config.json"
     said = f"{', '.join(known(sorted(found[False])))} is trained and stops sampling"
-    return [Property("end of an answer", said, f"calls of tools end with {endless}, which does not stop: {fix}" if endless else "")]
+    told = f"calls of tools end with {endless}, which does not stop: {fix}" if endless else ""
+    return [Property("end of an answer", said, told)]
 
 
 # --- what is sampled and scored ------------------------------------------------------------------
@@ -291,7 +292,7 @@ def samples(engine: Engine) -> list[Property]:
         )
     return [
         Property("sampled log-probabilities", f"those of a forward pass (within {worst:.1g} nats a token)"),
-        Property("samples of one prompt", "share its prefill, and each is drawn by its own chances"),
+        Property("samples of one prompt", "share its prefill"),
         greedy(engine, prompts, ids),
         batches(engine),
         *asked_sampling(engine.model.generation_config),

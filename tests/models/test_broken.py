@@ -421,6 +421,37 @@ def test_a_template_that_does_not_end_is_one_line(copy, template, said, monkeypa
     assert message.startswith(f"{copy}: its chat template") and said in message
 
 
+@pytest.mark.parametrize(
+    "begin, said",
+    [
+        ("{% set now = strftime_now %}{{ now('%d') }}", "reads the clock by strftime_now other than"),
+        ("{% set day = '%d' %}{{ strftime_now(day) }}", "reads the clock"),
+        (
+            "{{ [strftime_now('%d')] | map('int') | first + strftime_now(messages[0].role) | length }}",
+            "reads the clock",
+        ),
+        ("{{ '' if range(9999) | random else ' ' }}", "writes at random"),
+        ("{{ [['a', 'b']] | map('random') | first }}", "writes at random"),
+        ("{{ lipsum(1) }}", "writes at random"),
+        ("{{ messages.append }}", "writes where a thing lies in memory"),
+    ],
+)
+def test_a_template_that_another_run_would_write_otherwise_is_refused(copy, begin, said):
+    template = (copy / "chat_template.jinja").read_text()
+    (copy / "chat_template.jinja").write_text(begin + template)
+    assert f"its chat template {said}" in error_of(lambda: checkpoints.load_tokenizer(copy))
+
+
+def test_a_template_that_asks_for_the_day_in_plain_words_has_one(copy):
+    """As Llama 3.2's and Magistral's do, with the variable's presence asked for."""
+    template = (copy / "chat_template.jinja").read_text()
+    day = "{% if strftime_now is defined %}{{ strftime_now('%d') | int }}{% endif %}"
+    (copy / "chat_template.jinja").write_text(day + template)
+    tokenizer = checkpoints.load_tokenizer(copy)
+    asked = tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)
+    assert asked.startswith("26<|im_start|>user")
+
+
 def test_templates_of_the_families_are_fine(tmp_path):
     from tests.families import FAMILIES, write_tokenizer
 
