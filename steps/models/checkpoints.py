@@ -16,8 +16,17 @@ from steps.models.adapters.butterfly import enable_butterfly
 from steps.models.adapters.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, NAME
 from steps.models.adapters.targets import is_embedding
 from steps.models.adapters.tokens import resize, token_rows, untie
-from steps.models.files import TOKENIZER_BYTES, header, one_line, own_file, read_config, read_object, read_text
-from steps.models.fit import LOCAL, check_counts, check_finite, check_fit, fitted, refuse
+from steps.models.files import (
+    TOKENIZER_BYTES,
+    all_own,
+    header,
+    one_line,
+    own_file,
+    read_config,
+    read_object,
+    read_text,
+)
+from steps.models.fit import LOCAL, check_config, check_finite, check_fit, check_tied, fitted, refuse
 from steps.models.templates import check_template
 from steps.models.today import dated
 
@@ -151,11 +160,10 @@ def check_files(folder: Path, base: Path | None = None) -> None:
         if (member / OTHER_TEMPLATES).exists():
             raise ValueError(f"{member / OTHER_TEMPLATES}: a model has one template here; move the folder away")
         tensors = _tensors(member)
+        all_own(member)
         needed = ADAPTER_CONFIG if is_adapter(member) else CONFIG
         for name in (needed, *(name for name in OTHER_CONFIGS if os.path.lexists(member / name))):
-            read_config(member / name)
-    # The last member is the full model.
-    check_counts(line[-1] / CONFIG, read_object(line[-1] / CONFIG), tensors)
+            check_config(member / name, tensors)
     # By the last part of their names: what stands before it may be called otherwise in files than in the model.
     modules = {name.rpartition(".")[0].rpartition(".")[2] for name in tensors}
     for member in line[:-1]:
@@ -302,6 +310,7 @@ def check_weights(folder: Path, auto: Any) -> None:
     """
     check_files(folder)
     files = weight_files(folder)
+    check_tied(folder / CONFIG, files)
     check_fit(auto, folder, files)
     for path in files:
         check_finite(path)

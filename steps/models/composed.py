@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from steps.models.files import read_config, read_text
+from steps.models.templates import parsed
 from steps.settings.data import is_file_of_template
 
 TEMPLATE = "chat_template.jinja"
-# What transformers alone knows, and what stands in its place for a look at the variables.
-_GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 # What every template is told, or finds in the tokenizer.
 _TOLD = frozenset({"messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now"})
 _TOKENS = re.compile(r"(bos|eos|unk|sep|pad|cls|mask)_token")
@@ -89,14 +88,14 @@ def check(folder: Path, settings: dict, where: str) -> None:
         folder: of the model, which need not be there where the settings have a template.
         where: `models.<name>`, for the message.
     """
-    from jinja2 import Environment, TemplateError, meta
+    from jinja2 import TemplateError, meta
 
     own = {key: value for key, value in settings.items() if key == "chat_template"}
     template = template_of(folder, own)
     if template is None:
         raise ValueError(f"{where}.chat_template: {folder} has none; name a file of one here, or write its Jinja")
     try:
-        known = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(_GENERATION.sub("", template))
+        known = parsed(template)
     except TemplateError as error:
         raise ValueError(f"{where}.chat_template: is no Jinja ({error}); correct it") from error
     read = meta.find_undeclared_variables(known)

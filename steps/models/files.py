@@ -12,6 +12,8 @@ CONFIG_BYTES = 2**24
 TOKENIZER_BYTES = 2**28
 # What a tokenizer is read from.
 COPIED_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+# What is read of a folder, by how its name ends.
+READ = (".json", ".jinja", ".safetensors", ".model", ".txt")
 # Keys by which transformers and PEFT import what a configuration says.
 NAMES_CODE = ("auto_map", "megatron_config")
 HEADER_BYTES = 100_000_000  # the format's own
@@ -133,6 +135,13 @@ def own_file(folder: Path, name: str) -> Path:
     if home not in real.parents and not any(stores):
         raise ValueError(f"{path} is a link to {real}, outside of its folder; copy the file there")
     return path
+
+
+def all_own(folder: Path) -> None:
+    """Raise a ValueError for a file of a folder, which something may read, that leads out of it; see `own_file`."""
+    for path in sorted(folder.iterdir()):
+        if path.is_symlink() and path.suffix in READ and path.is_file():
+            own_file(folder, path.name)
 
 
 def _bytes(path: Path, most: int, whole: bool = True) -> bytes:

@@ -5,14 +5,22 @@ import contextlib
 import math
 import re
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from steps.models.files import header, one_line
+from steps.models.files import header, one_line, read_config, read_object
 
 # What decides how long transformers builds a model, or a list in its configuration, before any shape is compared.
 LAYERS = re.compile(r"(n|num)_(\w+_)?layers?|(en|de)coder_layers")
 PARTS = re.compile(r"(n|num)_(\w+_)?experts|num_labels")
+# What is a side of some tensor, or of a table that is computed: of 2**16 it is small whatever the weights are.
+SIDES = re.compile(r"(\w+_)?(size|dim|rank|heads|inner|embd)|d_\w+")
+SMALL_SIDE = 2**16
+# Ranks and blocks of adapters, each the side of a tensor of theirs.
+RANKS = ("r", "init_r", "target_r", "oft_block_size", "boft_block_size")
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight")
+HEAD = "lm_head.weight"
 FLOATS = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
     "F8_E5M2": "float8_e5m2", "F8_E4M3": "float8_e4m3fn",
@@ -33,11 +41,95 @@ def check_counts(path: Path, config: dict, tensors: dict[str, dict]) -> None:
         queue += [value for value in section.values() if isinstance(value, dict)]
         for key, value in section.items():
             most = len(tensors) if LAYERS.fullmatch(key) else max(len(tensors), widest, 2)
-            if (LAYERS.fullmatch(key) or PARTS.fullmatch(key)) and isinstance(value, int | float) and value > most:
+            if SIDES.fullmatch(key):
+                most = max(widest, SMALL_SIDE)
+            elif not (LAYERS.fullmatch(key) or PARTS.fullmatch(key)):
+                continue
+            if isinstance(value, int | float) and value > most:
                 raise ValueError(
                     f"{path}: {key} is {value:.12g}, but its weights are {len(tensors)} tensors with sides of at most"
                     f" {widest}; take the config.json that belongs to them"
                 )
+
+
+def check_plain(path: Path, config: dict, tensors: dict[str, dict]) -> None:
+    """Raises ValueError for weights that are whole numbers: what these mean is not in them."""
+    for name, entry in tensors.items():
+        if name.endswith(".weight") and entry["dtype"] not in FLOATS:
+            raise ValueError(
+                f"{path}: its weights are packed ({name} is {entry['dtype']}), and nothing here unpacks them; take plain"
+                " ones"
+            )
+
+
+def check_adapter(path: Path, config: dict, tensors: dict[str, dict]) -> None:
+    """Raises ValueError for an adapter's size in its adapter_config.json that its tensors cannot have; PEFT would make
+    it first."""
+    widest = max((side for entry in tensors.values() for side in entry["shape"]), default=0)
+    patterns = config.get("rank_pattern")
+    told = [*((key, config.get(key)) for key in RANKS), *(patterns.items() if isinstance(patterns, dict) else ())]
+    replicated = config.get("layer_replication")
+    for pair in replicated if isinstance(replicated, list) else ():
+        if isinstance(pair, list) and all(isinstance(layer, int) for layer in pair):
+            told.append(("layer_replication", len(replicated) * (max(pair, default=0) - min(pair, default=0))))
+    for key, value in told:
+        most = len(tensors) if key == "layer_replication" else widest
+        if isinstance(value, int) and value > most:
+            raise ValueError(
+                f"{path}: {key} comes to {value}, but the adapter is {len(tensors)} tensors with sides of at most"
+                f" {widest}; take the adapter_config.json that belongs to them"
+            )
+
+
+def check_ends(path: Path, config: dict, tensors: dict[str, dict]) -> None:
+    """Raises ValueError for ends in a generation_config.json that are no numbers of tokens."""
+    ends = config.get("eos_token_id")
+    for end in ends if isinstance(ends, list) else [ends]:
+        if end is not None and type(end) is not int:
+            raise ValueError(f"{path}: eos_token_id has {end!r:.100}, which is no id; write the ids of the end tokens")
+
+
+CHECKS = {
+    "config.json": (check_counts, check_plain),
+    "adapter_config.json": (check_adapter,),
+    "generation_config.json": (check_ends,),
+}
+
+
+def check_config(path: Path, tensors: dict[str, dict]) -> None:
+    """Read a configuration and hold it to the headers of the weights beside it. Raises ValueError where it is none, or
+    says what they cannot be."""
+    config = read_config(path)
+    for check in CHECKS.get(path.name, ()):
+        check(path, config, tensors)
+
+
+def check_tied(config: Path, files: list[Path]) -> None:
+    """Compare the head of a tied model with its embeddings where both are stored; a model without a head passes.
+
+    Raises:
+        ValueError: they differ: transformers would read both, and vLLM and merges only the embeddings.
+    """
+    stored = {name: (path, entry) for path in files for name, entry in header(path).items()}
+    name = next((name for name in stored if name.endswith(EMBEDDINGS)), None)
+    if not read_object(config).get("tie_word_embeddings") or name is None or HEAD not in stored:
+        return
+    pieces = [_pieces(*stored[tensor]) for tensor in (name, HEAD)]
+    if any(one != other for one, other in zip_longest(*pieces)):
+        raise ValueError(
+            f"{stored[HEAD][0]}: {HEAD} is another than {name}, and tie_word_embeddings of config.json says that they"
+            " are one; set it to false, or take the tensor out"
+        )
+
+
+def _pieces(path: Path, entry: dict) -> Iterator[bytes]:
+    """The bytes of a tensor, a MiB at a time."""
+    begin, end = entry["data_offsets"]
+    with open(path, "rb") as file:
+        file.seek(begin)
+        while begin < end and (piece := file.read(min(BYTES, end - begin))):
+            begin += len(piece)
+            yield piece
 
 
 def check_fit(auto: Any, folder: Path, files: list[Path]) -> None:

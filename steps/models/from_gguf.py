@@ -12,6 +12,7 @@ Then `models: {base: {path: models/mine}}`. The licence is not in the file: put 
 import argparse
 import importlib.util
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from steps.models import checkpoints
 from steps.models.files import LFS_POINTER, one_line
 
 MAGIC = b"GGUF"
+# Ends of keys of the metadata.
+COUNTS = ("block_count", "expert_count")
 
 
 def check_file(file: Path) -> None:
@@ -36,12 +39,18 @@ def check_file(file: Path) -> None:
         raise ValueError(f"{file} is no GGUF file: it does not begin with {MAGIC.decode()}; name one that is")
 
 
+def impossible(metadata: dict[str, Any], tensors: int) -> str | None:
+    """A count in the metadata that so many tensors cannot have: a billion blocks would be built for hours."""
+    counts = [key for key in metadata if key.endswith(COUNTS) and isinstance(metadata[key], int)]
+    return next((key for key in counts if metadata[key] > tensors), None)
+
+
 def unpacked(file: Path) -> tuple[Any, Any, str | None]:
     """The model of a file with plain weights, its tokenizer, and how its tokenizer is called to cut text into words
     where transformers does not know that.
 
     Raises:
-        ValueError: transformers does not know the architecture or the tokenizer, or the file is damaged.
+        ValueError: transformers does not know the architecture or the tokenizer, or the file is damaged or not whole.
     """
     # transformers reads the metadata of most architectures by it.
     if importlib.util.find_spec("gguf") is None:
@@ -54,16 +63,22 @@ def unpacked(file: Path) -> tuple[Any, Any, str | None]:
     logging.disable_progress_bar()
     where = {"gguf_file": file.name, "local_files_only": True}
     try:
-        metadata, _ = read_gguf_metadata(str(file))
+        metadata, tensors = read_gguf_metadata(str(file))
+        if key := impossible(metadata, len(tensors)):
+            raise ValueError(f"{key} is {metadata[key]}, and it has {len(tensors)} tensors")
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
-        model = AutoModelForCausalLM.from_pretrained(
-            file.parent, quantization_config=GgufConfig(dequantize=True), **where
+        model, info = AutoModelForCausalLM.from_pretrained(
+            file.parent, quantization_config=GgufConfig(dequantize=True), output_loading_info=True, **where
         )
     except MemoryError:
         raise
     # What a damaged file makes a reader of bytes raise has no common class.
     except Exception as error:
         raise ValueError(f"{file}: transformers makes no model of it ({one_line(error)}); take another file") from error
+    # transformers draws them at random.
+    if missing := sorted(info["missing_keys"]):
+        more = f" (the first of {len(missing)})" if len(missing) > 1 else ""
+        raise ValueError(f"{file} lacks weights: {missing[0]}{more}; take another file")
     words = metadata.get("tokenizer.ggml.pre", "default")
     known = words in GGUF_PRE_TOKENIZER_SPLITS or metadata.get("tokenizer.ggml.model") != "gpt2"
     return model, tokenizer, None if known or words in ("default", "gpt-2") else words
@@ -91,13 +106,17 @@ def main(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.out} is there already; name a folder that is not")
     model, tokenizer, words = unpacked(args.file)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    write(model, tokenizer, args.out)
 
     from transformers import AutoModelForCausalLM
 
-    # As every step will read it.
-    checkpoints.check_weights(args.out, AutoModelForCausalLM)
-    template = checkpoints.load_tokenizer(args.out).chat_template
+    try:
+        write(model, tokenizer, args.out)
+        # As every step will read it.
+        checkpoints.check_weights(args.out, AutoModelForCausalLM)
+        template = checkpoints.load_tokenizer(args.out).chat_template
+    except BaseException:
+        shutil.rmtree(args.out, ignore_errors=True)
+        raise
     say("from_gguf", f"{args.out}: {parameters:,} parameters, {len(tokenizer):,} tokens")
     if template is None:
         say("from_gguf", "the file has no chat template: name one by models.<name>.chat_template")

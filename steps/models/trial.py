@@ -4,11 +4,14 @@ What an architecture does with rows that share a batch or a sequence is not in i
 would be whole: it is tried on the model at hand, by a few forward passes over a hundred tokens.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from steps.models.context import context
+from steps.models.files import one_line
 
+FIX = "take the config.json that belongs to the weights, or choose another model"
 # Tokens of the rows that are tried: longer than a convolution, and one longer than a chunk of linear attention (64).
 LENGTHS = (9, 70, 33)
 # The largest difference of two logits, in standard deviations of all, that is rounding: of nine plain families in
@@ -40,11 +43,34 @@ def read(model: Any, inputs: dict) -> Any:
         model.train(was)
 
 
-def alone(model: Any, rows: Sequence[list[int]]) -> list[Any]:
-    """Logits of each row by itself, [places, vocabulary]."""
+@contextlib.contextmanager
+def running(model: Any) -> Iterator[None]:
+    """Raise a ValueError of one line for what a model raises: of its configuration that has no common class."""
     import torch
 
-    return [read(model, {"input_ids": torch.tensor([ids])})[0] for ids in rows]
+    try:
+        yield
+    except (ValueError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise ValueError(f"{model.config.model_type}: it does not run ({one_line(error)}); {FIX}") from error
+
+
+def alone(model: Any, rows: Sequence[list[int]]) -> list[Any]:
+    """Logits of each row by itself, [places, vocabulary].
+
+    Raises:
+        ValueError: the model does not run, or its logits are no numbers or all alike.
+    """
+    import torch
+
+    with running(model):
+        logits = [read(model, {"input_ids": torch.tensor([ids])})[0] for ids in rows]
+    if not all(one.isfinite().all() for one in logits):
+        raise ValueError(f"{model.config.model_type}: its logits are NaN or infinite; {FIX}")
+    if torch.cat(logits).std() == 0:
+        raise ValueError(f"{model.config.model_type}: its logits are all alike, as of weights that are 0; {FIX}")
+    return logits
 
 
 def same(model: Any, difference: float) -> bool:
@@ -58,5 +84,7 @@ def largest(found: Sequence[Any], expected: Sequence[Any]) -> float:
     import torch
 
     spread = torch.cat(list(expected)).std()
-    worst = max((one - other).abs().max() / spread for one, other in zip(found, expected, strict=True)).item()
+    # Python's max would pass over what is no number; torch's hands it on.
+    apart = torch.stack([(one - other).abs().max() for one, other in zip(found, expected, strict=True)])
+    worst = (apart.max() / spread).item()
     return worst if worst == worst else float("inf")

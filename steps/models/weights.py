@@ -13,7 +13,7 @@ from steps.core.files import write_json
 from steps.models import checkpoints
 from steps.models.adapters.targets import OUTPUT
 from steps.models.files import COPIED_TOKENIZER, header, read_object
-from steps.models.fit import is_finite
+from steps.models.fit import check_tied, is_finite
 
 # Elements at a time, even because `kept_at_random` draws pairs. 256 KiB in float32 stay in the cache of a core and
 # below the size at which the allocator returns memory: 2**18 takes twice as long on a virtual machine.
@@ -76,6 +76,7 @@ class Weights:
             self.tensors |= stored_tensors(path)
         # A tied model may store its head all the same. Merged on its own it could come out unlike the embeddings: the
         # random draws of dare go by names.
+        check_tied(root / checkpoints.CONFIG, checkpoints.weight_files(root))
         if read_object(root / checkpoints.CONFIG).get("tie_word_embeddings"):
             self.tensors.pop("lm_head.weight", None)
         self.layout: dict[str, list[str]] = {}  # file -> its tensors in the order of their bytes

@@ -23,7 +23,7 @@ from steps.core.files import fresh_folder, write_json, write_text
 from steps.core.manifest import write_manifest
 from steps.core.step import run, step_parser
 from steps.engines.transformers import Engine
-from steps.models import checkpoints
+from steps.models import checkpoints, trial
 from steps.models.chat import Chat
 from steps.preflight import properties
 from steps.preflight.properties import Property
@@ -51,19 +51,20 @@ def checked(folder: Path) -> dict:
     tokenizer = checkpoints.load_tokenizer(folder)
     chat = Chat(tokenizer)
     chat.check()
-    read, found = properties.reading(model)
     engine = Engine(model, tokenizer, batch_size=8)
+    with trial.running(model):
+        read, found = properties.reading(model)
+        found = [
+            *properties.weights(model, folder),
+            *properties.tokens(engine, folder),
+            *properties.asks(engine, chat),
+            *properties.ends(engine, chat),
+            *found,
+            *properties.experts(model),
+            *properties.samples(engine),
+        ]
     kinds = properties.adapters(model)
-    found = [
-        *properties.weights(model, folder),
-        *properties.tokens(engine, folder),
-        *properties.asks(engine, chat),
-        *properties.ends(engine, chat),
-        *found,
-        *properties.experts(model),
-        *properties.samples(engine),
-        *properties.adapter_lines(kinds),
-    ]
+    found += properties.adapter_lines(kinds)
     return {
         "architecture": model.config.model_type,
         **read,

@@ -6,12 +6,13 @@ that is done here can be right.
 
 import contextlib
 import io
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from steps.core.turns import conversation
 from steps.engines.transformers import Engine
@@ -46,8 +47,10 @@ LOOKED = (
     {"role": "assistant", "content": "", "tool_calls": [{"name": "look", "arguments": {"at": "it"}}]},
     {"role": "tool", "content": "seen", "name": "look"},
 )
-# Tokens that are sampled of each response.
-WRITTEN = 8
+# Samples of each prompt, and tokens of each.
+SAMPLES, WRITTEN = 3, 8
+# Keys of generation_config.json that say nothing of how a token is chosen.
+UNASKED = ("transformers_version", "_from_model_config", "max_length", "max_new_tokens", "use_cache")
 # Nats per token by which two ways to the same log-probability may differ in float32.
 NATS = 1e-3
 # One of each kind, as small as fits any model.
@@ -230,21 +233,38 @@ def _common(one: Sequence[int], other: Sequence[int]) -> int:
 
 
 def ends(engine: Engine, chat: Chat) -> list[Property]:
-    """An answer's last trained token ends it when it is sampled.
+    """The last trained token of every answer ends it when it is sampled, and none before it does.
 
     Raises:
-        ValueError: it does not.
+        ValueError: it does not, but for answers that call tools, which not everyone samples.
     """
-    *_, last = texts(chat, {"messages": [ASKED[0], SAID[0]]})
-    token = last.ids[last.parts[-1].end - 1]
-    text = engine.tokenizer.convert_ids_to_tokens(token)
-    if token not in engine.stop_ids:
-        stops = engine.tokenizer.convert_ids_to_tokens(engine.stop_ids)
-        raise ValueError(
-            f"{engine.tokenizer.name_or_path}: an answer is trained to end with {text!r}, and sampling stops at"
-            f" {', '.join(stops)}; add its id to eos_token_id in generation_config.json"
-        )
-    return [Property("end of an answer", f"{text} is trained and stops sampling")]
+    known = engine.tokenizer.convert_ids_to_tokens
+    found: dict[bool, set[int]] = {False: set(), True: set()}
+    for _, row in conversations():
+        try:
+            made = texts(chat, row)
+        except Unfit:
+            continue
+        for text in made:
+            for begin, end in text.parts:
+                found["tools" in row].add(text.ids[end - 1])
+                if early := {*text.ids[begin : end - 1]} & {*engine.stop_ids}:
+                    raise ValueError(
+                        f"{engine.tokenizer.name_or_path}: {known(min(early))!r} stands inside of an answer and stops"
+                        " sampling; take its id out of eos_token_id in generation_config.json"
+                    )
+    stops = ", ".join(known(engine.stop_ids))
+    for token in sorted(found[False]):
+        if token not in engine.stop_ids:
+            raise ValueError(
+                f"{engine.tokenizer.name_or_path}: an answer is trained to end with {known(token)!r}, and sampling"
+                f" stops at {stops}; add its id to eos_token_id in generation_config.json"
+            )
+    endless = ", ".join(known(sorted(found[True] - {*engine.stop_ids})))
+    fix = "where tools are called, add its id to eos_token_id in generation_config.json"
+    said = f"{', '.join(known(sorted(found[False])))} is trained and stops sampling"
+    told = f"calls of tools end with {endless}, which does not stop: {fix}" if endless else ""
+    return [Property("end of an answer", said, told)]
 
 
 # --- what is sampled and scored ------------------------------------------------------------------
@@ -275,28 +295,53 @@ def fitting(engine: Engine, conversations: Sequence[list], more: int = 0) -> lis
 
 
 def samples(engine: Engine) -> list[Property]:
-    """Sampled log-probabilities, greedy answers and batches are those of plain forward passes.
+    """Samples, greedy answers and batches are those of plain forward passes.
 
     Raises:
         ValueError: they are not, so that nothing that is sampled here would be the model's own.
     """
     prompts = fitting(engine, [[ASKED[0]], [ASKED[0], SAID[0], ASKED[1]]], WRITTEN)
     ids = engine.prompt_ids(prompts)
-    options: dict[str, Any] = {"temperature": 1.0, "max_new_tokens": WRITTEN}
-    many = engine.sample(prompts, n=3, **options)
-    off = 0.0
-    for prompt, own in zip(ids, many, strict=True):
-        for sample in own:
+    many = engine.sample(prompts, n=SAMPLES, temperature=1.0, max_new_tokens=WRITTEN)
+    off, misdrawn = [], []
+    for i, (prompt, own) in enumerate(zip(ids, many, strict=True)):
+        for j, sample in zip(range(SAMPLES), own, strict=True):
             logps = forward_logps(engine, prompt, sample.ids)
-            total = logps.gather(1, _column(sample.ids, logps)).sum().item()
-            off = max(off, abs(total - sample.logp) / sample.tokens)
-    _refuse(engine, "sampled log-probabilities", off)
+            told = logps.gather(1, _column(sample.ids, logps))[:, 0].double().cpu().numpy()
+            off += [*abs(told - sample.logps), abs(told.sum() - sample.logp) / sample.tokens]
+            misdrawn += _misdrawn(logps, sample.ids, np.random.default_rng([0, i, j]).random(WRITTEN))
+    worst = float(np.max(off))
+    _refuse(engine, "sampled log-probabilities", worst)
+    if not np.max(misdrawn) <= NATS:
+        raise ValueError(
+            f"{engine.model.config.model_type}: tokens are drawn otherwise than a forward pass has their probabilities"
+            f" (by {np.max(misdrawn):.2g}), so that what is sampled here would not be this model's; choose another"
+        )
     return [
-        Property("sampled log-probabilities", f"those of a forward pass (within {off:.1g} nats a token)"),
+        Property("sampled log-probabilities", f"those of a forward pass (within {worst:.1g} nats a token)"),
         Property("samples of one prompt", "share its prefill"),
         greedy(engine, prompts, ids),
         batches(engine),
+        *asked_sampling(engine.model.generation_config),
     ]
+
+
+def _misdrawn(logps: Any, written: Sequence[int], chances: Any) -> list[float]:
+    """How far the chance of each written token lies outside of the token's share of [0, 1)."""
+    likely = logps.double().exp().cpu().numpy()
+    upper = likely.cumsum(-1)[range(len(written)), list(written)]
+    lower = upper - likely[range(len(written)), list(written)]
+    # np.maximum, unlike max, hands on what is no number.
+    return [*np.maximum(np.maximum(lower - chances[: len(written)], chances[: len(written)] - upper), 0)]
+
+
+def asked_sampling(config: Any) -> list[Property]:
+    """What generation_config.json asks of whoever samples, besides ends: nothing here goes by it."""
+    told = {name: value for name, value in config.to_diff_dict().items() if value and name not in UNASKED}
+    asked = [f"{name}: {told[name]}" for name in sorted(told) if not name.endswith("token_id")]
+    if not asked:
+        return []
+    return [Property("generation_config.json", ", ".join(asked), "not used: what is sampled here goes by the settings")]
 
 
 def _column(ids: Sequence[int], like: Any) -> Any:
@@ -313,6 +358,19 @@ def _refuse(engine: Engine, what: str, off: float) -> None:
         )
 
 
+@contextlib.contextmanager
+def _plain_generation(engine: Engine) -> Iterator[None]:
+    """transformers' generate fills in what generation_config.json asks for, such as a penalty of repetitions."""
+    from transformers import GenerationConfig
+
+    own = engine.model.generation_config
+    engine.model.generation_config = GenerationConfig(eos_token_id=engine.stop_ids, pad_token_id=engine.pad_id)
+    try:
+        yield
+    finally:
+        engine.model.generation_config = own
+
+
 def greedy(engine: Engine, prompts: list, ids: list[list[int]]) -> Property:
     """Greedy answers are those of transformers' generate, but for ties."""
     import torch
@@ -320,15 +378,23 @@ def greedy(engine: Engine, prompts: list, ids: list[list[int]]) -> Property:
     found = engine.sample(prompts, temperature=0.0, max_new_tokens=WRITTEN)
     ties = 0
     for prompt, (sample,) in zip(ids, found, strict=True):
-        made = engine.model.generate(
-            torch.tensor([prompt], device=engine.model.device), do_sample=False, max_new_tokens=WRITTEN,
-            eos_token_id=engine.stop_ids, pad_token_id=engine.pad_id, temperature=None, top_p=None, top_k=None,
-        )[0, len(prompt) :].tolist()  # fmt: skip
+        given = torch.tensor([prompt], device=engine.model.device)
+        with _plain_generation(engine):
+            # Without a mask, a prompt that has the token of padding would be read without it.
+            whole = engine.model.generate(
+                given, attention_mask=torch.ones_like(given), do_sample=False, max_new_tokens=WRITTEN
+            )
+        made = whole[0, len(prompt) :].tolist()
         at = _common(sample.ids, made)
         if at < min(len(sample.ids), len(made)):
             logps = forward_logps(engine, prompt, made)[at]
             _refuse(engine, "greedy answers", abs(logps[made[at]] - logps[sample.ids[at]]).item())
             ties += 1
+        elif len(sample.ids) != len(made):
+            raise ValueError(
+                f"{engine.model.config.model_type}: a greedy answer ends after {len(sample.ids)} tokens, and that of"
+                f" transformers' generate after {len(made)}; choose another model"
+            )
     return Property("greedy answers", "those of transformers' generate" + (f", {ties} ties aside" if ties else ""))
 
 
@@ -342,13 +408,15 @@ def batches(engine: Engine) -> Property:
     told = fitting(engine, told)
     together, counts = engine.score(told)
     apart = [engine.score([one])[0][0] for one in told]
-    off = max(abs(together - apart) / counts)
+    off = float(np.max(abs(together - apart) / counts))
     _refuse(engine, "log-likelihoods in a batch", off)
     options = [said["content"] for said in SAID]
-    nll, _ = engine.score([[ASKED[0], {"role": "assistant", "content": option}] for option in options])
+    nll, counts = engine.score([[ASKED[0], {"role": "assistant", "content": option}] for option in options])
     (belief,) = engine.choose([[ASKED[0]]], [options])
-    expected = 1 / (1 + math.exp(nll[0] - nll[1]))
-    _refuse(engine, "beliefs among options", abs(float(belief[0]) - expected))
+    # As logarithms: one of two shares is often 1 to the last digit, whatever the other is.
+    least = np.finfo(float).tiny
+    expected = np.maximum(-nll - np.logaddexp(*-nll), np.log(least))
+    _refuse(engine, "beliefs among options", float(np.max(abs(np.log(np.maximum(belief, least)) - expected) / counts)))
     return Property("batches", f"of one and of many alike (within {off:.1g} nats a token)")
 
 

@@ -29,6 +29,7 @@ def difference(model: Any, layout: str) -> float:
     """How far logits of rows in a layout are from those of the rows alone, as `trial.largest`; infinite where the model
     refuses the layout."""
     ids = made_up(model)
+    expected = alone(model, ids)
     rows = [{"input_ids": own, "labels": own} for own in ids]
     bins = [[i] for i in range(len(rows))] if layout == ALONE else [[*range(len(rows))]]
     batch = collate(rows, bins, pad_token_id=0) | (row_keywords(rows, bins) if layout == FLATTENED else {})
@@ -46,7 +47,7 @@ def difference(model: Any, layout: str) -> float:
         for i in members:
             found.append(logits[b, start : start + len(ids[i])])
             start += len(ids[i])
-    return largest(found, alone(model, ids))
+    return largest(found, expected)
 
 
 def right_layout(model: Any) -> tuple[str, dict[str, float]]:

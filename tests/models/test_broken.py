@@ -424,6 +424,31 @@ def test_a_template_that_does_not_end_is_one_line(copy, template, said, monkeypa
     assert message.startswith(f"{copy}: its chat template") and said in message
 
 
+@pytest.mark.parametrize(
+    "begin, said",
+    [
+        ("{{ '' if range(9999) | random else ' ' }}", "writes at random"),
+        ("{{ [['a', 'b']] | map('random') | first }}", "writes at random"),
+        ("{{ lipsum(1) }}", "writes at random"),
+        ("{{ raise_exception }}", "writes where a thing lies in memory"),
+    ],
+)
+def test_a_template_that_another_run_would_write_otherwise_is_refused(copy, begin, said):
+    template = (copy / "chat_template.jinja").read_text()
+    (copy / "chat_template.jinja").write_text(begin + template)
+    assert f"its chat template {said}" in error_of(lambda: checkpoints.load_tokenizer(copy))
+
+
+def test_a_template_that_asks_for_the_day_in_plain_words_has_one(copy):
+    """As Llama 3.2's and Magistral's do, with the variable's presence asked for."""
+    template = (copy / "chat_template.jinja").read_text()
+    day = "{% if strftime_now is defined %}{{ strftime_now('%d') | int }}{% endif %}"
+    (copy / "chat_template.jinja").write_text(day + template)
+    tokenizer = checkpoints.load_tokenizer(copy)
+    asked = tokenizer.apply_chat_template([{"role": "user", "content": "?"}], tokenize=False)
+    assert asked.startswith("26<|im_start|>user")
+
+
 def test_templates_of_the_families_are_fine(tmp_path):
     from tests.families import FAMILIES, write_tokenizer
 
@@ -484,3 +509,64 @@ def test_a_file_beside_a_model_that_its_manifest_does_not_list_counts(copy):
 def test_templates_beside_the_template_are_refused(copy):
     (copy / "additional_chat_templates").mkdir()
     assert "additional_chat_templates: a model has one template here" in error_of(lambda: checkpoints.check(copy))
+
+
+# --- what says otherwise than the weights ---------------------------------------------------------
+
+
+def test_a_head_that_is_tied_and_stored_otherwise_is_refused(copy):
+    """transformers would read both, vLLM and a merge the embeddings alone."""
+    from steps.models.weights import Weights
+
+    embeddings = load_file(copy / WEIGHTS)["model.embed_tokens.weight"]
+    tensors_of(copy, put("lm_head.weight", embeddings.clone()))
+    assert checkpoints.load_model(copy, torch.float32).lm_head.weight.shape == (768, 64)
+    assert "lm_head.weight" not in Weights(copy).tensors
+    tensors_of(copy, spoil("lm_head.weight", 0.5))
+    for read in (lambda folder: checkpoints.load_model(folder, torch.float32), Weights):
+        message = error_of(lambda: read(copy))  # noqa: B023
+        assert message.startswith(f"{copy / WEIGHTS}: lm_head.weight is another than model.embed_tokens.weight")
+    config_of(copy, tie_word_embeddings=False)
+    checkpoints.load_model(copy, torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int64, torch.bool])
+def test_weights_that_are_whole_numbers_are_packed(copy, dtype):
+    tensors_of(copy, lambda tensors: tensors.update({Q: tensors[Q].to(dtype)}))
+    message = error_of(lambda: checkpoints.check(copy))
+    assert message.startswith(f"{copy / 'config.json'}: its weights are packed ({Q} is ") and "plain ones" in message
+
+
+@pytest.mark.parametrize("change", [{"head_dim": 10**9}, {"hidden_size": 10**9}, {"num_attention_heads": 10**9}])
+def test_a_side_that_no_tensor_has_is_refused_before_anything_is_built(copy, change):
+    config_of(copy, **change)
+    message = error_of(lambda: checkpoints.check(copy))
+    assert message.startswith(f"{copy / 'config.json'}: {[*change][0]} is 1000000000, but its weights are")
+
+
+@pytest.mark.parametrize("end", ["<|im_end|>", 2.5, ["2"], [2, True], {"id": 2}])
+def test_an_end_that_is_no_id_is_one_line(copy, end):
+    config_of(copy, "generation_config.json", eos_token_id=end)
+    assert "generation_config.json: eos_token_id has " in error_of(lambda: checkpoints.check(copy))
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "chat_template.jinja", "special_tokens_map.json"])
+def test_no_file_of_a_folder_leads_out_of_it(copy, tmp_path, name):
+    (tmp_path / "secret").write_text("{}")
+    if (copy / name).exists():
+        (copy / name).rename(tmp_path / "secret")
+    (copy / name).symlink_to(tmp_path / "secret")
+    assert f"{copy / name} is a link to {tmp_path / 'secret'}" in error_of(lambda: checkpoints.check(copy))
+    (copy / name).unlink()
+    (tmp_path / "secret").rename(copy / f"own_{name}")
+    (copy / name).symlink_to(f"own_{name}")
+    checkpoints.check(copy)
+
+
+@pytest.mark.parametrize(
+    "change", [{"r": 10**9}, {"rank_pattern": {"q_proj": 10**9}}, {"layer_replication": [[0, 2]] * 10**5}]
+)
+def test_an_adapter_of_sizes_that_its_tensors_cannot_have_is_refused_before_it_is_made(adapter, change):
+    config_of(adapter, "adapter_config.json", **change)
+    message = error_of(lambda: checkpoints.check(adapter))
+    assert message.startswith(f"{adapter / 'adapter_config.json'}: ") and "sides of at most 64" in message

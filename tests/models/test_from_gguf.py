@@ -150,3 +150,28 @@ def test_what_is_no_model_is_one_line(file, tmp_path):
             from_gguf.main(from_gguf.argparse.Namespace(file=tmp_path / name, out=tmp_path / out))
         assert "\n" not in str(error.value)
         assert not (tmp_path / "b").exists()
+
+
+def numbered(data: bytes, key: bytes, number: int) -> bytes:
+    """The file with another number behind a key and its kind."""
+    at = data.index(key) + len(key) + 4
+    return data[:at] + struct.pack("<I", number) + data[at + 4 :]
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        # The count of tensors, and then that of one of them.
+        (lambda data: data[:8] + struct.pack("<Q", 0) + data[16:], "block_count is 2, and it has 0 tensors"),
+        (lambda data: data.replace(b"blk.1.attn_k.weight", b"blk.9.attn_k.weight"), "layers.1.self_attn.k_proj.weight"),
+        (lambda data: numbered(data, b"llama.block_count", 10**9), "block_count is 1000000000, and it has 20 tensors"),
+        (lambda data: data[:-4000] + b"\xff" * 4000, "NaN or infinite"),
+        (lambda data: data.replace(b"{% endfor %}", b"{{ m() }}   "), "its chat template"),
+    ],
+)
+def test_a_file_that_is_not_whole_leaves_no_folder(file, tmp_path, damage, said):
+    path, _ = file
+    (tmp_path / "damaged.gguf").write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=said) as error:
+        from_gguf.main(from_gguf.argparse.Namespace(file=tmp_path / "damaged.gguf", out=tmp_path / "out"))
+    assert "\n" not in str(error.value) and not (tmp_path / "out").exists()

@@ -11,7 +11,7 @@ import torch
 from benches.models import ARCHITECTURES, build
 from steps.core.files import read_json
 from steps.core.manifest import verify_manifest
-from steps.models import checkpoints
+from steps.models import checkpoints, trial
 from steps.preflight import check_model, properties
 from steps.preflight.check_model import checked
 from steps.settings.adapters import ADAPTERS
@@ -161,6 +161,142 @@ def test_a_model_that_samples_otherwise_than_it_reads(base, monkeypatch):
     monkeypatch.setattr(Engine, "_forward", lambda self, *given: forward(self, *given) * 1.01)
     with pytest.raises(ValueError, match=r"qwen3: sampled log-probabilities differ from those of a forward pass by"):
         properties.samples(engine)
+
+
+class Changed:
+    """An engine of which one thing is otherwise."""
+
+    def __init__(self, engine, **changed):
+        self.__dict__ = engine.__dict__ | {"model": engine.model, "_engine": engine} | changed
+
+    def __getattr__(self, name):
+        return getattr(self._engine, name)
+
+
+@pytest.fixture(scope="module")
+def engine(small_checkpoint):
+    from steps.engines.transformers import Engine
+
+    return Engine.load(small_checkpoint, 8)
+
+
+def each(answers, greedy, change):
+    """`answers` of an engine's `sample` with each sample changed, where they are greedy or where not."""
+
+    def sample(*given, **options):
+        found = answers(*given, **options)
+        if (options["temperature"] == 0) != greedy:
+            return found
+        return [[sample._replace(**change(sample)) for sample in own] for own in found]
+
+    return sample
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("greedy", "change", "message"),
+    [
+        (False, lambda sample: {"logp": NAN}, "sampled log-probabilities differ.* by nan"),
+        # In sum they are right.
+        (False, lambda sample: {"logps": sample.logps[::-1]}, "sampled log-probabilities differ"),
+        (False, lambda sample: {"logps": (*sample.logps[:-1], NAN)}, "sampled log-probabilities differ"),
+        (True, lambda sample: {"ids": sample.ids[:2]}, r"a greedy answer ends after 2 tokens, and .* after 8"),
+        (True, lambda sample: {"ids": ()}, "a greedy answer ends after 0 tokens"),
+        (True, lambda sample: {"ids": sample.ids[::-1]}, "greedy answers differ"),
+    ],
+)
+def test_samples_that_are_not_the_models_are_refused(engine, greedy, change, message):
+    with pytest.raises(ValueError, match=message):
+        properties.samples(Changed(engine, sample=each(engine.sample, greedy, change)))
+
+
+def test_tokens_that_are_drawn_otherwise_than_they_are_likely_are_refused(engine):
+    def likeliest(*given, **options):
+        return engine.sample(*given, **options | {"temperature": 0.0})
+
+    def colder(*given, **options):
+        return engine.sample(*given, **options | {"temperature": 0.9 * options["temperature"]})
+
+    for drawn in (likeliest, colder):
+        with pytest.raises(ValueError, match="tokens are drawn otherwise than a forward pass has"):
+            properties.samples(Changed(engine, sample=drawn))
+
+
+def test_likelihoods_that_are_no_numbers_or_beliefs_that_are_no_shares_are_refused(engine):
+    def score(conversations):
+        nll, tokens = engine.score(conversations)
+        return (nll * [1, 1, NAN] if len(nll) == 3 else nll), tokens
+
+    with pytest.raises(ValueError, match="log-likelihoods in a batch differ.* by nan"):
+        properties.batches(Changed(engine, score=score))
+    for wrong in ([1, 2], [1, NAN], [1, 0]):
+        with pytest.raises(ValueError, match="beliefs among options differ"):
+            properties.batches(Changed(engine, choose=lambda *given: [engine.choose(*given)[0] * wrong]))  # noqa: B023
+
+
+@pytest.mark.parametrize("rows", [[0], [1], [2], [0, 1, 2]])
+def test_rows_that_are_no_numbers_are_no_rows_as_alone(rows):
+    one = [torch.randn(4, 7) for _ in range(3)]
+    assert trial.largest(one, one) == 0
+    other = [row * (NAN if i in rows else 1) for i, row in enumerate(one)]
+    assert trial.largest(other, one) == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"rms_norm_eps": NAN}, "qwen3: its logits are NaN or infinite; take the config.json"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 0}}, "its logits are NaN or infinite"),
+        (
+            {"use_sliding_window": True, "sliding_window": -4, "layer_types": ["sliding_attention"] * 2},
+            r"qwen3: it does not run \(RuntimeError",
+        ),
+    ],
+)
+def test_a_config_with_which_the_model_does_not_run_is_one_line(base, config, message):
+    change(base / "config.json", **config)
+    with pytest.raises(ValueError, match=message):
+        checked(base)
+
+
+def test_what_generation_config_asks_for_is_said_and_does_not_count(base):
+    """As those of Qwen2.5-Instruct do, whose greedy answers are none by `generate`."""
+    asked = {"do_sample": True, "repetition_penalty": 1.3, "temperature": 0.7, "no_repeat_ngram_size": 1}
+    change(base / "generation_config.json", **asked)
+    lines = found(checked(base))
+    told, treated = lines["generation_config.json"]
+    assert told == "do_sample: True, no_repeat_ngram_size: 1, repetition_penalty: 1.3, temperature: 0.7"
+    assert treated == "not used: what is sampled here goes by the settings"
+    assert lines["greedy answers"][0].startswith("those of transformers' generate")
+
+
+def test_a_prompt_with_the_token_of_padding_is_read_whole(base):
+    template = (base / "chat_template.jinja").read_text()
+    (base / "chat_template.jinja").write_text("{{- '<|endoftext|>' }}" + template)
+    assert found(checked(base))["greedy answers"][0].startswith("those of transformers' generate")
+
+
+def test_an_answer_that_would_stop_before_its_end(base):
+    """Every token is one of those that end."""
+    change(base / "generation_config.json", eos_token_id=[*range(768)])
+    with pytest.raises(ValueError, match="stands inside of an answer and stops sampling; take its id out of eos_token"):
+        checked(base)
+
+
+def test_calls_of_tools_that_end_otherwise_than_answers_are_told(base):
+    template = (base / "chat_template.jinja").read_text()
+    answer = "message.content + '<|im_end|>' }}{% endgeneration %}"
+    assert answer in template
+    calls = "(message.tool_calls | tojson + '<|endoftext|>' if message.tool_calls else '<|im_end|>')"
+    other = template.replace(answer, f"message.content + {calls} }}}}{{% endgeneration %}}")
+    (base / "chat_template.jinja").write_text("{% if tools %}{{ tools | tojson }}{% endif %}" + other)
+    assert found(checked(base))["end of an answer"] == (
+        "<|im_end|> is trained and stops sampling",
+        "calls of tools end with <|endoftext|>, which does not stop: where tools are called, add its id to"
+        " eos_token_id in generation_config.json",
+    )
 
 
 def test_no_chat_template(base):

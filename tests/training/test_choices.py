@@ -45,6 +45,14 @@ CHOICES = {
         | {"new_tokens": ["<sum>", "<end>"]},
     },
     "new_tokens": {"adapter": {"kind": "full", "new_tokens": ["<sum>"]}},
+    "stored": {
+        "save_dtype": "bfloat16_stochastic", "optimizer": "adafactor", "schedule": "wsd", "decay_ratio": 0.5,
+        "label_smoothing": 0.1, "trajectory": 2, "max_steps": 5,
+    },
+    "best_of_adapters": {
+        "adapter": LORA | {"dropout": 0.1, "loraplus_ratio": 4.0, "modules_to_save": ["norm"]},
+        "eval_steps": 1, "keep_best": {}, "learning_rate": 3e-2, "optimizer": "adamw_8bit", "betas": [0.8, 0.95],
+    },
 }  # fmt: skip
 
 
