@@ -57,8 +57,8 @@ def check_plain(path: Path, config: dict, tensors: dict[str, dict]) -> None:
     for name, entry in tensors.items():
         if name.endswith(".weight") and entry["dtype"] not in FLOATS:
             raise ValueError(
-                f"{path}: its weights are packed ({name} is {entry['dtype']}), and nothing here unpacks them; take plain"
-                " ones"
+                f"{path}: its weights are packed ({name} is {entry['dtype']}), and nothing here unpacks them; take"
+                " plain ones"
             )
 
 
