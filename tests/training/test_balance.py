@@ -160,3 +160,14 @@ def test_policies_are_balanced_in_every_method(stage, changes, tmp_path, monkeyp
         losses.append(float((work / "made/mine/training_log.csv").read_text().split()[1].split(",")[2]))
     # Of two experts for each token, routed nearly evenly: 2, once for all passes of a step.
     assert losses[1] - losses[0] == pytest.approx(2, rel=0.2)
+
+
+@pytest.mark.parametrize("stage", ["sft", "rl"])
+@pytest.mark.parametrize("name", ["Qwen3-MoE", "Granite 4 hybrid"])
+def test_a_checkpoint_has_its_parents_configuration(name, stage, tmp_path):
+    """TRL asks routers for their logits in it, takes the coefficient out and turns the cache off."""
+    folder = build(name, tmp_path / "base")
+    trainings = Trainings(folder, folder, tmp_path)
+    with contextlib.chdir(ROOT):
+        trainings.stage(stage)
+    assert read_json(tmp_path / "made" / stage / "config.json") == read_json(folder / "config.json")
