@@ -101,7 +101,9 @@ class SupervisedTrainer(Resumable, SFTTrainer):
                 value = self.own_loss(model, inputs, num_items_in_batch)
             if balances:
                 # The gradients of the processes are averaged, those of a step's passes summed.
-                value = value + self.router_aux_loss_coef * balance.mean(losses) / self.current_gradient_accumulation_steps
+                value = (
+                    value + self.router_aux_loss_coef * balance.mean(losses) / self.current_gradient_accumulation_steps
+                )
         if not model.training:
             return value
         return hooks.penalised(value, self.model, self.current_gradient_accumulation_steps)

@@ -113,7 +113,7 @@ def test_a_step_counts_the_balance_once_and_what_is_measured_has_none(passes, wi
         "seed": 0, "batch_size": 4 // passes, "gradient_accumulation": passes, "max_length": 128, "saves": 1,
         "learning_rate": 1e-9,
     }  # fmt: skip
-    batches = [[*range(4)][i :: passes] for i in range(passes)]
+    batches = [[*range(4)][i::passes] for i in range(passes)]
     plan = Plan(batches=batches, accumulation=passes, lengths=[len(ids)] * 4, saves=1)
     trainer = supervised.build_trainer(model, tokenizer, rows, settings, plan, tmp_path / "work")
     (row,) = training.train(trainer, plan, "sft")
