@@ -91,6 +91,9 @@ def two_steps(stage: str, way: str, folder: Path, teacher: Path, length: int) ->
         trainer, plan = rehearse.REHEARSALS[stage](args, settings, memory.read_shape(folder))
         if stage in ON_POLICY:
             trainer.engine.stop_ids = []
+        if stage == "opd":
+            # As if every entry were a token: those of fable are fewer, and no other would be compared.
+            trainer.vocabulary = memory.read_shape(folder).vocabulary
         held, began = machine.held(), time.perf_counter()
         log = training.train(trainer, plan, stage)
     peak = machine.held(most=True) - held
