@@ -6,6 +6,7 @@ came out finite, loaded again and other than the base's. What is handled or refu
 is a failure.
 
 Run as: python -m benches.models --out reports/bench/models.json
+    --add --architectures "Mamba" tries these and keeps what the file says of the others
 """
 
 import argparse
@@ -98,6 +99,62 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
         "Mamba2",
         {"hidden_size": 32, "num_hidden_layers": 2, "num_heads": 8, "head_dim": 8, "state_size": 8, "n_groups": 2,
          "chunk_size": 16},
+    ),
+    "Mamba": ("Mamba", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}),
+    "Jamba": (
+        "Jamba",
+        GATED
+        | {
+            "num_experts": 4, "num_experts_per_tok": 2, "attn_layer_period": 2, "attn_layer_offset": 1,
+            "expert_layer_period": 2, "expert_layer_offset": 1, "use_mamba_kernels": False, "mamba_d_state": 4,
+        },
+    ),
+    "Nemotron-H": (
+        "NemotronH",
+        GATED
+        | {
+            "layers_block_type": ["mamba", "attention"], "mamba_num_heads": 8, "mamba_head_dim": 8,
+            "ssm_state_size": 8, "n_groups": 1, "chunk_size": 16, "head_dim": 8,
+        },
+    ),
+    "Qwen3-Next": (
+        "Qwen3Next",
+        GATED
+        | {
+            "head_dim": 16, "linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4, "layer_types": ["linear_attention", "full_attention"], "num_experts": 4,
+            "num_experts_per_tok": 2, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16,
+        },
+    ),
+    "Mixtral": ("Mixtral", GATED | {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "Gemma 4": (
+        "Gemma4Text",
+        GATED
+        | {
+            "head_dim": 8, "global_head_dim": 8, "sliding_window": 16, "hidden_size_per_layer_input": 8,
+            "vocab_size_per_layer_input": 1027, "num_kv_shared_layers": 0,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+    ),
+    "Cohere 2": (
+        "Cohere2", GATED | {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]},
+    ),
+    "GLM 4": ("Glm4", GATED | {"head_dim": 8}),
+    "OLMo 3": ("Olmo3", GATED | {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]}),
+    "SmolLM3": ("SmolLM3", GATED | {"no_rope_layers": [1, 0]}),
+    "Phi 2": ("Phi", GATED | {"num_key_value_heads": 4}),
+    "OPT": ("OPT", SIZE | {"ffn_dim": 64, "word_embed_proj_dim": 32, "max_position_embeddings": 512}),
+    "RecurrentGemma": (
+        "RecurrentGemma",
+        GATED | {"lru_width": 32, "attention_window_size": 16, "block_types": ["recurrent", "attention"]},
+    ),
+    "MiniMax": (
+        "MiniMax",
+        GATED
+        | {
+            "head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "block_size": 16,
+            "layer_types": ["linear_attention", "full_attention"],
+        },
     ),
 }  # fmt: skip
 # Two steps of each training stage.
@@ -277,7 +334,7 @@ def main(args: argparse.Namespace) -> None:
     import torch
 
     torch.set_num_threads(1)
-    found = {}
+    found = read_json(args.out)["detail"] if args.add else {}
     for name in args.architectures:
         with tempfile.TemporaryDirectory() as work:
             found[name] = examined(name, args.stages, args.adapters, Path(work))
@@ -293,6 +350,7 @@ if __name__ == "__main__":
     small = {"architectures": ["LFM2"], "stages": ["sft"], "adapters": ["lora"]}
     parser = bench_parser(__doc__, "models", small)
     parser.add_argument("--architectures", nargs="+", default=list(ARCHITECTURES), help="which, by name")
+    parser.add_argument("--add", action="store_true", help="to what the file has of other architectures")
     parser.add_argument("--stages", nargs="*", default=list(STAGES), help="which trainings")
     parser.add_argument("--adapters", nargs="*", default=list(ADAPTERS_TRIED), help="which kinds")
     run(main, parser)

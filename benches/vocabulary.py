@@ -5,8 +5,10 @@ after   some places at a time, as from there on
 
 A random Qwen3 of small layers with 151,936 entries (Qwen3's vocabulary) takes two optimizer steps of each stage's own
 trainer on rows of full length, each in a process of its own: grpo for rl, reverse KL over the whole vocabulary with its
-diagnostics for opd. The peak is what the process held at most (VmHWM) beyond what it held before the first step, the
-model included; a GPU's is that of PyTorch's allocator. Losses and gradient norms of both are compared step by step.
+diagnostics for opd, whose teacher is another such model. The peak is what the process held at most (VmHWM) beyond what
+it held before the first step, the model included; a GPU's is that of PyTorch's allocator. Compared are the losses and
+the gradients' norms of the first step, after which the weights differ by a rounding. The loss of grpo is 0 there
+whatever is computed, for advantages sum to 0; its gradient is not.
 
 Run as: python -m benches.vocabulary --out reports/bench/vocabulary.json
 """
@@ -26,11 +28,13 @@ from steps.core.step import run
 
 STAGES = ("sft", "rl", "opd")
 WAYS = ("before", "after")
-# Of the figures: what the losses of both ways may differ by.
+# Of the figures: what the losses of both ways may differ by, and the norms of their gradients, of the norm.
 CLOSE = 1e-5
+# A norm below it has nothing in it to be compared.
+NOTHING = 1e-3
 
 
-def model_folder(folder: Path, vocabulary: int) -> Path:
+def model_folder(folder: Path, vocabulary: int, seed: int = 0) -> Path:
     """fable's tokenizer and a random model with room for a wide vocabulary, in float32."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -38,12 +42,14 @@ def model_folder(folder: Path, vocabulary: int) -> Path:
     from steps.models import checkpoints
 
     tokenizer = checkpoints.load_tokenizer(Path("data/fable/base"))
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = Qwen3Config(
         vocab_size=vocabulary, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, head_dim=16, max_position_embeddings=4096, tie_word_embeddings=True, bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
+    # Of the usual scale (0.02) two models hardly differ in what they predict.
+    config.initializer_range = 0.1
     Qwen3ForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -63,7 +69,7 @@ def settings_of(stage: str, length: int) -> dict:
     }  # fmt: skip
 
 
-def two_steps(stage: str, way: str, folder: Path, length: int) -> dict:
+def two_steps(stage: str, way: str, folder: Path, teacher: Path, length: int) -> dict:
     """Two steps in this process: the peak, the seconds and the losses."""
     import torch
 
@@ -78,13 +84,16 @@ def two_steps(stage: str, way: str, folder: Path, length: int) -> dict:
     settings = settings_of(stage, length)
     with tempfile.TemporaryDirectory() as work:
         args = argparse.Namespace(
-            model=folder, teachers=[folder] if stage == "opd" else [], judge=None, work=Path(work),
+            model=folder, teachers=[teacher] if stage == "opd" else [], judge=None, work=Path(work),
             settings={"prompt_tokens": 40, "recipe": settings},
         )  # fmt: skip
         torch.manual_seed(0)
         trainer, plan = rehearse.REHEARSALS[stage](args, settings, memory.read_shape(folder))
         if stage in ON_POLICY:
             trainer.engine.stop_ids = []
+        if stage == "opd":
+            # As if every entry were a token: those of fable are fewer, and no other would be compared.
+            trainer.vocabulary = memory.read_shape(folder).vocabulary
         held, began = machine.held(), time.perf_counter()
         log = training.train(trainer, plan, stage)
     peak = machine.held(most=True) - held
@@ -99,7 +108,7 @@ def measure(*asked: Any) -> dict:
 
 
 def apart(one: dict, other: dict, key: str) -> float:
-    """The largest difference of a number of both ways, of the first step: after it the weights differ by a rounding."""
+    """The difference of a number of both ways, of the first step: after it the weights differ by a rounding."""
     return abs(one["steps"][0][key] - other["steps"][0][key])
 
 
@@ -113,11 +122,12 @@ def main(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     runs: dict[str, dict[str, list[dict]]] = {stage: {way: [] for way in WAYS} for stage in args.stages}
     with tempfile.TemporaryDirectory() as name:
-        folder = model_folder(Path(name), args.vocabulary)
+        folder = model_folder(Path(name, "model"), args.vocabulary)
+        teacher = model_folder(Path(name, "teacher"), args.vocabulary, seed=1)
         for index in range(args.rounds):
             for stage in args.stages:
                 for way in WAYS:
-                    found = measure(stage, way, folder, args.length)
+                    found = measure(stage, way, folder, teacher, args.length)
                     runs[stage][way].append(found)
                     print(
                         f"round {index + 1}: {stage} {way} {found['peak'] / 2**20:.0f} MiB, {found['seconds']:.1f} s",
@@ -134,6 +144,11 @@ def main(args: argparse.Namespace) -> None:
         figures.append(figure(f"{stage}: time after, of before", [a["seconds"] / b["seconds"] for a, b in pairs]))
         differ = [apart(a, b, "loss") for a, b in pairs]
         figures.append(figure(f"{stage}: difference of the loss", differ, "nats", most=CLOSE))
+        norms = [b["steps"][0]["grad_norm"] for _, b in pairs]
+        if min(norms) < NOTHING:
+            raise ValueError(f"{stage}: a gradient of {min(norms):g} says nothing of what is computed")
+        differ = [apart(a, b, "grad_norm") / norm for (a, b), norm in zip(pairs, norms, strict=True)]
+        figures.append(figure(f"{stage}: difference of the gradient's norm, of it", differ, most=CLOSE))
     detail = {"vocabulary": args.vocabulary, "length": args.length, "logits_of_sft": whole, "runs": runs}
     write_result(args.out, __doc__, figures, detail)
     for row in figures:

@@ -27,7 +27,7 @@ from steps.engines import rollouts
 from steps.engines import vllm_rollouts as vllm_sampler
 from steps.models import checkpoints, head, teachers
 from steps.models.adapters import hooks
-from steps.training import self_teacher
+from steps.training import balance, self_teacher
 from steps.training.arguments import trainer_arguments
 from steps.training.micro_batch import MicroBatches
 from steps.training.state import Resumable
@@ -73,6 +73,7 @@ class OnPolicyTrainer(Resumable, DistillationTrainer):
         self.passes = planned_passes * self.micro_batches.cuts
         self.rows = settings["batch_size"] // self.micro_batches.parts
         self.wide = head.is_wide(model)
+        self.balance = balance.coefficient(model)
         self.vocabulary = checkpoints.token_count(tokenizer)
         self.measures = Measures(**settings["diagnostics"]) if settings["diagnostics"] else None
         self.draws: list[Draw] = []
@@ -218,12 +219,14 @@ class OnPolicyTrainer(Resumable, DistillationTrainer):
 
     def _compute_loss(self, unwrapped_student, inputs, num_items_in_batch):
         settings = self.settings
-        loss = torch.zeros((), device=inputs["completion_ids"].device)
+        loss, balances = torch.zeros((), device=inputs["completion_ids"].device), []
         samples = inputs["sample"].tolist()
         of_source = [self.draws[i].source for i in samples]
         for source in dict.fromkeys(of_source):
             chosen = torch.tensor([i for i, one in enumerate(of_source) if one == source], device=loss.device)
-            student, mask, tokens = self.logits(unwrapped_student, inputs, chosen)
+            with balance.heard(unwrapped_student, bool(self.balance)) as losses:
+                student, mask, tokens = self.logits(unwrapped_student, inputs, chosen)
+            balances += losses
             student = student[mask].float() / settings["temperature"]
             both, tokens = [student, *self.teacher_logits(source, inputs, chosen)], tokens[mask]
             loss = loss + head.per_place(partial(self.divergences, source), both, tokens).sum()
@@ -233,7 +236,10 @@ class OnPolicyTrainer(Resumable, DistillationTrainer):
                 self.measures.add(partial(self.diagnostics, source, both, tokens), mask, numbers, written)
         if self._step % self.passes == self.passes - 1:
             self.keep()
-        loss = hooks.penalised(loss / num_items_in_batch, self.model, self.current_gradient_accumulation_steps)
+        loss = loss / num_items_in_batch
+        if self.balance:
+            loss = loss + self.balance * balance.mean(balances) / self.current_gradient_accumulation_steps
+        loss = hooks.penalised(loss, self.model, self.current_gradient_accumulation_steps)
         return loss, torch.zeros_like(loss), torch.ones_like(loss)
 
     def divergences(self, source: int, student: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,9 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+# How models without attention are handed what they remember of a text.
+STATES = "cache_params"
+
 
 class RoomyLayer(DynamicLayer):
     """Keys and values as views [rows, heads, tokens so far, head size] of a larger buffer."""
@@ -63,13 +66,21 @@ def cache_keyword(model: PreTrainedModel) -> str:
     """How a model's forward is handed its cache: of state-space models, `cache_params`.
 
     Raises:
-        ValueError: it takes none, so that a token could only be written by reading all before it once more.
+        ValueError: it takes none, so that a token could only be written by reading all before it once more, or has
+            states that are not in it, which could not follow the rows of a batch.
     """
     # An adapter's model passes on what it is given.
     whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+    # RecurrentGemma's modules keep their states themselves.
+    kept_apart = any(hasattr(module, "_setup_cache") for module in whole.modules())
+    if kept_apart or not whole._supports_default_dynamic_cache():
+        raise ValueError(
+            f"{model.config.model_type}: this architecture keeps states of its own beside transformers' cache, so that"
+            " nothing can be sampled from it here; choose another model"
+        )
     # Of its class: accelerate puts a function of any arguments in the place of its own.
     taken = inspect.signature(type(whole).forward).parameters
-    for name in ("past_key_values", "cache_params"):
+    for name in ("past_key_values", STATES):
         if name in taken:
             return name
     raise ValueError(

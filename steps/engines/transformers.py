@@ -216,6 +216,11 @@ class Engine(Coder):
 
     def _forward(self, ids, mask, positions, cache) -> torch.Tensor:
         """Logits of the last place, [rows, vocabulary] in float32."""
+        from steps.engines.cache import STATES
+
+        if self.cache_keyword == STATES and ids.shape[1] == 1:
+            # Of the place at hand, which is no padding: Mamba would take the width of a longer one for places.
+            mask = None
         out = self.model(
             input_ids=ids,
             attention_mask=mask,
@@ -277,7 +282,7 @@ class Engine(Coder):
         """
         import torch
 
-        from steps.engines.cache import roomy_cache, take_rows
+        from steps.engines.cache import STATES, roomy_cache, take_rows
 
         device = self.model.device
         conversations = [
@@ -285,7 +290,12 @@ class Engine(Coder):
             for prompt, own in zip(prompts, options, strict=True)
             for option in own
         ]
-        coded = iter(self._encode_turns(conversations)[0])
+        turns = self._encode_turns(conversations)
+        if self.cache_keyword == STATES:
+            # Mamba reads several tokens as a text's first, whatever its states are: nothing is shared.
+            parts = np.split(-self._nll(*turns)[0], np.cumsum([len(own) for own in options])[:-1])
+            return [_softmax(part) for part in parts]
+        coded = iter(turns[0])
         rows = [[next(coded) for _ in own] for own in options]
         # The last token that all share opens every option's own part: its place predicts what follows.
         shared = [len(os.path.commonprefix([ids[:-1] for ids in row])) - 1 for row in rows]
@@ -360,6 +370,11 @@ class Engine(Coder):
 
 
 # --- parts ---------------------------------------------------------------------------------------
+
+
+def _softmax(values: np.ndarray) -> np.ndarray:
+    powers = np.exp(values - values.max())
+    return powers / powers.sum()
 
 
 def _losses(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:

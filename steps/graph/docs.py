@@ -176,11 +176,13 @@ def architecture_table() -> str:
         return "; ".join([f"{left} of {len(outcomes)}", *(f"{how}: {', '.join(own)}" for how, own in others.items())])
 
     def row(name: str, own: dict) -> tuple[str, ...]:
+        if own["check"] != "works":
+            # It comes first in every run.
+            return name, ended({"the check": own["check"]}).removeprefix("0 of 1; "), "–", "none", "none"
         treated = {one["name"]: one["treated"] for one in own["properties"]}
         rows = {"packed": "packed", "flattened": "packed, ends as keywords", "alone": "each its own sequence"}
-        layout = rows.get(own["layout"], ended({"check": own["check"]}))
         padded = treated.get("rows padded on the left") or "as it is"
-        return name, layout, padded, ended(own["stages"]), ended(own["adapters"])
+        return name, rows[own["layout"]], padded, ended(own["stages"]), ended(own["adapters"])
 
     lines = [row(name, own) for name, own in detail.items()]
     heading = ("architecture", "rows of a batch", "prompts of a batch", "stages", "adapters")

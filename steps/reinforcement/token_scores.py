@@ -11,6 +11,7 @@ import torch
 from trl.trainer.utils import entropy_from_logits, selective_log_softmax
 
 from steps.models import head
+from steps.training import balance
 
 # Of TRL's batch what stays the same whatever prompt the completions are scored behind.
 COMPLETIONS = ("completion_ids", "completion_mask")
@@ -85,15 +86,15 @@ class TokenScores:
                 for i in range(0, len(input_ids), size)
             ]
             return torch.cat(parts), None, None
-        # TRL's fused head saves the memory of the logits where Triton runs, and is the only one that has the auxiliary
-        # loss of a mixture of experts. On a CPU the logits of a part of the batch are faster, and those of a
-        # wide vocabulary are made some places at a time.
-        if (self.accelerator.device.type == "cuda" or compute_aux_loss) and not distils:
+        # TRL's fused head saves the memory of the logits where Triton runs. On a CPU the logits of a part of the batch
+        # are faster, and those of a wide vocabulary are made some places at a time.
+        counted = not compute_aux_loss or balance.counted(self.model)
+        if self.accelerator.device.type == "cuda" and counted and not distils:
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep,
                 compute_entropy=compute_entropy, compute_aux_loss=compute_aux_loss, **rest,
             )  # fmt: skip
-        with self.accelerator.autocast():
+        with self.accelerator.autocast(), balance.heard(model, compute_aux_loss) as losses:
             logits = head.read(
                 model,
                 input_ids=input_ids,
@@ -107,7 +108,8 @@ class TokenScores:
         if not compute_entropy:
             return logps, None, None
         with torch.no_grad():
-            return logps, head.per_place(entropy_from_logits, [logits.detach()]), None
+            entropies = head.per_place(entropy_from_logits, [logits.detach()])
+        return logps, entropies, balance.mean(losses) if compute_aux_loss else None
 
 
 def of_tokens(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:

@@ -83,7 +83,9 @@ class Optimization(Descent):
         "float32", description="What trained weights are stored in; all but float32 rounds them"
     )
     warmup_steps: int | None = Field(None, ge=0, description="Steps over which it rises, in place of warmup_ratio")
-    min_lr_ratio: float | None = Field(None, gt=0, lt=1, description="What it ends at, over its highest: cosine, wsd")
+    min_lr_ratio: float | None = Field(
+        None, gt=0, lt=1, description="What it ends at, over its highest: cosine, wsd (whose warmup begins at it too)"
+    )
     decay_ratio: float | None = Field(None, gt=0, le=1, description="Share of the steps over which wsd falls; 0.1")
     betas: Betas | None = Field(None, description="Of the moments of AdamW; 0.9 and 0.999")
     attention: Annotated[str, OneOf(ATTENTION)] = Field("auto", description="What computes attention")

@@ -8,10 +8,14 @@ from steps.core.files import read_json, write_json, write_text
 from steps.core.manifest import write_manifest
 from steps.models.adapters.save import save_adapter
 from steps.models.adapters.stacked import unstack
-from steps.models.checkpoints import model_card, weight_files
+from steps.models.checkpoints import full_checkpoint, load_config, model_card, weight_files
 from steps.models.fit import check_finite
+from steps.training import balance
 from steps.training.plan import LOG_COLUMNS, check_logged, log_csv
 from steps.training.rounding import round_weights
+
+# Of a configuration what TRL sets for its own passes.
+SET_TO_TRAIN = ("use_cache", balance.LOGITS, balance.COEFFICIENT)
 
 
 def save_checkpoint(
@@ -57,7 +61,7 @@ def save_checkpoint(
         if lost := round_weights(model, save_dtype, settings["seed"], parent):
             counts["rounding"] = {"dtype": save_dtype} | lost
         model.save_pretrained(out)
-        write_json(out / "config.json", read_json(out / "config.json") | (config or {}))
+        write_json(out / "config.json", as_of_parent(read_json(out / "config.json"), parent) | (config or {}))
     for path in weight_files(out):
         check_finite(path, "lower learning_rate and train again")
     tokenizer.save_pretrained(out)
@@ -76,3 +80,18 @@ def save_checkpoint(
         tokens=log[-1]["tokens"] if log else 0,
         speed=speed,
     )
+
+
+def as_of_parent(config: dict, parent: Path | None) -> dict:
+    """A checkpoint's configuration with what a trainer set for its own passes as its parent has it."""
+    if parent is None:
+        return config
+    loaded = load_config(full_checkpoint(parent)).to_dict()
+
+    def put_back(section: dict, before: dict) -> dict:
+        kept = {key: before[key] for key in SET_TO_TRAIN if key in section and key in before}
+        if isinstance(section.get("text_config"), dict) and "text_config" in before:
+            kept["text_config"] = put_back(section["text_config"], before["text_config"])
+        return section | kept
+
+    return put_back(config, loaded)

@@ -1,6 +1,6 @@
 """What trained weights are stored in, and what rounding them costs.
 
-bfloat16 has 8 significant bits: a weight w lies at most |w| / 256 from its neighbours, and a step of AdamW moves it by
+bfloat16 has 8 significant bits: its numbers lie |w| / 256 to |w| / 128 apart, and a step of AdamW moves a weight w by
 about the learning rate. Rounded to the nearest, most of what a rate of 1e-6 taught is gone. Rounded at random, up with
 the probability of how far it lies above the lower neighbour, every weight is right in expectation (Gupta et al. 2015,
 arXiv:1502.02551, section 3), and noise of the size of the neighbours' distance is added instead.

@@ -66,8 +66,7 @@ class SupervisedTrainer(Resumable, SFTTrainer):
             data_collator=self.collate,
             processing_class=tokenizer,
         )
-        if self.smoother and self.aux_loss_enabled:
-            raise ValueError("label_smoothing: leaves out the loss that balances a mixture's experts; set it to 0")
+        self.balanced = self.aux_loss_enabled
 
     def collate(self, items: list[dict]) -> dict:
         """The inputs of one part of a batch."""
@@ -76,36 +75,48 @@ class SupervisedTrainer(Resumable, SFTTrainer):
         own = own or [untrained(self.rows[self.plan.batches[part // parts][0]])]
         return self.lay(own, self.settings, self.pad_token_id)
 
-    def in_parts(self, model: Any) -> bool:
-        """Whether the loss is ours, for a vocabulary whose logits should not be there at once."""
-        return self.accelerator.device.type != "cuda" and not self.aux_loss_enabled and head.is_wide(model)
+    def fuses(self, model: Any) -> bool:
+        """Whether the loss is that of TRL's fused head, which saves the memory of the logits where Triton runs. On a
+        CPU it scores every position for its entropy and makes a step of the tiny model 17 % slower than the model's own
+        loss."""
+        if self.accelerator.device.type != "cuda" or not head.is_readable(model):
+            return False
+        return not self.balanced or balance.counted(self.model)
 
     def cross_entropy(self, model: Any, inputs: dict) -> Any:
         """Summed over the trained tokens of a batch."""
         labels = inputs.pop("labels")[:, 1:]
         trained = labels != packing.IGNORED
-        logits = head.read(model, **inputs, use_cache=False)[:, :-1][trained]
+        logits = head.read(model, **inputs, use_cache=False)[:, :-1][trained].float()
         return head.per_place(partial(functional.cross_entropy, reduction="none"), [logits], labels[trained]).sum()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        if self.loss:
-            # The gradients of the processes are averaged.
-            value = self.loss(model, inputs, num_items_in_batch) * processes.count()
-        elif self.smoother and model.training:
-            labels = inputs.pop("labels")
-            outputs = model(**inputs, use_cache=False)
-            value = self.smoother(outputs, labels, shift_labels=True, num_items_in_batch=num_items_in_batch)
-            value = value * processes.count()
-        elif self.in_parts(model):
-            value = self.cross_entropy(model, inputs) / num_items_in_batch * processes.count()
+        balances = self.balanced and model.training
+        if not self.loss and not (self.smoother and model.training) and self.fuses(model):
+            # TRL adds the loss that balances experts to what is measured too.
+            self.aux_loss_enabled = balances
+            value = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         else:
-            # TRL's fused head saves the memory of the logits where Triton runs, and has the auxiliary loss of a mixture
-            # of experts. On a CPU it scores every position for its entropy and makes a step of the tiny model 17 %
-            # slower than the model's own loss.
-            saves = self.accelerator.device.type == "cuda" or (self.aux_loss_enabled and head.is_wide(model))
-            fused = saves and head.is_readable(model)
-            of_base = SFTTrainer if fused else transformers.Trainer
-            value = of_base.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
+            with balance.heard(model, balances) as losses:
+                value = self.own_loss(model, inputs, num_items_in_batch)
+            if balances:
+                # The gradients of the processes are averaged, those of a step's passes summed.
+                value = (
+                    value + self.router_aux_loss_coef * balance.mean(losses) / self.current_gradient_accumulation_steps
+                )
         if not model.training:
             return value
         return hooks.penalised(value, self.model, self.current_gradient_accumulation_steps)
+
+    def own_loss(self, model: Any, inputs: dict, num_items_in_batch: Any) -> Any:
+        """The part of a batch in the loss of its step, times the processes, whose gradients are averaged."""
+        if self.loss:
+            return self.loss(model, inputs, num_items_in_batch) * processes.count()
+        if self.smoother and model.training:
+            labels = inputs.pop("labels")
+            outputs = model(**inputs, use_cache=False)
+            value = self.smoother(outputs, labels, shift_labels=True, num_items_in_batch=num_items_in_batch)
+            return value * processes.count()
+        if self.balanced or (self.accelerator.device.type != "cuda" and head.is_wide(model)):
+            return self.cross_entropy(model, inputs) / num_items_in_batch * processes.count()
+        return transformers.Trainer.compute_loss(self, model, inputs, num_items_in_batch=num_items_in_batch)

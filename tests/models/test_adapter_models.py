@@ -555,3 +555,20 @@ def test_the_config_of_a_merge_states_the_type_of_its_weights(folders, tmp_path)
     assert held == {torch.float32} and read_json(out / "config.json")["dtype"] == "float32"
     plain = merged([tmp_path / "base", tmp_path / "base"], tmp_path / "plain")
     assert read_json(plain / "config.json")["dtype"] == "bfloat16"
+
+
+def test_experts_that_are_not_called_so_are_adapted(tmp_path):
+    """JetMoe's MLPs are input_linear and output_linear with a first side for each expert."""
+    import torch
+    import transformers
+
+    config = transformers.JetMoeConfig(
+        **SIZE, num_key_value_heads=2, intermediate_size=32, kv_channels=8, num_local_experts=4, num_experts_per_tok=2
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    mlps = {name for name, p in model.named_parameters() if ".mlp." in name and p.dim() == 3}
+    assert len(mlps) == 4 and mlps < expert_parameters(model).keys()
+    with pytest.raises(ValueError, match="kind: oft does not reach the experts"):
+        attach(model, {"kind": "oft", "block_size": 4}, 0, 2)
+    wrapped = attach(model, LORA, 0, 2)
+    assert mlps <= {*wrapped.base_model.targeted_parameter_names}

@@ -196,6 +196,20 @@ def test_an_output_layer_that_is_not_known_is_refused(narrow, monkeypatch):
             cross_entropy(built(family))
 
 
+def test_a_cap_that_takes_little_is_not_overlooked(narrow, monkeypatch):
+    """30 tanh(3 / 30) is 2.99: less than rounding in 16 bits, and more than in float32."""
+    narrow(True)
+    model = built("capped")
+    model.config.final_logit_softcapping = 30.0
+    ids, _ = batch()
+    assert model(input_ids=ids).logits.abs().max() < 15
+    head.read(model, input_ids=ids)
+    monkeypatch.setattr(head, "scale_and_cap", lambda config: (1.0, None))
+    model._output_layer_known = False
+    with pytest.raises(ValueError, match="what this model makes of its output layer is unknown here"):
+        head.read(model, input_ids=ids)
+
+
 def test_the_rule_is_the_width_alone(monkeypatch):
     model = built("tied")
     assert head.WIDE == 32_768 and not head.is_wide(model)

@@ -64,12 +64,12 @@ def test_families_ask_as_they_train(family, tmp_path):
     assert found(result)["beginning"][0] == begins
 
 
-@pytest.mark.parametrize("name", ["Qwen3-MoE", "Qwen3.5", "Falcon-H1", "GPT-2", "Bloom", "Mamba 2"])
+@pytest.mark.parametrize("name", ["Qwen3-MoE", "Qwen3.5", "Falcon-H1", "GPT-2", "Bloom", "Mamba 2", "Mamba"])
 def test_other_architectures_are_handled(name, tmp_path):
     lines = found(checked(build(name, tmp_path / "base")))
     handled = {"GPT-2": "rows padded on the left", "Qwen3-MoE": "asked and trained"}.get(name, "packed rows")
     assert lines[handled][1]
-    assert lines["context"][0] == ("without a bound" if name in ("Bloom", "Mamba 2") else lines["context"][0])
+    assert lines["context"][0] == ("without a bound" if name in ("Bloom", "Mamba 2", "Mamba") else lines["context"][0])
     assert name in ARCHITECTURES
 
 

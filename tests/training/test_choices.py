@@ -121,7 +121,10 @@ def test_cosine_falls_to_its_share():
 
 def test_wsd_stays_and_falls_at_the_end():
     found = rates(SETTINGS | {"schedule": "wsd", "warmup_ratio": 0.2, "decay_ratio": 0.3, "min_lr_ratio": 0.1}, 10)
-    assert found[2:8] == [1.0] * 6 and found[1] < 1
+    # transformers lets the warmup begin at the share that it ends at.
+    assert found[:2] == pytest.approx([0.1, 0.55]) and found[2:8] == [1.0] * 6
+    plain = rates(SETTINGS | {"schedule": "wsd", "warmup_ratio": 0.2, "decay_ratio": 0.3}, 10)
+    assert plain == pytest.approx([0, 0.5, *[1.0] * 6, 0.75, 0.25])
     fall = [0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * s / 3)) for s in range(3)]
     assert found[7:] == pytest.approx(fall)
     assert rates(SETTINGS | {"schedule": "wsd", "warmup_ratio": 0.0}, 10)[-1] == pytest.approx(1.0)
@@ -231,7 +234,10 @@ def test_b_learns_faster_than_a_by_the_ratio(small_checkpoint, data, tokenizer, 
         trainer.model, kind, loraplus_lr_ratio=16.0, loraplus_weight_decay=trainer.args.weight_decay, **options
     )
     found = rates_of(trainer, trainer.create_optimizer())
-    assert found == rates_of(trainer, theirs) and {*found.values()} == {(1e-3, 0.01), (16e-3, 0.01)}
+    assert found == rates_of(trainer, theirs)
+    assert {name.split(".")[-3]: rate for name, rate in found.items() if rate[0]} == {
+        "lora_A": (1e-3, 0.01), "lora_B": (16e-3, 0.01),
+    }  # fmt: skip
 
     settings = SETTINGS | {"betas": [0.8, 0.95], "adapter": adapter | {"modules_to_save": ["norm"]}}
     trainer, _ = trainer_of(settings, small_checkpoint, tokenizer, tmp_path / "b", data)

@@ -5,16 +5,21 @@ from argparse import Namespace
 
 import pytest
 import torch
+import transformers
 
-from benches.models import ARCHITECTURES, build
+from benches.models import ARCHITECTURES, GATED, build
 from steps.engines.transformers import Engine
 from steps.models import checkpoints, positions, trial
+from steps.models.context import stated_context
 from steps.training import layouts, packing, supervised
 
 # A state, a convolution, a bias by distance, or a mask (Falcon) that transformers does not cut where a row begins.
 UNPACKED = {
     "Qwen3.5", "Falcon", "Falcon, alibi", "Bloom", "LFM2", "Granite 4 hybrid", "Falcon-H1", "Mamba 2", "gpt-oss",
+    "Mamba", "Jamba", "Nemotron-H", "Qwen3-Next", "OPT", "RecurrentGemma", "MiniMax",
 }  # fmt: skip
+# Their states are not in a cache of transformers.
+UNSAMPLED = {"RecurrentGemma", "MiniMax"}
 SETTINGS = {"packing": True, "max_length": 128}
 
 
@@ -50,7 +55,7 @@ def test_a_batch_has_the_loss_of_its_rows_alone(name, model):
 
 
 def test_rows_that_are_padded_on_the_left_have_their_own_positions(name, model):
-    assert positions.by_mask(model) == (name == "GPT-2")
+    assert positions.by_mask(model) == (name in ("GPT-2", "RecurrentGemma"))
     assert positions.padded_difference(model) < 1e-4
 
 
@@ -58,6 +63,10 @@ def test_what_is_sampled_is_scored_alike(name, tmp_path):
     """Several samples of unequal prompts, some of which end early: rows of the cache are dealt out and dropped."""
     engine = Engine.load(build(name, tmp_path / "base"), 8)
     prompts = [tuple(range(5, 9)), tuple(range(20, 35))]
+    if name in UNSAMPLED:
+        with pytest.raises(ValueError, match="keeps states of its own beside transformers' cache"):
+            engine.sample(prompts, n=3, temperature=1.0, max_new_tokens=8)
+        return
     engine.stop_ids = [*range(0, engine.model.config.vocab_size, 5)]
     found = engine.sample(prompts, n=3, temperature=1.0, max_new_tokens=8)
     assert len({sample.tokens for own in found for sample in own}) > 2
@@ -129,3 +138,26 @@ def test_longer_rows_than_the_model_reads(tmp_path):
         layouts.settled(SETTINGS | {"max_length": 1025}, model, [])
     bloom = checkpoints.load_model(build("Bloom", tmp_path / "bloom"), torch.float32)
     assert layouts.settled(SETTINGS | {"max_length": 100_000}, bloom, [])[0]["layout"] == "alone"
+
+
+def test_a_row_beyond_the_short_factors_of_longrope_is_refused(tmp_path):
+    """One turns all rows of its batch: the reason, and the bound by either spelling."""
+    factors = {"rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+    config = transformers.Phi3Config(
+        **GATED, vocab_size=97, pad_token_id=0, initializer_range=0.1, max_position_embeddings=256,
+        original_max_position_embeddings=64,
+        rope_parameters={"rope_type": "longrope", "original_max_position_embeddings": 64} | factors,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    assert layouts.settled(SETTINGS | {"max_length": 64}, model, [])[1] == {}
+    with pytest.raises(ValueError, match="max_length: 65 is above the 64 positions of the model"):
+        layouts.settled(SETTINGS | {"max_length": 65}, model, [])
+    short, longer = (torch.arange(n)[None] % 97 for n in (20, 65))
+    beside = torch.cat([torch.nn.functional.pad(short, (0, 45)), longer])
+    together = trial.read(model, {"input_ids": beside})[0, :20]
+    assert trial.largest([together], trial.alone(model, [short[0].tolist()])) > 0.1
+    old = {"max_position_embeddings": 131_072, "original_max_position_embeddings": 4096}
+    assert stated_context(old | {"rope_scaling": {"type": "su"}}) == 4096
+    assert stated_context(old | {"rope_scaling": {"type": "yarn"}}) == 131_072
+    assert stated_context(old) == 131_072

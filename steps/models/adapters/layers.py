@@ -10,6 +10,8 @@ from steps.models.adapters.targets import OF_EXPERTS, Shapes, inside
 
 # Linear layers of GPT-2 and its kin, whose weights are (in, out).
 TRANSPOSED = "Conv1D"
+# How families count a mixture's experts.
+EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 # What only state-space mixers and their kin have, and how their code hands a layer's weight to a kernel itself.
 STATE = "A_log"
 HANDED_ON = re.compile(r"\bself\.(\w+)\.weight\b(?!\.)")
@@ -41,8 +43,21 @@ def shapes_of(model: Any) -> Shapes:
 
 
 def expert_parameters(model: Any) -> dict[str, Any]:
-    """A mixture's experts that are stored as one parameter of three dimensions each, by name."""
-    return {name: p for name, p in model.named_parameters() if p.dim() == 3 and OF_EXPERTS.search(name)}
+    """A mixture's experts that are stored as one parameter of three dimensions each, by name: those that are called
+    experts, and others with a first side for each expert (JetMoe's are input_linear and output_linear)."""
+    told = model.config.get_text_config().to_dict()
+    counts = {told[key] for key in EXPERT_COUNTS if isinstance(told.get(key), int)} - {0}
+
+    def routed(name: str, parameter: Any) -> bool:
+        if parameter.dim() != 3:
+            return False
+        if OF_EXPERTS.search(name):
+            return True
+        # A convolution over time has three dimensions too.
+        owner = type(model.get_submodule(name.rpartition(".")[0])).__name__
+        return parameter.shape[0] in counts and 1 not in parameter.shape[1:] and not owner.startswith("Conv")
+
+    return {name: parameter for name, parameter in model.named_parameters() if routed(name, parameter)}
 
 
 def name_of(model: Any, wanted: Any) -> str | None:
