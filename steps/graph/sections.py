@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 GRAPH = ("workload", "seeds", "models", "data", "studies")
 # What a training waits for, beside its settings: see `preflight.required`.
 _TRAINING = ("preflight",)
-# How text is held against the questions of every task, also of those that a path is chosen by and those that are explored.
+# How text is held against the questions of every task, also of those that a path is chosen by and of explore.
 _EVALUATION = ("decontaminate", "evaluate", "explore", "interpolate")
 
 SECTIONS: dict[str, tuple[str, ...]] = {
