@@ -300,6 +300,8 @@ class Reference:
             held["old"] = by_hand.chosen(self.logits(old, prompts), self.tokens)
         if settings["kl"]:
             held["ref"] = by_hand.chosen(self.logits(first, prompts), self.tokens)
+        if self.method == "cispo":
+            held["weights"] = np.minimum(np.exp(student - held["old"]), 1 + settings["clip"]["high"])
         if self.method in ("rlsd", "rlrt"):
             # The teacher's weights are those of the start all along.
             by_teacher = by_hand.chosen(self.logits(first, self.told), self.tokens)
@@ -327,11 +329,15 @@ class Reference:
         logp = by_hand.chosen(student, self.tokens)
         if self.method == "gspo":
             per_token = by_hand.sequence_surrogate(logp, held["old"], self.mask, held["advantages"], *clips)
+        elif self.method == "cispo":
+            per_token = by_hand.weighted_surrogate(logp, held["old"], held["weights"], held["advantages"], *clips[2:])
         else:
             per_token = by_hand.surrogate(logp, held["old"], held["advantages"], *clips)
         if correction := settings.get("importance"):
             weights = by_hand.importance(held["old"], self.sampler, self.mask, correction)
             plain = by_hand.surrogate(logp, held["old"], held["advantages"], *clips[:2])
+            if self.method == "cispo":
+                plain = by_hand.weighted_surrogate(logp, held["old"], held["weights"], held["advantages"])
             per_token = weights * plain + (per_token - plain)
         total = by_hand.aggregate(per_token, self.mask, settings["loss_type"], LONGEST)
         if self.method not in ("sdpo", "srpo"):
@@ -368,6 +374,11 @@ CASES = {
     # Some responses are clipped in the second step, others are not: ratios of 0.1 to 9.
     "gspo-wide": {"loss_type": "grpo", "clip": {"low": 0.75, "high": 5.0}},
     "gspo-parts": {"loss_type": "grpo"} | PARTS,
+    # In the second step some tokens count the bound, others less than 1.
+    "cispo": {"kl": 0.1},
+    "cispo-wide": {"clip": {"low": 0.1, "high": 4.0}},
+    "cispo-masked-ratios": {"importance": {"kind": "truncate", "level": "token", "most": 2.0}, "mask_truncated": True},
+    "cispo-parts": PARTS,
     "sdpo": {},
     "sdpo-parts": PARTS | {"sdpo": {"divergence": 1.0, "top_k": None}},
     "srpo": {},
@@ -837,6 +848,7 @@ def test_a_curriculum_goes_from_easy_to_hard_once():
         ({"success": {"reward": "none", "least": 0.5}}, r"success\.reward: none is none of the rewards answer, bonus"),
         ({"method": "srpo", "loss_type": "grpo"}, r"loss_type: grpo .* write dapo"),
         ({"method": "gspo"}, r"loss_type: dapo .* gspo .* write grpo"),
+        ({"method": "cispo", "loss_type": "grpo"}, r"loss_type: grpo .* cispo .* write dapo"),
         ({"method": "sdpo", "sdpo": {"context": "x"}}, r"sdpo\.context: x is none of contexts: sibling, truth"),
         ({"contexts": {"sibling": "{prompt} {solve}"}}, r"contexts\.sibling: 'solve' is none of"),
     ],
