@@ -21,7 +21,7 @@ from steps.engines.interface import Coder, Sample
 from steps.evaluation import measure
 from steps.evaluation.tasks import load_tasks, task_axes, task_config, task_files
 from steps.judges.judge import KINDS, kind_for
-from steps.judges.reading import count_words, read
+from steps.judges.reading import count_words, read, worked_answer
 from steps.judges.rows import MARK_OF, RowJudge
 from steps.judges.strict import strict_verdicts
 from steps.models import checkpoints
@@ -139,6 +139,21 @@ def test_every_step_agrees_where_what_was_answered_is_asked_for(
     engine.answers = asked
     sure = _all_verdicts(asked, engine, small_checkpoint, tmp_path)
     assert [asked[int(i[2:])] for i, verdict in sure.items() if not verdict] == []
+
+
+def test_golds_of_benchmarks_are_what_their_own_solutions_answer(one_checker):  # noqa: F811
+    math = [(doc["answer"], doc["solution"]) for doc in read_jsonl(Path("data/math500/test.jsonl"))]
+    parts = ("train", "test")
+    gsm8k = [doc["answer"] for part in parts for doc in read_jsonl(Path(f"data/gsm8k/{part}.jsonl"))]
+    for kind, pairs in (("math", math), ("number", [(worked_answer(text), text) for text in gsm8k])):
+        assert kind_for(gold for gold, _ in pairs) == kind
+        rows = [{"messages": [{"role": "user", "content": ""}], "answer": gold, "judge": kind} for gold, _ in pairs]
+        with RowJudge() as judge:
+            assert not any(map(judge.refusal, rows))
+            verdicts = judge.verdicts(rows, [[solution] for _, solution in pairs])
+        wrong = [pair for pair, (verdict,) in zip(pairs, verdicts, strict=True) if not verdict.right]
+        assert not wrong, (len(wrong), wrong[0])
+    assert (len(math), len(gsm8k)) == (500, 8792)
 
 
 def _all_verdicts(answers, engine, checkpoint, tmp_path) -> dict[str, bool]:
