@@ -872,7 +872,7 @@ def pays(prompt, response, answer):
 """
 
 
-def test_a_reward_that_is_exploited_is_flagged_within_ten_steps(start, tmp_path, monkeypatch):
+def test_a_reward_that_is_exploited_is_flagged_within_ten_steps(start, tmp_path, monkeypatch, capsys):
     """From step 6 on the policy writes several answers, of which the reward takes any."""
     tokenizer = checkpoints.load_tokenizer(start)
     ends = tokenizer.eos_token_id
@@ -899,6 +899,9 @@ def test_a_reward_that_is_exploited_is_flagged_within_ten_steps(start, tmp_path,
     (sentence,) = read_json(out / "manifest.json")["counts"]["exploits"]
     step = int(sentence.split("by step ")[1].split()[0])
     assert 6 <= step <= 12 and "points more answers correct than a stricter judge, after 0 at first" in sentence
+    # It is said once, while the run goes on.
+    said, _, after = capsys.readouterr().out.partition(f"warning: {sentence}")
+    assert step < 12 and "step 12/12" in after and "step 12/12" not in said and "may be exploited" not in said + after
     log = (out / "training_log.csv").read_text().splitlines()
     rows = [dict(zip(log[0].split(","), line.split(","), strict=True)) for line in log[1:]]
     assert [(row["correct"], row["strict"], row["strict_gap"]) for row in rows] == [
@@ -927,6 +930,12 @@ def test_a_gap_that_stays_is_not_flagged_and_one_that_opens_is():
     assert all(found)
     steps = [int(sentence.split("by step ")[1].split()[0]) for (sentence,) in found]
     assert min(steps) > 20 and max(steps) <= 30
+    # While a run goes on, it is told what will be told at its end, when the last window of it is there.
+    whole = gaps(0.1, range(1, 21), draw) + gaps(0.4, range(21, 61), draw)
+    (sentence,) = exploits(whole)
+    flagged = int(sentence.split("by step ")[1].split()[0])
+    soon = [exploits([group for group in whole if group["step"] <= step], 60) for step in range(20, 35)]
+    assert soon == [[]] * (flagged - 20) + [[sentence]] * (35 - flagged)
     # Where a gap closes nothing is said, nor of so few steps that there is nothing to compare.
     assert not exploits(gaps(0.4, range(1, 21), draw) + gaps(0.1, range(21, 41), draw))
     assert exploits([]) == exploits(gaps(0.4, range(1, 2), draw)) == []
