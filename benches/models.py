@@ -28,8 +28,8 @@ from steps.graph import graph as dag
 from steps.graph import recipes, workload
 from steps.graph.workload import lay_over
 from steps.models import checkpoints
+from steps.preflight.adapters import ADAPTERS_TRIED
 from steps.preflight.check_model import checked
-from steps.preflight.properties import ADAPTERS_TRIED
 from steps.recipes import cpt, reward, sft
 from steps.reinforcement import rl
 

@@ -5,6 +5,7 @@ rule generate:
     input:
         rows=lambda wildcards: GRAPH.edge(GRAPH.taught_rows(wildcards.dataset)),
         teacher=lambda wildcards: checkpoint(wildcards.name),
+        evaluation=edges(GRAPH.evaluation_edges()),
     output:
         manifest="results/{workload}/generate/{dataset}/{name}/manifest.json",
     log:
@@ -19,10 +20,11 @@ rule generate:
         settings=settings("generate"),
         rows=lambda wildcards: GRAPH.taught_rows(wildcards.dataset),
         teacher=lambda wildcards: GRAPH.folder(wildcards.name),
+        evaluation=lambda wildcards: GRAPH.evaluation_files(),
         out=subpath(output.manifest, parent=True),
     shell:
         "python -m steps.distillation.generate --settings {params.settings:q} --input {params.rows:q} --teacher {params.teacher:q}"
-        " --out {params.out:q} &> {log:q}"
+        " --eval {params.evaluation:q} --out {params.out:q} &> {log:q}"
 
 
 rule logprobs:

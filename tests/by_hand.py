@@ -100,6 +100,20 @@ def surrogate(logp, old_logp, advantages, low, high, beta=0.0, ref_logp=None):
     return found
 
 
+def weighted_surrogate(logp, old_logp, weights, advantages, beta=0.0, ref_logp=None):
+    """[B, T] of CISPO: -w A log P + beta rho k3 at every token; `weights` [B, T] are the clipped ratios, without a
+    gradient."""
+    found = np.zeros(logp.shape)
+    for b in range(len(logp)):
+        for t in range(logp.shape[1]):
+            found[b, t] = -weights[b, t] * advantages[b] * logp[b, t]
+            if beta:
+                log_ratio = ref_logp[b, t] - logp[b, t]
+                ratio = math.exp(logp[b, t] - old_logp[b, t])
+                found[b, t] += beta * ratio * (math.exp(log_ratio) - log_ratio - 1)
+    return found
+
+
 def sequence_surrogate(logp, old_logp, mask, advantages, low, high, beta=0.0, ref_logp=None):
     """[B, T] of GSPO: -min(s A, clip(s) A) + beta s k3 at every token, s = (P / P_old)^(1 / tokens) of the response."""
     batch, length = logp.shape

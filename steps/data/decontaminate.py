@@ -15,7 +15,7 @@ Run as: python -m steps.data.decontaminate --settings '{"ngram_words": 8, "min_o
 
 import argparse
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from itertools import islice
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from steps.core.pool import in_order
 from steps.core.progress import Progress
 from steps.core.step import add_cores, cores_of, run, step_parser
 from steps.data.leaks import NO_FRAMES, Frames, Index, clauses
-from steps.data.questions import Item, read_items, set_names
+from steps.data.questions import read_sets
 from steps.data.rows import Chunk, Ledger, Part, RowProblem, chunks, prompt_of, rows_of, turn_text
 
 # Rows of which it is learned what rows share: 200 of them have what one in twenty has.
@@ -56,14 +56,6 @@ def sample_frames(path: Path) -> dict[str, Frames]:
 def ends(text: str, most: int) -> str:
     """So many characters of a text at most, half of them its first."""
     return text if len(text) <= most else f"{text[: most // 2]}\n{text[len(text) - most // 2 :]}"
-
-
-def read_sets(paths: list[Path], questions: dict[str, dict]) -> tuple[list[Item], dict[str, int]]:
-    """The items of all evaluation files, and how many there are in each set."""
-    items: list[Item] = []
-    for path, name in set_names(paths).items():
-        items += read_items(path, name, **questions.get(str(path), {}))
-    return items, dict(Counter(item.of for item in items))
 
 
 def leak(row: dict, index: Index, frames: Frames) -> RowProblem | None:

@@ -1,6 +1,7 @@
 """The questions of evaluation sets, from every kind of file that lm-eval reads: .jsonl, .json, .parquet and .csv."""
 
 import csv
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,6 +61,14 @@ def read_items(path: Path, name: str, column: str | None = None, field: str | No
             )
         own = fields.get("id")
         yield Item(f"{name}:{i if own is None else own}", prompt, options_of(fields), name)
+
+
+def read_sets(paths: list[Path], questions: dict[str, dict]) -> tuple[list[Item], dict[str, int]]:
+    """The items of all evaluation files, and how many there are in each set."""
+    items: list[Item] = []
+    for path, name in set_names(paths).items():
+        items += read_items(path, name, **questions.get(str(path), {}))
+    return items, dict(Counter(item.of for item in items))
 
 
 def records(path: Path, field: str | None) -> Iterator[Any]:

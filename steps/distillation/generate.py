@@ -3,6 +3,7 @@
 Every prompt is sampled a number of times. A response goes to quarantine, with the first reason that holds:
 `unfinished` (no end token within max_new_tokens), `too_short` (fewer than min_tokens tokens besides the end token, or
 blank), `repetitive`, `wrong_answer` (with `verify`; a response that cannot be verified is kept and counted),
+`eval_overlap` (it contains an evaluation item, which its teacher may know by heart: `steps.data.leaks` says how),
 `duplicate` (an earlier kept one of the row says the same), `surplus` (the row has `keep` already). Rejection sampling
 of this kind: Yuan et al. 2023, arXiv:2308.01825; as the cold start of on-policy distillation: arXiv:2604.13016.
 
@@ -12,7 +13,8 @@ no room for a response.
 
 Run as: python -m steps.distillation.generate --settings '{"samples": 2, …}' --input
     results/fable/data/exercises/split/train.jsonl
-    --teacher results/fable/reinforcement/grpo --out results/fable/generate/exercises/grpo
+    --teacher results/fable/reinforcement/grpo --eval results/fable/world/eval/fable_problems.jsonl
+    --out results/fable/generate/exercises/grpo
 """
 
 import argparse
@@ -26,7 +28,9 @@ from steps.core.manifest import write_manifest
 from steps.core.progress import Progress
 from steps.core.step import run, step_parser
 from steps.core.turns import asked_turns, prompt_turns
+from steps.data.leaks import Frames, Index, clauses
 from steps.data.quality import repetition
+from steps.data.questions import read_sets
 from steps.data.rows import QUARANTINE, ROWS, Ledger, RowProblem, read_rows, words
 from steps.engines.interface import Sample
 from steps.engines.load import load_engine
@@ -37,6 +41,8 @@ from steps.settings.generate import Generate
 
 # Fewer lines are no evidence of a loop: a short piece of code or verse may well repeat one.
 MIN_LINES = 5
+# Prompts from whose responses it is learned what many responses say alike.
+FRAME_PROMPTS = 4_000
 
 
 # --- what is wrong with a response ---------------------------------------------------------------
@@ -72,6 +78,29 @@ def flaw(sample: Sample, ended: bool, right: bool | None, expected: str, setting
         hint = "raise generate.samples, take a better teacher, or set generate.verify to false"
         return "wrong_answer", hint, f"the row asks for {expected}"
     return None
+
+
+def leaks(texts: list[list[str]], files: list[Path], settings: dict) -> tuple[list[list[str]], dict[str, int]]:
+    """The evaluation item that each response contains, with the share of it, and how many items each set has.
+
+    Args:
+        texts: [rows][samples].
+        files: the evaluation sets.
+        settings: of the step decontaminate.
+
+    Returns:
+        [rows][samples], "" where there is none.
+    """
+    items, counts = read_sets(files, settings.get("questions", {}))
+    index = Index(items, settings["ngram_words"], settings["min_overlap"])
+    some = texts[:: len(texts) // FRAME_PROMPTS + 1]
+    frames = Frames([[clauses(text) for text in own] for own in some])
+
+    def leak(text: str) -> str:
+        found = index.match(text, frames)
+        return f"{found[0]}, {found[1]:.0%} of it" if found else ""
+
+    return [[leak(text) for text in own] for own in texts], counts
 
 
 def expected_of(row: dict, short_answer_words: int) -> str:
@@ -118,7 +147,13 @@ def response_row(row: dict, j: int, sample: Sample) -> dict:
 
 
 def select(
-    row: dict, samples: list[Sample], ended: list[bool], right: list[bool | None], settings: dict, ledger: Ledger
+    row: dict,
+    samples: list[Sample],
+    ended: list[bool],
+    right: list[bool | None],
+    leaked: list[str],
+    settings: dict,
+    ledger: Ledger,
 ) -> list[int]:
     """Write each of a row's samples to one side of the ledger; returns which are kept."""
     expected = expected_of(row, settings["short_answer_words"])
@@ -128,6 +163,9 @@ def select(
         ledger.enter(row["file"])
         response = response_row(row, j, sample)
         problem = flaw(sample, ended[j], right[j], expected, settings)
+        if problem is None and leaked[j]:
+            hint = "nothing to do: to learn an evaluation item from a teacher would make its score worthless"
+            problem = "eval_overlap", hint, leaked[j]
         if problem is None and sample.text in kept:
             hint = "raise generate.temperature for other responses, or lower generate.samples"
             problem = "duplicate", hint, f"the same as sample {kept[sample.text]}"
@@ -161,17 +199,19 @@ def main(args: argparse.Namespace) -> None:
         seed=settings["seed"],
         progress=Progress("generate", len(rows) * n, "responses"),
     )
+    texts = [[sample.text for sample in own] for own in drawn]
     right: list[list[bool | None]] = [[None] * n for _ in rows]
     given_up = 0
     if settings["verify"]:
-        right, given_up = judge(rows, [[sample.text for sample in own] for own in drawn], settings)
+        right, given_up = judge(rows, texts, settings)
+    leaked, eval_items = leaks(texts, args.eval, settings["decontaminate"])
 
     out = fresh_folder(args.out)
     ledger = Ledger(out, "generate")
     prompts_kept = unverified = kept_tokens = 0
-    for row, own, solved in zip(rows, drawn, right, strict=True):
+    for row, own, solved, found in zip(rows, drawn, right, leaked, strict=True):
         ended = [sample.ids[-1] in engine.stop_ids for sample in own]
-        kept = select(row, own, ended, solved, settings, ledger)
+        kept = select(row, own, ended, solved, found, settings, ledger)
         prompts_kept += bool(kept)
         unverified += sum(solved[j] is None for j in kept)
         kept_tokens += sum(own[j].tokens for j in kept)
@@ -187,12 +227,12 @@ def main(args: argparse.Namespace) -> None:
     if without:
         write_jsonl(out / "excluded.jsonl", without)
         counts["excluded"] = reasons(without)
-    counts |= {"generated_tokens": engine.tokens, "kept_tokens": kept_tokens}
+    counts |= {"generated_tokens": engine.tokens, "kept_tokens": kept_tokens, "eval_items": eval_items}
     write_manifest(
         out,
         step="generate",
         settings=settings,
-        inputs=[args.input, *teacher_files],
+        inputs=[args.input, *teacher_files, *args.eval],
         counts=counts,
         seed=settings["seed"],
         started=started,
@@ -205,4 +245,5 @@ if __name__ == "__main__":
     parser = step_parser(__doc__)
     parser.add_argument("--input", type=Path, required=True, help="train.jsonl of the split step")
     parser.add_argument("--teacher", type=Path, required=True, help="the checkpoint that responds")
+    parser.add_argument("--eval", type=Path, nargs="*", default=[], help="evaluation sets")
     run(main, parser)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 GRAPH = ("workload", "seeds", "models", "data", "studies")
 # What a training waits for, beside its settings: see `preflight.required`.
 _TRAINING = ("preflight",)
+# How text is held against the questions of every task, also of those that a path is chosen by and of explore.
+_EVALUATION = ("decontaminate", "evaluate", "explore", "interpolate")
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "download": ("models", "data"),
@@ -30,8 +32,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "ingest": ("data", "ingest"),
     "filter": ("data", "filter"),
     "dedup": ("data", "dedup"),
-    # The questions of every task, those that a path is chosen by and those that are explored included.
-    "decontaminate": ("decontaminate", "evaluate", "explore", "interpolate"),
+    "decontaminate": _EVALUATION,
     "split": ("data", "split"),
     "bucket": ("engine", "bucket"),
     "score_dirt": (),
@@ -51,7 +52,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "difficulty": ("engine", "difficulty"),
     "gate": ("gate", "rl"),
     "explore": ("engine", "explore", "evaluate"),
-    "generate": ("engine", "generate"),
+    "generate": ("engine", "generate", *_EVALUATION),
     "logprobs": ("logprobs", "distill"),
     "forecast": ("forecast",),
     "evaluate": ("engine", "evaluate"),
@@ -158,6 +159,11 @@ def _decontaminate(seen: dict, rule: str, wanted: _Wanted) -> dict:
     return seen["decontaminate"] | ({"questions": questions} if questions else {})
 
 
+def _generate(seen: dict, rule: str, wanted: _Wanted) -> dict:
+    """The section with its engine, and how responses are held against the evaluation sets."""
+    return _own(seen, rule, wanted) | {"decontaminate": _decontaminate(seen, rule, wanted)}
+
+
 def _specs(tasks: dict) -> dict:
     """The descriptions of tasks as an evaluation reads them."""
     return {task: {key: value for key, value in spec.items() if key != "question"} for task, spec in tasks.items()}
@@ -235,6 +241,7 @@ _BUILDERS: dict[str, Callable[[dict, str, _Wanted], dict]] = {
     "preflight_node": _preflight,
     "inspect_rows": _inspect,
     **dict.fromkeys(STAGES, _node),
+    "generate": _generate,
     "logprobs": _logprobs,
     "interpolate": _interpolate,
     "gate": _gate,

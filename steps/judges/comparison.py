@@ -12,7 +12,7 @@ from typing import Literal
 from steps.judges.arithmetic import evaluate, is_literal
 from steps.judges.canonical import EVERYDAY, LONGEST, OPTION, canonical, plain
 from steps.judges.latex import for_grammar, tidy
-from steps.judges.numbers import Quantity, Several, Unread, in_digits, read_number, read_time, same_quantity
+from steps.judges.numbers import HOURS, Quantity, Several, Unread, in_digits, read_number, read_time, same_quantity
 from steps.judges.shapes import same_shape, shape_of, valued
 from steps.judges.units import ratio, unit_of
 
@@ -41,15 +41,18 @@ def kind_of(gold: str) -> Kind:
     option = OPTION.fullmatch(typed)
     if option and (option[1] or option[2]).isupper():
         return "choice"
-    if read_time(typed) is not None:
+    # 5 o'clock is 5 in hours, and no time of which one could say that another is not it.
+    if read_time(typed) is not None and not typed.lower().endswith(HOURS):
         return "time"
     if _BASE.fullmatch(typed):
         return "base"
     shape = shape_of(tidied)
+    # The "and" of 2 and a half parts nothing.
+    one = shape.kind == "scalar" or (shape.kind == "list" and shape_of(in_digits(typed)).kind == "scalar")
+    if one and number_of(typed) is not None:
+        return "number"
     if shape.kind != "scalar":
         return "text" if _is_prose(typed) else "structure"
-    if number_of(typed) is not None:
-        return "number"
     return "expression" if for_grammar(without_unit(tidied)[0]) and not _is_prose(typed) else "text"
 
 
@@ -140,6 +143,9 @@ def _number(gold: str, given: str, mathematics: Mathematics | None) -> tuple[Out
     shape = valued(shape_of(tidied))
     if shape.kind == "bracket":
         return "ambiguous", "several numbers in brackets"
+    if expected.unit in HOURS and (time := read_time(typed)) is not None:
+        half = 60 * (12 if expected.unit == HOURS[0] else 24)
+        return _told(time % half == 60 * expected.value % half, "time")
     try:
         return _told(same_quantity(expected, read_number(typed)), "number")
     except Unread as problem:

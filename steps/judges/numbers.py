@@ -176,7 +176,7 @@ def _unit(value: Fraction, after: str, money: str) -> tuple[Fraction, str]:
     first = re.match(r"[^\W\d_]+", after)
     if after and not first and after[0] not in f"%°¢.,;:{units.CURRENCIES}":
         raise Unread(f"{after[:20]!r} behind the number")
-    if first and first[0].isascii() and len(first[0]) < 3:
+    if first and first[0].isascii() and len(first[0]) < 3 and not after.lower().startswith(HOURS):
         known = first[0] in units.SHORT or (
             not glued and first[0].lower() in ("of", "in", "a", "an", "at", "by", "on", "is")
         )
@@ -237,21 +237,60 @@ _UP_TO_NINETEEN = (
 )
 _ONES = {word: i for i, word in enumerate(_UP_TO_NINETEEN.split())}
 _DECADES = {word: 10 * i for i, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
-_NUMBER_WORD = "|".join(sorted({*_ONES, *_DECADES, *_MULTIPLIERS}))
-_RUN = re.compile(
-    rf"\b(?:half a dozen|(?:an? )?(?:{_NUMBER_WORD})(?:(?:\s+and\s+|[\s-]+)(?:{_NUMBER_WORD}))*)\b", re.IGNORECASE
+_LARGE = "|".join(word for word in _MULTIPLIERS if word != "hundred")
+# Less than a hundred, less than ten thousand; "two three" and "two and three" are two numbers each.
+_SMALL = rf"(?:(?:{'|'.join(_DECADES)})(?:[\s-]+(?:{'|'.join([*_ONES][1:10])}))?|{'|'.join(_ONES)})"
+_MIDDLE = rf"(?:(?:(?:an?|{_SMALL})[\s-]+)?hundred(?:(?:\s+and)?[\s-]+{_SMALL})?|{_SMALL})"
+_WORDS = (
+    rf"(?:(?:(?:an?|{_MIDDLE})[\s-]+)?(?:{_LARGE})(?:(?:\s+and|,)?[\s-]+{_MIDDLE}(?:[\s-]+(?:{_LARGE}))?)*|{_MIDDLE})"
+)
+# Behind a number in digits a multiplier is its own: 1/2 million.
+_RUN = re.compile(rf"(?<!\d )\b(?:(?:a\s+)?half[\s-](?:a\s+)?dozen|{_WORDS})\b", re.IGNORECASE)
+_PARTS = {"half": 2, "halve": 2, "third": 3, "quarter": 4} | {
+    word: i for i, word in enumerate("fourth fifth sixth seventh eighth ninth tenth".split(), 4)
+}
+# Alone, third and those after it count: a third time, one fifth grader.
+_FRACTION = re.compile(
+    rf"\b(?P<above>an?|\d+|{'|'.join(_ONES)})[\s-]+(?:(?P<half>hal(?:f|ves)|quarters?)"
+    rf"|(?P<part>{'|'.join(sorted(_PARTS.keys() - {'half', 'halve', 'quarter'}))})(?:s|(?=\s+of\b|\W*$)))"
+    r"\b(?!\s+(?:a\s+)?dozen|-dozen|\s+past)",
+    re.IGNORECASE,
+)
+_ALONE = re.compile(r"half(?=\W*$|\s+(?:an?|of|the)\b)(?!\s+a\s+dozen)", re.IGNORECASE)
+_MIXED = re.compile(
+    rf"(?<![\w.,])(?P<whole>\d{{1,3}}(?:,\d{{3}})+|\d+|{_WORDS})\s*(?:\band\b|&)\s*(?P<above>\d+)\s*/\s*(?P<below>\d+)(?![\d.])",
+    re.IGNORECASE,
 )
 
 
 def in_digits(text: str) -> str:
-    """Numbers in English words in digits; a text that has digits keeps its words: "one each" is no second number."""
-    if re.search(r"\d", text):
-        return text
-    return _RUN.sub(lambda run: str(_counted(run[0].lower())), text)
+    """Numbers in English words in digits, with their fractions: 1 and a half is 1 1/2. Of a text that has digits other
+    words stay: "one each" is no second number."""
+    in_words = not re.search(r"\d", text)
+    text = _MIXED.sub(
+        _mixed, _FRACTION.sub(_fraction, _ALONE.sub("1/2", text, count=1) if _ALONE.match(text) else text)
+    )
+    return _RUN.sub(lambda run: str(_counted(run[0].lower())), text) if in_words else text
+
+
+def _fraction(found: re.Match) -> str:
+    """two thirds as 2/3."""
+    above = found["above"].lower()
+    word = (found["half"] or found["part"]).lower()
+    count = 1 if above in ("a", "an") else int(above) if above.isdigit() else _ONES[above]
+    return f"{count}/{_PARTS[word.removesuffix('s')]}"
+
+
+def _mixed(found: re.Match) -> str:
+    """1 and 1/2 as 1 1/2; what is no part of a whole, 1 and 3/2, is a second number."""
+    if int(found["above"]) >= int(found["below"]):
+        return found[0]
+    whole = found["whole"].replace(",", "")
+    return f"{whole if whole.isdigit() else _counted(whole.lower())} {found['above']}/{found['below']}"
 
 
 def _counted(run: str) -> int:
-    if run == "half a dozen":
+    if "half" in run:
         return 6
     total = group = 0
     for word in re.findall(r"[a-z]+", run):
@@ -282,13 +321,18 @@ def same_quantity(gold: Quantity, given: Quantity) -> bool:
     return factor is not None and given.value * factor == gold.value
 
 
-_CLOCK = re.compile(r"0?(\d{1,2})(?::(\d\d))?(?::00)?\s?(?:([ap])\.?\s?m\.?|(uhr|h|o'clock|hrs)\b)?", re.IGNORECASE)
+# The unit of an hour without minutes; of "o'clock" also without its half of the day.
+HOURS = ("o'clock", "uhr")
+_CLOCK = re.compile(
+    r"0?(\d{1,2})(?::(\d\d))?(?::00)?\s?(?:(?:o'clock\s?)?(?:([ap])\.?\s?m\.?)|(uhr|o'clock)|(?:h|hrs)\b)?",
+    re.IGNORECASE,
+)
 
 
 def read_time(text: str) -> int | None:
-    """Minutes since midnight of a time of the day, which has a colon or am and pm; None of another text."""
+    """Minutes since midnight of a time of the day, which has a colon, am and pm, or o'clock; None of another text."""
     found = _CLOCK.fullmatch(text.strip())
-    if not found or not (found[2] or found[3]):
+    if not found or not (found[2] or found[3] or found[4]):
         return None
     hour, minute = int(found[1]), int(found[2] or 0)
     if found[3]:

@@ -16,16 +16,7 @@ from steps.models.adapters.butterfly import enable_butterfly
 from steps.models.adapters.files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, NAME
 from steps.models.adapters.targets import is_embedding
 from steps.models.adapters.tokens import resize, token_rows, untie
-from steps.models.files import (
-    TOKENIZER_BYTES,
-    all_own,
-    header,
-    one_line,
-    own_file,
-    read_config,
-    read_object,
-    read_text,
-)
+from steps.models.files import TOKENIZER_BYTES, all_own, header, one_line, own_file, read_config, read_object, read_text
 from steps.models.fit import LOCAL, check_config, check_finite, check_fit, check_tied, fitted, refuse
 from steps.models.templates import check_template
 from steps.models.today import dated

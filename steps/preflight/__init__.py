@@ -2,6 +2,7 @@
 
 check_model  the rule: a base model's properties, as a table
 properties   what is tried of them
+adapters     and of each kind of adapter
 preflight    the rule: estimate, verdict, the steps that are tried
 machine      what there is: memory, disk
 remedies     what would make it fit

@@ -25,7 +25,7 @@ from steps.core.step import run, step_parser
 from steps.engines.transformers import Engine
 from steps.models import checkpoints, trial
 from steps.models.chat import Chat
-from steps.preflight import properties
+from steps.preflight import adapters, properties
 from steps.preflight.properties import Property
 from steps.training import layouts
 
@@ -63,8 +63,8 @@ def checked(folder: Path) -> dict:
             *properties.experts(model),
             *properties.samples(engine),
         ]
-    kinds = properties.adapters(model)
-    found += properties.adapter_lines(kinds)
+    kinds = adapters.attached(model)
+    found += adapters.lines(kinds)
     return {
         "architecture": model.config.model_type,
         **read,

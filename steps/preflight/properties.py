@@ -5,7 +5,6 @@ that is done here can be right.
 """
 
 import contextlib
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -17,14 +16,9 @@ import numpy as np
 from steps.core.turns import conversation
 from steps.engines.transformers import Engine
 from steps.models import checkpoints, positions, trial
-from steps.models.adapters.attach import attach, find_targets, weight_counts
-from steps.models.adapters.frozen import linear_layers
-from steps.models.adapters.kinds import KINDS
 from steps.models.chat import Chat
 from steps.models.context import UNBOUNDED
-from steps.models.files import one_line
 from steps.models.unfit import Unfit
-from steps.settings.adapters import ADAPTERS
 from steps.training import balance, layouts
 from steps.training.texts import Text, texts
 
@@ -53,19 +47,6 @@ SAMPLES, WRITTEN = 3, 8
 UNASKED = ("transformers_version", "_from_model_config", "max_length", "max_new_tokens", "use_cache")
 # Nats per token by which two ways to the same log-probability may differ in float32.
 NATS = 1e-3
-# One of each kind, as small as fits any model.
-ADAPTERS_TRIED = {
-    **{kind: {"kind": kind, "r": 2, "alpha": 4} for kind in ("lora", "rslora", "dora", "pissa", "milora", "qlora")},
-    "adalora": {
-        "kind": "adalora", "init_r": 3, "target_r": 2, "alpha": 4, "tinit": 0.1, "tfinal": 0.1, "every": 1,
-        "orthogonality": 0.5,
-    },
-    "oft": {"kind": "oft", "block_size": 4},
-    "boft": {"kind": "boft", "block_size": 4, "factors": 1},
-    "hra": {"kind": "hra", "r": 2},
-    "vera": {"kind": "vera", "r": 2},
-    "ia3": {"kind": "ia3"},
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -148,9 +129,7 @@ def tokens(engine: Engine, folder: Path) -> list[Property]:
         raise ValueError(f"{folder}: a prompt begins with {tokenizer.bos_token} twice; take it out of the template")
     bounded = engine.max_length < UNBOUNDED
     return [
-        Property(
-            "context", f"{engine.max_length:,} tokens" if bounded else "without a bound", *long_rows(engine.model)
-        ),
+        Property("context", f"{engine.max_length:,} tokens" if bounded else "without a bound"),
         Property("vocabulary", f"ids up to {largest:,}, {rows:,} embeddings"),
         Property(
             "padding",
@@ -159,15 +138,6 @@ def tokens(engine: Engine, folder: Path) -> list[Property]:
         ),
         Property("beginning", f"prompts begin with {tokenizer.bos_token}" if begins else "prompts begin with no token"),
     ]
-
-
-def long_rows(model: Any) -> list[str]:
-    """What a user must know of a model that turns long rows by other angles (longrope, as Phi's): all rows of a batch
-    turn as its longest one."""
-    rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
-    if rope.get("rope_type") != "longrope" or not (short := rope.get("original_max_position_embeddings")):
-        return []
-    return [f"rows of more than {short:,} tokens turn by other angles, and so do rows in a batch with one: keep below"]
 
 
 # --- what is asked and trained -------------------------------------------------------------------
@@ -418,52 +388,3 @@ def batches(engine: Engine) -> Property:
     expected = np.maximum(-nll - np.logaddexp(*-nll), np.log(least))
     _refuse(engine, "beliefs among options", float(np.max(abs(np.log(np.maximum(belief, least)) - expected) / counts)))
     return Property("batches", f"of one and of many alike (within {off:.1g} nats a token)")
-
-
-# --- adapters ------------------------------------------------------------------------------------
-
-
-def adapters(model: Any) -> dict[str, str]:
-    """What becomes of each kind of adapter on the model: how many linear layers it changes, or why it is refused.
-
-    Tried on a copy without weights, but for kinds that start from them: they change the layers that lora does.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    found = {"full": f"all {model.num_parameters():,} weights"}
-    linear = len(linear_layers(model))
-    for kind, adapter in ADAPTERS_TRIED.items():
-        like = "lora" if KINDS[kind].four_bit or KINDS[kind].triplets else kind
-        try:
-            # What a training would say of the layers that stay is in the numbers here.
-            with contextlib.redirect_stdout(io.StringIO()):
-                find_targets(model, adapter)
-                if like == kind:
-                    with torch.device("meta"):
-                        copy = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32)
-                    found[kind] = changed(attach(copy, adapter, seed=0, steps=100), linear)
-                else:
-                    found[kind] = found[like]
-        except ValueError as error:
-            found[kind] = f"refused: {error}"
-        # PEFT raises a dozen classes for layers that it does not know.
-        except Exception as error:
-            found[kind] = f"refused: PEFT has it not for this model ({one_line(error)})"
-    assert found.keys() == ADAPTERS.keys(), "a kind of adapter is not tried"
-    return found
-
-
-def changed(wrapped: Any, linear: int) -> str:
-    """What of a model an adapter changes."""
-    layers, experts = wrapped.base_model.targeted_module_names, wrapped.base_model.targeted_parameter_names
-    beside = f" and {len(experts)} parameters of experts" if experts else ""
-    return f"{len(layers)} of {linear} linear layers{beside}, {weight_counts(wrapped)['trained']:,} weights"
-
-
-def adapter_lines(found: dict[str, str]) -> list[Property]:
-    """Kinds with the same outcome share a line."""
-    kinds: dict[str, list[str]] = {}
-    for kind, outcome in found.items():
-        kinds.setdefault(outcome, []).append(kind)
-    return [Property(f"adapter {', '.join(own)}", outcome) for outcome, own in kinds.items()]

@@ -102,7 +102,7 @@ def main(args: argparse.Namespace) -> None:
         write_jsonl(out / "disagreements.jsonl", sorted(disagreements, key=lambda one: (one["step"], -one["reward"])))
     collapsed = collapses(log)
     exploited = exploits(rollouts.gathered(work / "strict", plan.batches))
-    for sentence in (*exploited, *collapsed):
+    for sentence in collapsed if trainer.warned else (*exploited, *collapsed):
         print(f"warning: {sentence}", flush=True)
     counts = {
         "prompts": len(rows),

@@ -25,7 +25,7 @@ from steps.models.adapters import hooks
 from steps.reinforcement import importance
 from steps.reinforcement.methods import method_of
 from steps.reinforcement.methods.interface import Distilled, Lesson, SelfTaught, Weighted
-from steps.reinforcement.rl_plan import RolloutPlan
+from steps.reinforcement.rl_plan import LOGGED, RolloutPlan
 from steps.reinforcement.scored_samples import ScoredSamples, without_spread
 from steps.reinforcement.token_scores import COMPLETIONS, TokenScores
 from steps.settings.reinforcement import AGGREGATIONS
@@ -110,22 +110,22 @@ class PolicyTrainer(Resumable, ScoredSamples, TokenScores, GRPOTrainer):
         """What TRL is told; of_model: because of the model at hand."""
         shared = trainer_arguments(settings, self.plan, self.work, self.micro_batches.cuts)
         told = shared | of_model | {"per_device_train_batch_size": self.part_rows, "loss_type": settings["loss_type"]}
-        return GRPOConfig(
-            **told | self.method.config,
-            num_generations=settings["generations"],
-            num_iterations=settings["iterations"],
-            steps_per_generation=self.passes,
-            max_completion_length=settings["max_new_tokens"],
-            temperature=settings["temperature"],
-            beta=0.0,
-            epsilon=settings["clip"]["low"],
-            epsilon_high=settings["clip"]["high"],
-            scale_rewards=settings["scale_rewards"],
-            multi_objective_aggregation=settings.get("aggregation", AGGREGATIONS[0]),
-            mask_truncated_completions=settings.get("mask_truncated", False),
-            reward_weights=[settings["rewards"][name]["weight"] for name in self.plan.names],
-            shuffle_dataset=False,
-        )
+        told |= {
+            "num_generations": settings["generations"],
+            "num_iterations": settings["iterations"],
+            "steps_per_generation": self.passes,
+            "max_completion_length": settings["max_new_tokens"],
+            "temperature": settings["temperature"],
+            "beta": 0.0,
+            "epsilon": settings["clip"]["low"],
+            "epsilon_high": settings["clip"]["high"],
+            "scale_rewards": settings["scale_rewards"],
+            "multi_objective_aggregation": settings.get("aggregation", AGGREGATIONS[0]),
+            "mask_truncated_completions": settings.get("mask_truncated", False),
+            "reward_weights": [settings["rewards"][name]["weight"] for name in self.plan.names],
+            "shuffle_dataset": False,
+        }
+        return GRPOConfig(**told | self.method.config)
 
     def believes(self, prompts: list, options: list) -> list:
         """`Engine.choose` of the policy that training began with."""
@@ -270,6 +270,8 @@ class PolicyTrainer(Resumable, ScoredSamples, TokenScores, GRPOTrainer):
         self.use_vllm = "importance_sampling_ratio" in inputs
         loss = super()._compute_loss(model, inputs)
         self.use_vllm = False
+        # Of CISPO's loss, the tokens whose weight was clipped.
+        self._metrics["train"][LOGGED["clipped"]] += self._metrics["train"].pop("cispo_clip_ratio", [])
         if distilled:
             loss = loss + self.method.loss(self.lesson(inputs, logps, teacher_logits))
         return hooks.penalised(loss, self.model, self.current_gradient_accumulation_steps)

@@ -14,6 +14,7 @@ from steps.engines import rollouts
 from steps.engines.interface import Sample
 from steps.judges.rows import RowJudge
 from steps.judges.strict import strict_verdicts
+from steps.reinforcement.exploits import exploits
 from steps.reinforcement.reward_kinds import Scored
 from steps.reinforcement.rl_plan import RolloutPlan
 from steps.training import self_teacher
@@ -63,6 +64,7 @@ class ScoredSamples:
         generated: tokens written for them, those of replaced groups among them.
         strict: the judge that what counts as correct is held against.
         ahead: what each reward gives them, where that had to be known before TRL asks.
+        warned: that the reward seems to be exploited was said.
     """
 
     rows: list[dict]
@@ -78,6 +80,7 @@ class ScoredSamples:
     generated: int
     ahead: dict[str, list[Scored]] | None
     strict: RowJudge
+    warned = False
 
     @property
     def rollout(self) -> int:
@@ -234,9 +237,20 @@ class ScoredSamples:
         rollouts.keep(self.work / "strict", self.rollout, groups)
         highest = sorted(wrong, key=lambda one: -one["reward"])[: self.settings["keep_groups"]]
         rollouts.keep(self.work / "disagreements", self.rollout, highest)
+        # Behind it, every process has written its groups.
         if count := processes.total(len(groups)):
+            self.warn_of_exploit()
             self.note("strict", processes.total(sum(group["right"] for group in groups)) / count)
             self.note("strict_gap", processes.total(sum(group["gap"] for group in groups)) / count)
+
+    def warn_of_exploit(self) -> None:
+        """Say once, as soon as it can be told, that the reward seems to be exploited."""
+        if self.warned or not processes.first():
+            return
+        groups = rollouts.gathered(self.work / "strict", self.rollout + 1)
+        for sentence in exploits(groups, self.plan.batches):
+            print(f"warning: {sentence}", flush=True)
+            self.warned = True
 
     def texts(self, count: int | None = None) -> list[str]:
         """The first responses of the rollouts at hand, or all."""

@@ -135,6 +135,8 @@ METHODS = {
     "grpo": Method("GRPO", "arXiv:2402.03300", ("blue", "^")),
     # Its loss is a mean over responses.
     "gspo": Method("GSPO", "arXiv:2507.18071", ("blue", "v"), loss_types=("grpo",)),
+    # Its loss is a mean over tokens.
+    "cispo": Method("CISPO", "arXiv:2506.13585", ("blue", "D"), loss_types=("dapo",)),
     "sdpo": Method("SDPO", "arXiv:2601.20802", ("orange", "o"), Sdpo, distils=True),
     # Both of its branches are over one count of tokens.
     "srpo": Method("SRPO", "arXiv:2604.02288", ("magenta", "s"), Srpo, distils=True, loss_types=("dapo",)),

@@ -28,6 +28,7 @@ SETTINGS = {
     "keep": None,
     "batch_size": 256,
     "seed": 0,
+    "decontaminate": {"ngram_words": 8, "min_overlap": 0.6},
 }
 END = 2
 
@@ -85,7 +86,8 @@ def run(folder, rows, script, monkeypatch, teacher, **settings):
     write_jsonl(folder / "train.jsonl", rows)
     settings = SETTINGS | {"samples": len(script[0])} | settings
     out = folder / "out"
-    generate.main(argparse.Namespace(settings=settings, input=folder / "train.jsonl", teacher=teacher, out=out))
+    told = {"input": folder / "train.jsonl", "eval": sorted(folder.glob("exam*.jsonl")), "teacher": teacher, "out": out}
+    generate.main(argparse.Namespace(settings=settings, **told))
     counts = verify_manifest(out)["counts"]
     return list(read_jsonl(out / "train.jsonl")), list(read_jsonl(out / "quarantine.jsonl")), counts, scripted
 
@@ -197,6 +199,32 @@ def test_a_row_keeps_everything_but_its_response(step):
     }
 
 
+# Two questions of an evaluation set: one told apart by its n-grams, one so short that it must stand as it is.
+EXAM = (
+    "A farmer packs 12 crates with 36 apples each and sells every crate for 9 dollars. How much does he earn?",
+    "Which river runs through the capital of Velmora?",
+)
+
+
+def test_a_response_that_has_an_evaluation_question_is_not_learned(step, tmp_path):
+    (tmp_path / "s").mkdir()
+    write_jsonl(tmp_path / "s/exam.jsonl", [{"id": i, "prompt": text} for i, text in enumerate(EXAM)])
+    script = [
+        [said("Known. " + EXAM[0] + " He earns 108.\n#### 42"), said("A farmer packs apples.\n#### 42")],
+        [said(f"Q: {EXAM[1]}\n#### 42"), said("The capital is 42 miles away.\n#### 42")],
+        [said(EXAM[0] + "\n#### 41"), said(EXAM[0].replace("36", "35").replace("12", "11") + "\n#### 42")],
+    ]
+    kept, out, counts, _ = step([make_row(i) for i in range(3)], script)
+    add_up(counts, kept, out)
+    assert [row["id"] for row in kept] == ["sums:0#1", "sums:1#1", "sums:2#1"]
+    # One that is wrong is left out by the reason that would hold without the exam.
+    assert counts["quarantined"] == {"eval_overlap": 2, "wrong_answer": 1}
+    assert counts["eval_items"] == {"exam": 2}
+    assert [record["detail"].split(",")[0] for record in out] == ["exam:0", "exam:1", "the row asks for 42"]
+    manifest = read_json(tmp_path / "s/out/manifest.json")
+    assert str(tmp_path / "s/exam.jsonl") in manifest["inputs"]
+
+
 # --- verification --------------------------------------------------------------------------------
 
 CHECK = {"kind": "uppercase", "words": ["pear", "stone"]}
@@ -291,7 +319,8 @@ def test_mistakes_end_in_one_line(step, tmp_path):
         ValueError, match=r"none of 1 rows can be asked, the first \(sums\.jsonl row 0: a prompt of 992 "
     ):
         step([long_row(0)], [[said("#### 42")]])
-    settings = argparse.Namespace(settings=SETTINGS, input=tmp_path, teacher=tmp_path / "none", out=tmp_path / "o")
+    told = {"input": tmp_path, "eval": [], "teacher": tmp_path / "none", "out": tmp_path / "o"}
+    settings = argparse.Namespace(settings=SETTINGS, **told)
     with pytest.raises(ValueError, match="no checkpoint there"):
         generate.main(settings)
 
@@ -317,7 +346,8 @@ def sampled(folder, teacher, **settings):
     write_jsonl(folder / "train.jsonl", rows)
     out = folder / f"out-{settings.get('batch_size')}-{settings.get('seed')}-{len(list(folder.iterdir()))}"
     settings = SETTINGS | {"samples": 4, "max_new_tokens": 24} | settings
-    generate.main(argparse.Namespace(settings=settings, input=folder / "train.jsonl", teacher=teacher, out=out))
+    told = {"input": folder / "train.jsonl", "eval": [], "teacher": teacher, "out": out}
+    generate.main(argparse.Namespace(settings=settings, **told))
     return rows, out
 
 

@@ -383,12 +383,17 @@ def test_generate_on_an_adapter_is_that_of_the_merged_model(theirs, tmp_path):
         "keep": None,
         "batch_size": 16,
         "seed": 0,
+        "decontaminate": {"ngram_words": 8, "min_overlap": 0.6},
     }
     outs = {}
     for name in ("transformers", "vllm"):
         outs[name] = tmp_path / name
         told = argparse.Namespace(
-            settings=settings | {"engine": name}, input=tmp_path / "train.jsonl", teacher=adapter, out=outs[name]
+            settings=settings | {"engine": name},
+            input=tmp_path / "train.jsonl",
+            eval=[],
+            teacher=adapter,
+            out=outs[name],
         )
         generate.main(told)
     kept = {name: list(read_jsonl(out / "train.jsonl")) for name, out in outs.items()}

@@ -81,6 +81,9 @@ def test_decontaminate_is_told_where_questions_are_and_evaluate_is_not():
     told = of_rule(made, "decontaminate", SimpleNamespace(dataset="problems"))
     where = {"data/quiz.json": {"column": "stem", "field": "examples"}}
     assert told == PARAMS["decontaminate"] | {"questions": where}
+    # What a teacher writes is held against the same questions.
+    written = of_rule(made, "generate", SimpleNamespace(dataset="exercises", name="grpo"))
+    assert written == PARAMS["generate"] | {"engine": PARAMS["engine"], "decontaminate": told}
     assert "data/quiz.json" in made.evaluation_files()
     without = {key: value for key, value in quiz.items() if key != "question"}
     assert of_rule(made, "evaluate", SimpleNamespace(name="sft"))["tasks"] == {"quiz": without}

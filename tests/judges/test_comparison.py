@@ -36,6 +36,20 @@ from steps.judges.shapes import shape_of
         ("2^-70", Fraction(1, 2**70), ""),
         (r"0.1\overline{6}", Fraction(1, 6), ""),
         ("The total is 42 apples.", Fraction(42), "apple"),
+        ("1 and 1/2", Fraction(3, 2), ""),
+        ("1,200 and 1/2", Fraction(2401, 2), ""),
+        (r"1 \text{ and } \frac{1}{2}", Fraction(3, 2), ""),
+        ("one and a half hours", Fraction(3, 2), "h"),
+        ("two and three quarters", Fraction(11, 4), ""),
+        ("one and a half million", Fraction(1500000), ""),
+        ("half an hour", Fraction(1, 2), "h"),
+        ("three-quarters", Fraction(3, 4), ""),
+        ("a third", Fraction(1, 3), ""),
+        ("18 half", Fraction(9), ""),
+        ("a half dozen", Fraction(6), ""),
+        ("one million, two hundred thousand and five", Fraction(1200005), ""),
+        ("one fifth grader", Fraction(1), "fifth grader"),
+        ("5 o'clock", Fraction(5), "o'clock"),
     ],
 )
 def test_numbers_are_read_exactly(text, value, unit):
@@ -48,7 +62,9 @@ def test_numbers_are_read_exactly(text, value, unit):
         ("7 or 8", Several), ("7-8", Several), ("1 2", Several), ("7 8", Several), ("not 7", Unread), ("7x", Unread),
         ("under 7", Unread), ("step 7", Unread), ("7 = 8", Unread), ("7 > 6", Unread), ("--7", Unread), ("", Unread),
         ("((7)", Unread), ("nothing", Unread), ("1/0", Unread), ("7 + 1", Several), ("7!!? apples", Unread),
-        ("12 and", Unread), ("12 eggs or", Unread),
+        ("12 and", Unread), ("12 eggs or", Unread), ("1 and 3/2", Several), ("2.5 and 1/2", Several),
+        ("two and three", Several), ("one two", Several), ("half of 36", Several), ("one half of twenty", Several),
+        ("half past 5", Unread), ("the third", Unread), ("5 p", Unread),
     ],
 )  # fmt: skip
 def test_what_is_no_one_number_is_none(text, error):
@@ -77,14 +93,41 @@ def test_units(one, other, factor):
 
 
 @pytest.mark.parametrize(
-    ("text", "minutes"), [("4:30 p.m.", 990), ("16:30", 990), ("12 am", 0), ("25:00", None), ("4", None)]
+    ("text", "minutes"),
+    [
+        ("4:30 p.m.", 990),
+        ("16:30", 990),
+        ("12 am", 0),
+        ("25:00", None),
+        ("4", None),
+        ("5 o'clock", 300),
+        ("5 o’clock p.m.", 1020),
+        ("17 Uhr", 1020),
+        ("5 h", None),
+        ("16:30 h", 990),
+    ],
 )
 def test_times(text, minutes):
-    assert read_time(text) == minutes
+    assert read_time(plain(text)) == minutes
 
 
 KINDS = {
-    "number": ["42", "1,200", r"\frac{1}{2}", r"$42$", "1e5", "5 miles", "½", r"0.\overline{3}", "10\\text{ cm}"],
+    "number": [
+        "42",
+        "1,200",
+        r"\frac{1}{2}",
+        r"$42$",
+        "1e5",
+        "5 miles",
+        "½",
+        r"0.\overline{3}",
+        "10\\text{ cm}",
+        "2 and a half",
+        "1 and 1/2",
+        "one hundred and five",
+        "5 o'clock",
+        "half",
+    ],
     "choice": ["B", r"\text{(C)}", "(A)"],
     "time": ["4:30 p.m.", "12:00"],
     "base": ["52_8", "101_{2}"],
@@ -111,6 +154,10 @@ def test_the_kind_of_a_gold(gold, kind):
         ("x = 5", "y = 5", "wrong"), ("41", "41=42", "unread"), ("41", "40+1", "ambiguous"), ("B", "(B) 17", "right"),
         ("B", "D", "wrong"), ("52_8", "52_9", "wrong"), ("52_8", r"52_{\text{eight}}", "right"),
         ("4:30 p.m.", "16:30", "right"), ("4:30 p.m.", "4:30 a.m.", "wrong"), ("Paris", "paris.", "right"),
+        ("5", "5 o'clock", "right"), ("5 o'clock", "5", "right"), ("5 o'clock", "17:00", "right"),
+        ("5 o'clock", "5:30", "wrong"), ("5:00", "5 o'clock", "right"), ("5:00 p.m.", "5 o'clock", "wrong"),
+        ("17 Uhr", "5:00", "wrong"), ("5 miles", "5 o'clock", "wrong"), ("2 and a half", "2.5", "right"),
+        ("2 and a half", "3", "wrong"), ("1.5", "1 and 1/2", "right"), ("5", "two and three", "ambiguous"),
         ("Paris", "Parish", "wrong"), ("7", "", "unread"), ("7", "9" * 1000, "unread"),
     ],
 )  # fmt: skip

@@ -90,7 +90,7 @@ def test_a_model_that_reads_little_is_tried_on_little(name, key, tmp_path, monke
 
 
 def test_a_row_reads_otherwise_beside_a_long_one_under_longrope(tmp_path, monkeypatch):
-    """Which transformers decides for the whole batch; the table says from where on."""
+    """Which transformers decides for the whole batch; so that length is the context."""
     import torch
 
     rope = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 256}
@@ -99,8 +99,7 @@ def test_a_row_reads_otherwise_beside_a_long_one_under_longrope(tmp_path, monkey
     longer = given | {"max_position_embeddings": 1024, "rope_parameters": rope}
     monkeypatch.setitem(ARCHITECTURES, "Qwen3", (stem, longer))
     base = build("Qwen3", tmp_path / "base")
-    told = found(checked(base))["context"]
-    assert told == ("1,024 tokens", told[1]) and told[1].startswith("rows of more than 256 tokens turn by other angles")
+    assert found(checked(base))["context"][0] == "256 tokens"
     model = checkpoints.load_model(base, torch.float32).eval()
     row = torch.arange(3, 23)[None]
     differences = []

@@ -300,6 +300,8 @@ class Reference:
             held["old"] = by_hand.chosen(self.logits(old, prompts), self.tokens)
         if settings["kl"]:
             held["ref"] = by_hand.chosen(self.logits(first, prompts), self.tokens)
+        if self.method == "cispo":
+            held["weights"] = np.minimum(np.exp(student - held["old"]), 1 + settings["clip"]["high"])
         if self.method in ("rlsd", "rlrt"):
             # The teacher's weights are those of the start all along.
             by_teacher = by_hand.chosen(self.logits(first, self.told), self.tokens)
@@ -327,11 +329,15 @@ class Reference:
         logp = by_hand.chosen(student, self.tokens)
         if self.method == "gspo":
             per_token = by_hand.sequence_surrogate(logp, held["old"], self.mask, held["advantages"], *clips)
+        elif self.method == "cispo":
+            per_token = by_hand.weighted_surrogate(logp, held["old"], held["weights"], held["advantages"], *clips[2:])
         else:
             per_token = by_hand.surrogate(logp, held["old"], held["advantages"], *clips)
         if correction := settings.get("importance"):
             weights = by_hand.importance(held["old"], self.sampler, self.mask, correction)
             plain = by_hand.surrogate(logp, held["old"], held["advantages"], *clips[:2])
+            if self.method == "cispo":
+                plain = by_hand.weighted_surrogate(logp, held["old"], held["weights"], held["advantages"])
             per_token = weights * plain + (per_token - plain)
         total = by_hand.aggregate(per_token, self.mask, settings["loss_type"], LONGEST)
         if self.method not in ("sdpo", "srpo"):
@@ -368,6 +374,11 @@ CASES = {
     # Some responses are clipped in the second step, others are not: ratios of 0.1 to 9.
     "gspo-wide": {"loss_type": "grpo", "clip": {"low": 0.75, "high": 5.0}},
     "gspo-parts": {"loss_type": "grpo"} | PARTS,
+    # In the second step some tokens count the bound, others less than 1.
+    "cispo": {"kl": 0.1},
+    "cispo-wide": {"clip": {"low": 0.1, "high": 4.0}},
+    "cispo-masked-ratios": {"importance": {"kind": "truncate", "level": "token", "most": 2.0}, "mask_truncated": True},
+    "cispo-parts": PARTS,
     "sdpo": {},
     "sdpo-parts": PARTS | {"sdpo": {"divergence": 1.0, "top_k": None}},
     "srpo": {},
@@ -837,6 +848,7 @@ def test_a_curriculum_goes_from_easy_to_hard_once():
         ({"success": {"reward": "none", "least": 0.5}}, r"success\.reward: none is none of the rewards answer, bonus"),
         ({"method": "srpo", "loss_type": "grpo"}, r"loss_type: grpo .* write dapo"),
         ({"method": "gspo"}, r"loss_type: dapo .* gspo .* write grpo"),
+        ({"method": "cispo", "loss_type": "grpo"}, r"loss_type: grpo .* cispo .* write dapo"),
         ({"method": "sdpo", "sdpo": {"context": "x"}}, r"sdpo\.context: x is none of contexts: sibling, truth"),
         ({"contexts": {"sibling": "{prompt} {solve}"}}, r"contexts\.sibling: 'solve' is none of"),
     ],
@@ -860,7 +872,7 @@ def pays(prompt, response, answer):
 """
 
 
-def test_a_reward_that_is_exploited_is_flagged_within_ten_steps(start, tmp_path, monkeypatch):
+def test_a_reward_that_is_exploited_is_flagged_within_ten_steps(start, tmp_path, monkeypatch, capsys):
     """From step 6 on the policy writes several answers, of which the reward takes any."""
     tokenizer = checkpoints.load_tokenizer(start)
     ends = tokenizer.eos_token_id
@@ -887,6 +899,9 @@ def test_a_reward_that_is_exploited_is_flagged_within_ten_steps(start, tmp_path,
     (sentence,) = read_json(out / "manifest.json")["counts"]["exploits"]
     step = int(sentence.split("by step ")[1].split()[0])
     assert 6 <= step <= 12 and "points more answers correct than a stricter judge, after 0 at first" in sentence
+    # It is said once, while the run goes on.
+    said, _, after = capsys.readouterr().out.partition(f"warning: {sentence}")
+    assert step < 12 and "step 12/12" in after and "step 12/12" not in said and "may be exploited" not in said + after
     log = (out / "training_log.csv").read_text().splitlines()
     rows = [dict(zip(log[0].split(","), line.split(","), strict=True)) for line in log[1:]]
     assert [(row["correct"], row["strict"], row["strict_gap"]) for row in rows] == [
@@ -915,6 +930,12 @@ def test_a_gap_that_stays_is_not_flagged_and_one_that_opens_is():
     assert all(found)
     steps = [int(sentence.split("by step ")[1].split()[0]) for (sentence,) in found]
     assert min(steps) > 20 and max(steps) <= 30
+    # While a run goes on, it is told what will be told at its end, when the last window of it is there.
+    whole = gaps(0.1, range(1, 21), draw) + gaps(0.4, range(21, 61), draw)
+    (sentence,) = exploits(whole)
+    flagged = int(sentence.split("by step ")[1].split()[0])
+    soon = [exploits([group for group in whole if group["step"] <= step], 60) for step in range(20, 35)]
+    assert soon == [[]] * (flagged - 20) + [[sentence]] * (35 - flagged)
     # Where a gap closes nothing is said, nor of so few steps that there is nothing to compare.
     assert not exploits(gaps(0.4, range(1, 21), draw) + gaps(0.1, range(21, 41), draw))
     assert exploits([]) == exploits(gaps(0.4, range(1, 2), draw)) == []

@@ -82,7 +82,8 @@ def test_a_refused_row_is_named_in_every_stage(step, base, tmp_path, capsys):
     (left,) = read_jsonl(passed / "left_out.jsonl")
     assert left["id"] == REFUSED and "takes no such conversation" in left["hint"]
 
-    written = step(generate, "generate", sections["generate"], input=data, teacher=base)
+    asked = sections["generate"] | {"decontaminate": {"ngram_words": 8, "min_overlap": 0.6}}
+    written = step(generate, "generate", asked, input=data, eval=[], teacher=base)
     assert counts(written)["excluded"] == {"template_refuses": 1} and counts(written)["prompts"] == 23
     work = {"work": tmp_path / "work/opd", "logs": None}
     settings = of["opd"] | {"off_policy": 0.0}

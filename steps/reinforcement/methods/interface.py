@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from steps.data.rows import RowProblem
 from steps.reinforcement.methods import groups
@@ -29,10 +29,10 @@ class Method:
 
     Attributes:
         own: the settings under the method's name; None where it has none.
-        config: what TRL's GRPOConfig is given besides.
+        config: what TRL's GRPOConfig is given besides, or otherwise.
     """
 
-    config: ClassVar[dict[str, Any]] = {}
+    config: dict[str, Any] = {}
 
     def __init__(self, settings: dict):
         self.settings = settings
