@@ -808,16 +808,22 @@ def test_the_first_differing_tensor_is_named(tiny_checkpoint, adapter, tmp_path)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_dtype_that_is_no_float_is_named(tiny_checkpoint, tmp_path):
+@pytest.mark.parametrize(
+    ("dtype", "said"),
+    [
+        (np.float64, "^model.norm.weight is F64 in .*other: only F32, F16, BF16 can be merged"),
+        (np.int8, "other/config.json: its weights are packed .model.norm.weight is I8."),
+    ],
+)
+def test_a_dtype_that_cannot_be_merged_is_named(tiny_checkpoint, tmp_path, dtype, said):
     from safetensors.numpy import load_file, save_file
 
-    quantised = tmp_path / "quantised"
-    shutil.copytree(tiny_checkpoint, quantised)
-    tensors = load_file(quantised / "model.safetensors")
-    tensors["model.norm.weight"] = tensors["model.norm.weight"].astype(np.int8)
-    save_file(tensors, quantised / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match="^model.norm.weight is I8 in .*quantised: only F32, F16, BF16 can be merged"):
-        run([tiny_checkpoint, quantised], LINEAR, tmp_path / "out")
+    other = shutil.copytree(tiny_checkpoint, tmp_path / "other")
+    tensors = load_file(other / "model.safetensors")
+    tensors["model.norm.weight"] = tensors["model.norm.weight"].astype(dtype)
+    save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=said):
+        run([tiny_checkpoint, other], LINEAR, tmp_path / "out")
 
 
 @pytest.mark.parametrize("settings", [LINEAR, SLERP, ARITHMETIC, DARE_TIES], ids=lambda settings: settings["method"])
