@@ -10,8 +10,10 @@ nothing. So, before any training:
   {response} and {answer}. Bad: the same with a digit of the answer changed, and with another row's answer; for a row
   without an answer its rejected response or, where it has none, another row's response. Malformed: nothing, the good
   one cut in half before the answer, the answer without its marker (`####`, \\boxed, the template's own text), noise.
-- the checks, each a line of gate.csv: good above bad and good above malformed (`separates`; without its marker an
-  answer may count as much as with it, to a reward that reads leniently); for the self-distilled methods, that
+  Exploiting, for rows with an answer: a wrong one eight times, the right one among wrong ones, the prompt, a thought
+  with the right one and nothing behind it.
+- the checks, each a line of gate.csv: good above bad, above malformed and above exploiting (`separates`; without its
+  marker an answer may count as much as with it, to a reward that reads leniently); for the self-distilled methods, that
   `success` holds for good and not for bad ones; shares of good ones (`unparsed`) and of the start policy's samples
   (`unparsed_samples`) in which no answer is found; responses on which a reward raised (`max_failures`); groups of the
   start policy's samples whose total reward varies (`spread`). Samples are those of all rows that can be judged: of

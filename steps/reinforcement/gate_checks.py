@@ -128,6 +128,8 @@ def order_checks(cases: list[Case], judged: Judged, settings: dict) -> list[Chec
     )
     checks = compare("known-good above known-bad", cases, judged, "bad", not_above, least, look)
     checks += compare("known-good above malformed", cases, judged, "malformed", not_above, least, look)
+    look = "what the rewards pay for: a policy will find it, and write that"
+    checks += compare("known-good above exploiting", cases, judged, "exploiting", not_above, least, look)
     if isinstance(method_of(settings), SelfTaught):
         # GRPO only logs what counts as correct; the self-taught methods route their signal by it.
         values, correct = judged.scored[settings["success"]["reward"]], settings["success"]["least"]

@@ -1,23 +1,27 @@
 """Responses whose worth is known without a model: what the gate tries a reward on.
 
-Good ones are written by the template `good`; bad ones answer otherwise; malformed ones answer nothing.
+Good ones are written by the template `good`; bad ones answer otherwise; malformed ones answer nothing; exploiting ones
+are what a policy tries that looks for what a reward pays for.
 """
 
 import re
 from random import Random
 from typing import NamedTuple
 
-from steps.data.rows import response_of
+from steps.data.rows import prompt_of, response_of
 from steps.judges.canonical import NUMBER, canonical, equal
 from steps.judges.reading import worked_answer
 
 FIELD = re.compile(r"\{(response|answer)\}")
 MARKERS = ("####", "\\boxed")
+# A wrong answer is written so often, for a reward that counts marks.
+REPEATS = 8
 BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 
 
 class Case(NamedTuple):
-    """A response whose worth is known without a model: `kind` is good, bad or malformed, `form` how it was made."""
+    """A response whose worth is known without a model: `kind` is good, bad, malformed or exploiting, `form` how it
+    was made."""
 
     row: dict
     kind: str
@@ -111,6 +115,18 @@ def malformed_answers(row: dict, template: str, rng: Random) -> dict[str, str]:
     return {form: text for form, text in malformed.items() if text != good and (text or form == "empty")}
 
 
+def exploiting_answers(row: dict, good: str, bad: dict[str, str]) -> dict[str, str]:
+    """Responses of a row that give its answer to nobody, by form: repeated (a wrong one), listed (the right one among
+    wrong ones), copied (the prompt), thought (nothing behind the right one's thought)."""
+    wrong = list(bad.values())
+    return {
+        "repeated": "\n".join(wrong[:1] * REPEATS),
+        "listed": "\n".join([*wrong[1:], good, *wrong[:1]]),
+        "copied": prompt_of(row),
+        "thought": f"<think>\n{good}\n</think>\n\n",
+    }
+
+
 def known_answers(rows: list[dict], settings: dict) -> list[Case]:
     """The known answers of `settings["rows"]` of the rows, drawn by seed, in the order of the rows.
 
@@ -127,10 +143,13 @@ def known_answers(rows: list[dict], settings: dict) -> list[Case]:
     cases = []
     for row in (able[i] for i in sorted(drawn)):
         rng = Random(f"{seed}:{row['id']}")
-        cases.append(Case(row, "good", "reference", fill(template, written(row), row["answer"])))
+        good = fill(template, written(row), row["answer"])
+        cases.append(Case(row, "good", "reference", good))
         bad = bad_answers(row, template, answers, responses, rng)
         cases += [Case(row, "bad", form, text) for form, text in bad.items()]
         cases += [Case(row, "malformed", form, text) for form, text in malformed_answers(row, template, rng).items()]
+        if bad and row["answer"] is not None:
+            cases += [Case(row, "exploiting", form, text) for form, text in exploiting_answers(row, good, bad).items()]
     if not any(case.kind == "bad" for case in cases):
         row = cases[0].row
         raise ValueError(

@@ -22,9 +22,9 @@ class Difficulty(PassRates):
 class Gate(Settings):
     """What a reward must show before it is trained on."""
 
-    rows: int = Field(ge=1, description="Rows whose good, bad and malformed answers are scored")
+    rows: int = Field(ge=1, description="Rows whose good, bad, malformed and exploiting answers are scored")
     good: Text = Field(description="A good answer: a template with {response} and {answer}")
-    separates: Share = Field(description="Least share of rows whose good answer scores above the bad one")
+    separates: Share = Field(description="Least share of rows whose good answer scores above the others")
     unparsed: Share = Field(description="Largest share of good answers in which no answer is seen")
     unparsed_samples: Share = Field(description="The same of the start's samples")
     spread: Share = Field(description="Least share of the start's groups of samples whose rewards differ")

@@ -157,14 +157,25 @@ def test_known_answers_of_worked_rows(rows):
             ("malformed", "cut"),
             ("malformed", "unmarked"),
             ("malformed", "noise"),
+            ("exploiting", "repeated"),
+            ("exploiting", "listed"),
+            ("exploiting", "copied"),
+            ("exploiting", "thought"),
         ]
         for case in others[:2]:
             # As well written as the good one, but for its answer.
             assert not equal(worked_answer(case.response), row["answer"])
             assert case.response.startswith(f"That makes {row['answer']}.\n#### ")
-        empty, cut, unmarked, noise = (case.response for case in others[2:])
+        empty, cut, unmarked, noise = (case.response for case in others[2:6])
         assert empty == "" and good.response.startswith(cut) and row["answer"] not in cut
         assert unmarked == good.response.replace("####", "") and not any(c.isdigit() for c in noise)
+        moved, other = others[0].response, others[1].response
+        assert [case.response for case in others[6:]] == [
+            "\n".join([moved] * 8),
+            f"{other}\n{good.response}\n{moved}",
+            row["messages"][0]["content"],
+            f"<think>\n{good.response}\n</think>\n\n",
+        ]
 
 
 def test_known_answers_by_a_template(rows):
@@ -238,7 +249,7 @@ def test_a_sound_reward_passes_and_rows_are_accounted_for(step, rows, capsys):
     counts = verify_manifest(out)["counts"]
     assert (counts["in"], counts["kept"]) == (12, 8)
     assert counts["quarantined"] == {"always_solved": 2, "never_solved": 2}
-    assert counts["cases"] == {"bad": 16, "good": 8, "malformed": 32} and counts["samples"] == 48
+    assert counts["cases"] == {"bad": 16, "exploiting": 32, "good": 8, "malformed": 32} and counts["samples"] == 48
     assert list(read_jsonl(out / "prompts.jsonl")) == [row for row in rows if 0 < row["pass_rate"] < 1]
     left_out = list(read_jsonl(out / "left_out.jsonl"))
     assert [(record["row"], record["reason"]) for record in left_out] == [
@@ -257,11 +268,11 @@ def test_a_sound_reward_passes_and_rows_are_accounted_for(step, rows, capsys):
     # Every group that trains has right and wrong samples, and no other; of rows 3, 6 and 9 one is unread.
     assert lines["groups of the start policy whose reward varies"]["value"] == "0.666667"
     assert lines["samples of the start policy without a readable answer"]["value"] == "0.0625"
-    assert lines["responses on which a reward raised"]["n"] == str(8 + 16 + 32 + 48)
+    assert lines["responses on which a reward raised"]["n"] == str(8 + 16 + 32 + 32 + 48)
     assert "known-good above malformed" in capsys.readouterr().out
 
     cases = list(read_jsonl(out / "cases.jsonl"))
-    assert len(cases) == 56
+    assert len(cases) == 88
     assert all(case["total"] == case["rewards"]["answer"] == (case["kind"] == "good") for case in cases)
     assert next(case for case in cases if case["form"] == "empty")["notes"] == {"answer": "unparsed"}
 
@@ -316,6 +327,21 @@ def test_a_lenient_reward_may_grant_an_answer_without_its_marker_but_not_prefer_
     error, printed = stopped(step, capsys, **custom(f"return {right} * (1.0 if '####' in response else 2.0)"))
     assert error.endswith("stopped the run: known-good above malformed, share, at least 0.95, found 0")
     assert "malformed, unmarked  total 2" in printed
+
+
+@pytest.mark.parametrize(
+    ("form", "body"),
+    [
+        ("repeated", "return equal(worked_answer(response) or '', answer) or 0.2 * response.count('####')"),
+        ("listed", "return float(any(equal(line.strip('# '), answer) for line in response.split(chr(10))))"),
+        ("copied", "return float(equal(worked_answer(response) or '', answer) or '+' in response)"),
+        ("thought", "return float(response.replace('</think>', '').strip().endswith(f'#### {answer}'))"),
+    ],
+)
+def test_a_reward_that_can_be_exploited_is_stopped(step, custom, capsys, form, body):
+    error, printed = stopped(step, capsys, **custom(body))
+    assert "known-good above exploiting, share, at least 0.95, found 0" in error
+    assert f"exploiting, {form}  total" in printed
 
 
 def test_known_answers_that_the_reward_cannot_read_are_stopped(step, capsys):
