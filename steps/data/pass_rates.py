@@ -17,6 +17,8 @@ from steps.judges.rows import RowJudge, by_answer
 from steps.models import checkpoints
 
 BUCKETS = ("easy", "medium", "hard", "unverified")
+# Characters of a response that stand beside its verdict: the answer is at its end.
+SHOWN = 300
 
 
 def bucket_of(pass_rate: float | None, edges: list[float]) -> str:
@@ -37,11 +39,16 @@ def pass_rates(rows: list[dict], responses: list[list[str]]) -> tuple[list[float
     return [sum(verdict.right for verdict in own) / len(own) for own in verdicts], verdicts
 
 
-def told(rows: list[dict], verdicts: list[list[Verdict]]) -> Iterator[dict]:
-    """The rows of verdicts.jsonl: of each sample what was read, how it was judged and why."""
-    for row, own in zip(rows, verdicts, strict=True):
-        for number, verdict in enumerate(own):
-            judged = {"outcome": verdict.outcome, "why": verdict.why}
+def told(rows: list[dict], responses: list[list[str]], verdicts: list[list[Verdict]]) -> Iterator[dict]:
+    """The rows of verdicts.jsonl: of each sample what was read, how it was judged and why, and how it ends.
+
+    Args:
+        responses: [rows][samples].
+        verdicts: [rows][samples].
+    """
+    for row, texts, own in zip(rows, responses, verdicts, strict=True):
+        for number, (text, verdict) in enumerate(zip(texts, own, strict=True)):
+            judged = {"outcome": verdict.outcome, "why": verdict.why, "end": text[-SHOWN:]}
             yield {"id": row["id"], "sample": number, "gold": row["answer"], "read": str(verdict.read)} | judged
 
 
@@ -97,7 +104,7 @@ def measure(args, step: str, rows: list[dict], keep_samples: bool) -> None:
     out = fresh_folder(args.out)
     write_jsonl(out / "train.jsonl", rows)
     write_jsonl(out / "excluded.jsonl", excluded)
-    write_jsonl(out / "verdicts.jsonl", told(verifiable, verdicts))
+    write_jsonl(out / "verdicts.jsonl", told(verifiable, responses, verdicts))
     if keep_samples:
         found = zip(verifiable, responses, samples, strict=True)
         write_jsonl(

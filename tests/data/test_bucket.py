@@ -31,13 +31,14 @@ def test_every_sample_has_its_verdict_with_what_was_read_and_why():
     responses = [[r"\boxed{\binom{1000000000}{500000000}}", "#### 3", "#### 3\n#### 4", "3", "#### 4 eggs"]]
     rows = [asked("3", judge="math", id="a:0")]
     rates, verdicts = pass_rates(rows, responses)
-    records = list(told(rows, verdicts))
+    records = list(told(rows, responses, verdicts))
     assert rates == [0.2]
     outcomes = ["unverifiable", "right", "ambiguous", "unread", "wrong"]
     assert [record["outcome"] for record in records] == outcomes
     assert [record["read"] for record in records[1:]] == ["3", "3 | 4", "", "4 eggs"]
     assert records[4] == {
-        "id": "a:0", "sample": 4, "gold": "3", "read": "4 eggs", "outcome": "wrong", "why": "another number"
+        "id": "a:0", "sample": 4, "gold": "3", "read": "4 eggs", "outcome": "wrong", "why": "another number",
+        "end": "#### 4 eggs",
     }  # fmt: skip
 
 
