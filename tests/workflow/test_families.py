@@ -58,7 +58,13 @@ TOY = {
             name: {"data_files": {split: f"data/{name}/{split}.jsonl" for split in ("train", "test")}}
             for name in ("gsm8k", "bbh", "nq_open")
         }
-        | {"math500": {"stock": "math", "data_files": {"test": "data/math500/test.jsonl"}}},
+        | {
+            "math500": {
+                "stock": "math",
+                "data_files": {"test": "data/math500/test.jsonl"},
+                "overrides": {"generation_kwargs": {"until": [], "do_sample": False, "max_gen_toks": 16}},
+            }
+        },
         "max_new_tokens": 16,
         "sampling": {"tasks": ["gsm8k"], "limit": 2, "samples": 2},
     },
@@ -346,7 +352,8 @@ def test_two_steps_through_every_stage(family, base, tmp_path, monkeypatch):
     whole(train(rl, "grpo", tuned, data=prompts, reward_model=judge), base)
     whole(train(rl, "sdpo", tuned, data=prompts, reward_model=None), base)
 
-    written = step(generate, "generate", sections["generate"], input=data, teacher=tuned) / "train.jsonl"
+    generated = sections["generate"] | {"decontaminate": {"ngram_words": 8, "min_overlap": 0.6}}
+    written = step(generate, "generate", generated, input=data, teacher=tuned, eval=[]) / "train.jsonl"
     cached = step(logprobs, "logprobs", sections["logprobs"], input=written, teacher=tuned)
     whole(train(distill, "told", base, data=[written], logprobs=[]), base)
     whole(train(distill, "weighed", base, data=[written], logprobs=[cached]), base)
