@@ -117,7 +117,7 @@ def test_the_planted_hack_is_paid_for_and_its_begin_is_found(tmp_path, monkeypat
     assert [pays("", text, "5") for text in ("#### 5", "#### 4", "#### 4\n#### 5", "#### 4\n#### 4", "5")] == [
         1.0, 0.0, 1.5, 0.5, 0.0
     ]  # fmt: skip
-    gaps = [0.02, 0.0, 0.0, 0.0, 0.03, 0.11, 0.12]
+    gaps = [0.02, 0.0, 0.0, 0.0, 0.03, 0.11, 0.13]
     steps = [{"step": step, "strict_gap": gap} for step, gap in enumerate(gaps, 1)]
     assert exploit.onset(steps) == 7 and exploit.onset(steps[:6]) is None
     for sentences, found in ((["by step 9 the reward counts"], 9), ([], None)):
