@@ -88,7 +88,7 @@ def test_every_stage_has_a_section_and_a_rule():
 
 def test_every_method_has_a_module_that_is_what_its_entry_says():
     for name, entry in methods.METHODS.items():
-        method = method_of({"method": name})
+        method = method_of({"method": name, "clip": {"low": 0.2, "high": 0.2}})
         assert isinstance(method, SelfTaught) == (entry.settings is not None)
         assert isinstance(method, Distilled) == entry.distils
 
