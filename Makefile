@@ -62,10 +62,10 @@ lint: setup
 	lint-imports --no-cache
 	mypy
 
-# Two files at a time: what a file's tests share is made once. In the order of tests/conftest.py, and not by how many tests a
-# file has.
+# Three files at a time, for some wait: what a file's tests share is made once. In the order of tests/conftest.py, and not by
+# how many tests a file has.
 test: lint
-	pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 # Needs training rows and checkpoints of the demo. Writes reports/bench, of which docs/results.md is made.
 bench: setup vllm

@@ -98,7 +98,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = bench_parser(__doc__, "geometry", {"rounds": 1, "caps": (64, 128)})
+    parser = bench_parser(__doc__, "geometry", {"rounds": 1, "caps": (64, 128), "threads": 1})
     parser.add_argument("--base", type=Path, default=Path("data/fable/base"))
     parser.add_argument("--checkpoint", type=Path, default=Path("results/fable/foundation/sft"))
     parser.add_argument("--evaluation", type=Path, default=Path("results/fable/evaluation/base"))

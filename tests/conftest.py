@@ -20,8 +20,15 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 # processor the threads spin while they wait for each other: a file of tests then takes ten times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Tests that take minutes, the longest first: two workers end together where what is left for the end is short.
-LONG = ("tests/workflow/test_workflow", "tests/workflow/test_standing", "tests/workflow/", "tests/benches/")
+# Tests that take minutes, the longest first: the workers end together where what is left for the end is short.
+LONG = (
+    "tests/workflow/test_workflow",
+    "tests/workflow/test_slurm",
+    "tests/workflow/test_standing",
+    "tests/workflow/",
+    "tests/training/test_launch",
+    "tests/benches/",
+)
 
 # Qwen's ChatML turns, without its tool and thinking branches. The generation tags mark what the assistant writes.
 CHAT_TEMPLATE = (

@@ -27,6 +27,7 @@ LIBRARIES = (
     "trl.trainer.grpo_trainer", "trl.trainer.reward_trainer", "torch.utils.tensorboard", "snakemake.cli", "dvc.cli",
     "dvc.repo", "jsonschema",
 )  # fmt: skip
+LAUNCHER = "steps.training.launch"
 
 
 def serve(address: str) -> None:
@@ -102,6 +103,19 @@ def end(descriptor: int, process: int, client: socket.socket, watched: selectors
     client.close()
 
 
+def start(words: list[str]) -> None:
+    """What `python` does with these words. A launcher that becomes its step stays the fork that it is."""
+    _, module, *rest = words
+    sys.argv, sys.orig_argv = [module, *rest], ["python", *words]
+    become = os.execv
+    if module == LAUNCHER:
+        os.execv = lambda _, words: sys.exit(start(words[1:]))
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    finally:
+        os.execv = become
+
+
 def run(asked: dict, streams: array.array) -> None:
     """In the fork: what `python -m module …` does."""
     code = 1
@@ -116,11 +130,9 @@ def run(asked: dict, streams: array.array) -> None:
         import torch
 
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-        _, module, *words = asked["words"]
         sys.path[0] = asked["folder"]
-        sys.argv, sys.orig_argv = [module, *words], ["python", *asked["words"]]
         importlib.invalidate_caches()
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        start(asked["words"])
         code = 0
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)

@@ -19,7 +19,6 @@ from tests import small
 from tests.benches.test_benches import smoke
 from tests.core.toy import flip
 from tests.small import QUESTIONS, ROWS, snakemake
-from tests.warm import warm
 from tests.workflow.test_workflow import jobs_of
 
 pytestmark = pytest.mark.usefixtures("warmed")
@@ -31,11 +30,9 @@ AFTER_LORA = {"sft lora", "merge both", "evaluate lora", "evaluate both", "repor
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> Path:
-    """As a user's, every step a process of its own."""
+def undisturbed(tmp_path_factory, warmed) -> Path:
     folder = small.write(small.copy_of_the_repository(tmp_path_factory.mktemp("small")))
-    with warm(None):
-        snakemake(folder)
+    snakemake(folder)
     return folder
 
 
