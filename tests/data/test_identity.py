@@ -104,11 +104,34 @@ def test_what_asks_without_its_mark_is_the_same(texts):
         ("ＡＢＣ 是什么？", "ABC 是什么"),
         ("安娜有几个苹果？", "请问：安娜有几个苹果？", "你好，请回答下面的问题。安娜有几个苹果"),
         ("安娜有几个苹果？", "下面是一个问题。安娜有几个苹果？", "能帮我解决这个问题吗？安娜有几个苹果？"),
+        ("安娜有几个苹果？", "你好！我有一道题想问您。安娜有几个苹果？", "麻烦您仔细看看这道题：安娜有几个苹果？"),
+        ("安娜有几个苹果？", "问题：安娜有几个苹果？", "请你先认真思考一下。安娜有几个苹果？", "谢谢。安娜有几个苹果？"),
         ("What is 2³?", "What is 2^3?"),
     ],
 )  # fmt: skip
 def test_questions_that_are_the_same(texts):
     assert same(*texts)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("认真：写出近义词", "仔细：写出近义词"),
+        ("麻烦：写出近义词", "完成：写出近义词"),
+        ("好：组词", "看：组词"),
+        ("是：英文怎么说？", "有：英文怎么说？"),
+        ("谢谢：用日语怎么说", "你好：用日语怎么说"),
+        ("我能，你能吗？", "你能吗？"),
+        ("我可以，你能帮我吗？", "你能帮我吗？"),
+        ("我做完，他来。谁先？", "他来。谁先？"),
+        ("先做题，再看答案。对吗？", "再看答案。对吗？"),
+        ("你好看吗？他呢？", "他呢？"),
+        ("一，二，三是什么？", "二，三是什么？"),
+        ("問一：答えよ", "問二：答えよ"),
+    ],
+)
+def test_a_chinese_clause_that_says_something_is_no_opening(one, other):
+    assert not same(one, other)
 
 
 def test_case_that_tells_questions_apart_leaves_none_that_is_both():
