@@ -246,10 +246,18 @@ class Index:
             return [(own, self._is_short(own))]
         if own and _tells(wider):
             return [(wider, True), (every, True)]
+        if own and (last := self._last_frames(every)) and len(last) < len(every):
+            return [(last, True), (every, True)]
         with_options = [*every, *clauses(item.options)]
         if len(with_options) == len(every):
             return [(every, True)]
         return [(every, True)] * bool(own) + [(with_options, self._is_short(with_options))]
+
+    def _last_frames(self, every: list[Clause]) -> list[Clause]:
+        """From the frame right before an item's own to the last of its own, with as many frames as tell it."""
+        places = [at for at, clause in enumerate(every) if clause not in self.frames.clauses]
+        starts = (every[start : places[-1] + 1] for start in range(places[0] - 1, -1, -1))
+        return next((parts for parts in starts if _tells(parts)), [])
 
     def _own(self, parts: list[Clause]) -> list[Clause]:
         return [clause for clause in parts if clause not in self.frames.clauses]
@@ -283,8 +291,8 @@ class Index:
         self.least.append(self.min_overlap if grams else 1.0)
         self.numbers.append(numbers(words))
         self.parts.append([clause for clause in parts if len(clause) > 1])
-        around = zip(parts, [(), *parts], [*parts[1:], ()], strict=False)
-        self.asking.append([(part, *rest) for part, *rest in around if not rest[1] or not _ASKS.isdisjoint(part)])
+        places = zip(parts, [(), *parts], [*parts[1:], ()], strict=False)
+        self.asking.append([place for place in places if not place[2] or not _ASKS.isdisjoint(place[0])])
 
     def _ngrams(self, words: list[str]) -> set[int]:
         # `hash` of strings differs between processes, and nothing that is written depends on it.
@@ -358,8 +366,12 @@ class Index:
 
 
 def _tells(parts: list[Clause]) -> bool:
-    """Whether they have enough words to tell an item by; letters and numbers alone are what many tasks are done to."""
-    return sum(word.isalpha() and (len(word) > 1 or word > "z") for word in core(words_of(parts))) >= SPECIFIC_WORDS
+    """Whether they have enough words to tell an item by; letters and numbers alone, where nothing of them is asked, are
+    what many tasks are done to."""
+    words = core(words_of(parts))
+    if len(words) >= SPECIFIC_WORDS and not _ASKS.isdisjoint(words):
+        return True
+    return sum(word.isalpha() and (len(word) > 1 or word > "z") for word in words) >= SPECIFIC_WORDS
 
 
 def _unnumbered(clause: Clause) -> Clause:
@@ -367,8 +379,10 @@ def _unnumbered(clause: Clause) -> Clause:
 
 
 def _goes_on(pieces: list[bool | None], first: int, last: int) -> bool:
-    """Whether a run of clauses that tell an item by their order alone stands beside one more of that kind: "Take 7 steps.
-    Turn around." is not "Take 7 steps. Turn around. Take 2 steps." Whatever else stands there leaves the item what it is.
+    """Whether a run of clauses that tell an item by their order alone stands beside one more of that kind.
+
+    "Take 7 steps. Turn around. Take 2 steps." does not ask "Take 7 steps. Turn around." Whatever else stands beside an
+    item, a hint or another question, leaves it what it is.
     """
     beside = pieces[max(first - 1, 0) : first] + pieces[last + 1 : last + 2]
     return any(beside) and False not in pieces[first : last + 1]

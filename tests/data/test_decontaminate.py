@@ -176,7 +176,7 @@ def test_a_run_of_steps_is_no_leak_of_its_beginning():
 
 BESIDE = [
     "{frame}\n\nHint: it is told in the last chapter of her book about the voyage.\n{question}",
-    "{frame}\n\nContext: The sea was calm that year. Many ships left the bay of Kelso, and few came back.\n\n{question}",
+    "{frame}\n\nContext: The sea was calm that year. Many ships left the bay, and few came back.\n\n{question}",
     "{frame}\n\nQ: who built the tower of Brill\nA: Ida\n\nQ: who sold the mill\nA: Otto\n\nQ: {question}\nA:",
     "{frame}\n\n{question}\n(A) Ida of Brill\n(B) Otto the miller\n(C) nobody knows\n(D) her uncle",
     "{frame}\n\n{question}\n\nLet me think. The sea was calm that year, and few ships came back. So it was Ida.",
@@ -191,6 +191,10 @@ def test_whatever_stands_beside_a_short_question_in_the_frame_of_its_set_hides_n
     for i, question in enumerate(asked):
         assert find(beside.format(frame=frame, question=question)) == f"keeper:{i}"
     assert find(beside.format(frame=frame, question="who was the second keeper of the light at Kelso")) is None
+    # Of few words and many signs.
+    find = finder([Item(f"power:{i}", f"{frame}\n\nFind the units digit of ${i}^6$.") for i in range(30)])
+    assert find(beside.format(frame=frame, question="Find the units digit of $18^6$.")) == "power:18"
+    assert find(beside.format(frame=frame, question="Find the units digit of $18^7$.")) is None
 
 
 ONE_WORD = "Simplify\n\\[\\cos(\\frac{2\\pi}{15}) \\cos(\\frac{4\\pi}{15}) \\cos(\\frac{8\\pi}{15}).\\]"
