@@ -77,7 +77,9 @@ WORDS = (
 )
 LANGUAGES = {
     "en": Language(fable.USUAL, {}, " ", world.PREFIXES, " ha" * 60),
-    "zh": Language(CHINESE, WORDS, "", ("请解答这道题。", "下面是一个问题。", "想一想这个问题。"), "哈哈哈" * 60),
+    "zh": Language(
+        CHINESE, WORDS, "", ("请解答这道题。", "下面是一个问题。", "想一想这个问题。"), "好的，我知道了。" * 20
+    ),
 }
 # (prompt, response) of other languages than the rows', by the language that they are in.
 FOREIGN = {"es": world.FOREIGN[0], "de": world.FOREIGN[1], "ru": world.FOREIGN[2], "zh": world.FOREIGN[3]}

@@ -2,9 +2,11 @@
 
 The questions are those that ship in data/. Of each set up to `--questions` are put among as many training questions of
 GSM8K, all in one form: as they stand, behind an instruction, in a template, with numbered sentences, with other signs
-for the same mathematics. The share that is found has a bar. So has the share of rows that are taken for a leak and are
-none: training questions of GSM8K against its test questions, and one half of each set, at random, against the other;
-with and without an instruction that all share. A question that stands in the other half word for word is left out.
+for the same mathematics; and, where the evaluation set has an instruction, beside text that no other row has: after
+solved examples, after a passage, before a hint. The share that is found has a bar. So has the share of rows that are
+taken for a leak and are none: the training questions in every form, training questions of GSM8K against its test
+questions, and one half of each set, at random, against the other; the latter two with and without an instruction that
+all share. A question that stands in the other half word for word is left out.
 
 Run as: python -m benches.leaks --out reports/bench/leaks.json
 """
@@ -13,6 +15,7 @@ import argparse
 import re
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -62,6 +65,29 @@ MATHEMATICS: dict[str, Callable[[str], str]] = {
 }
 
 
+def examples(text: str, rng: Random, others: list[str]) -> str:
+    """After three other questions with their answers."""
+    shots = (f"Q: {other}\nA: {rng.randint(1, 99)}\n\n" for other in rng.sample(others, 3))
+    return f"{INSTRUCTION}\n\n{''.join(shots)}Q: {text}\nA:"
+
+
+# In the frame of the evaluation set, with text that no other row has: of other questions what is told before they ask.
+BESIDE: dict[str, Callable[[str, Random, list[str]], str]] = {
+    "examples": examples,
+    "passage": lambda text, rng, others: f"{INSTRUCTION}\n\nContext: {told(rng.choice(others))}\n\nQuestion: {text}",
+    "hint": lambda text, rng, others: f"{INSTRUCTION}\n\n{text}\nHint: {told(rng.choice(others))}",
+}
+
+
+def beside_it(form: Callable[[str, Random, list[str]], str], rng: Random, others: list[str], text: str) -> str:
+    return form(text, rng, others)
+
+
+def told(text: str) -> str:
+    """Its sentences but the last."""
+    return " ".join(re.split(r"(?<=[.?!])\s+", text)[:-1])
+
+
 def taken(prompts: list[str], items: list[str], chosen: dict) -> set[int]:
     """Which rows with these prompts are quarantined beside an evaluation set of these items."""
     with tempfile.TemporaryDirectory() as name:
@@ -95,28 +121,43 @@ def main(args: argparse.Namespace) -> None:
     }
     path, column = OTHERS
     others = [row[column] for row in read_jsonl(Path(path))]
-    figures, missed, wrong = [], {}, {}
+    figures: list[dict] = []
+    missed: dict[str, list[str]] = {}
+    wrong: dict[str, list[str]] = {}
     for name, questions in sets.items():
         some = rng.sample(questions, min(args.questions, len(questions)))
-        for form, written in {**FORMS, **(MATHEMATICS if name == "math500" else {})}.items():
+        plain, behind = questions, [f"{INSTRUCTION}\n\n{text}" for text in questions]
+        forms = [(form, written, plain) for form, written in FORMS.items()]
+        forms += [(form, written, plain) for form, written in MATHEMATICS.items() if name == "math500"]
+        forms += [
+            (f"{form}, both behind an instruction", partial(beside_it, written, rng, others), behind)
+            for form, written in BESIDE.items()
+        ]
+        of_others = wrong_of_others = 0
+        for form, written, items in forms:
             # A form that changes nothing of a question is the first one again.
             leaked = some if form == "as it stands" else [text for text in some if written(text) != text]
             if not leaked:
                 continue
             beside = rng.sample(others, min(len(leaked), len(others)))
-            found = taken([written(text) for text in [*leaked, *beside]], questions, chosen) & {*range(len(leaked))}
+            every = taken([written(text) for text in [*leaked, *beside]], items, chosen)
+            found = every & {*range(len(leaked))}
             missed[f"{name}, {form}"] = [text for row, text in enumerate(leaked) if row not in found]
             what = f"found, {name}, {form}, {len(leaked)} rows"
             figures.append(figure(what, [len(found) / len(leaked)], least=LEAST_FOUND))
+            of_others, wrong_of_others = of_others + len(beside), wrong_of_others + len(every - found)
+            wrong[f"{name}, {form}"] = [beside[row - len(leaked)] for row in sorted(every - found)]
+        what = f"false, gsm8k train in {name}, all forms, {of_others} rows"
+        figures.append(figure(what, [wrong_of_others / of_others], most=MOST_FALSE))
     apart = {"gsm8k train in test": (others, sets["gsm8k"])}
     for name, questions in sets.items():
         first, second = halves(rng, questions)
         apart[f"{name} half in half"] = second, first
     for name, (rows, items) in apart.items():
-        for behind in ("", f"{INSTRUCTION}\n\n"):
+        for before in ("", f"{INSTRUCTION}\n\n"):
             some = rng.sample(rows, min(args.rows, len(rows)))
-            found = taken([behind + text for text in some], [behind + text for text in items], chosen)
-            what = f"false, {name}{', both behind an instruction' if behind else ''}, {len(some)} rows"
+            found = taken([before + text for text in some], [before + text for text in items], chosen)
+            what = f"false, {name}{', both behind an instruction' if before else ''}, {len(some)} rows"
             figures.append(figure(what, [len(found) / len(some)], most=MOST_FALSE))
             wrong[what] = [some[row] for row in sorted(found)]
     detail = {"questions": args.questions, "rows": args.rows, "missed": missed, "false": wrong}

@@ -133,16 +133,32 @@ need let us q tell hope doing well good morning afternoon evening everyone sorry
     "请問问您你好解答回以下面的這这个個道題题目思考一想看有里谢謝我是帮幫忙仔细細"
     "认認真完成麻烦煩能可吗嗎决決做先现現在"
 )  # fmt: skip
+# Of a Chinese clause that asks nothing, beside such characters: a request, a greeting alone, or what the question is
+# called. The characters make other words, too: 认真, 完成, 我能, 你好看.
+_CHINESE_OPENING = re.compile(
+    "[请請].|麻[烦煩][你您]|[帮幫](?:我|忙)|(?<!在)下面|以下|[问問][你您]|想一想|思考一下"
+    "|[这這有是]一?[个個道](?:[问問]?[题題])|^[你您]好$|^[谢謝]{2}[你您]?$|^(?:[问問]|[问問]?[题題]目?)$"
+)
+# Before a colon "你好" is what is asked about.
+_GREETING = frozenset("你好 您好 谢谢 謝謝 谢谢你 謝謝你 谢谢您 謝謝您".split())
 _CLAUSE = re.compile(r"\s*([^.!?:,;\n。！？：，；]{1,80})[.!?:,;\n。！？：，；]+\s*")
 _POLITE = re.compile(r"\s*(?:please|kindly)\s+(?=\w)", re.IGNORECASE)
 _OPENING_WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+|[^\w\s]")
+
+
+def _names(clause: re.Match) -> bool:
+    """Whether a Chinese clause of opening characters is none, but something that is asked about."""
+    said = clause[1].strip()
+    if said.isascii():
+        return False
+    return not _CHINESE_OPENING.search(said) or (said in _GREETING and clause[0].rstrip()[-1] in ":：")
 
 
 def asked(text: str) -> str:
     """A question without the clauses before it that ask nothing ("Hello! Please solve this problem: …")."""
     at = 0
     while (clause := _CLAUSE.match(text, at)) and clause.end() < len(text):
-        if not all(word in _OPENINGS for word in _OPENING_WORD.findall(clause[1].lower())):
+        if not all(word in _OPENINGS for word in _OPENING_WORD.findall(clause[1].lower())) or _names(clause):
             break
         at = clause.end()
     polite = _POLITE.match(text, at)

@@ -10,8 +10,9 @@ What many items of one evaluation set share (an instruction, "Options: yes no") 
   same passage. Where it asks, no word may stand in the place of another one: a median is no altitude.
 - A shorter item matches a text that asks the same: its words, fillers such as "please" left out, as whole consecutive
   clauses. Of fewer than `SPECIFIC_WORDS` words, which may stand anywhere by chance, it has to be a share of at least
-  `min_overlap` of what the text has beside the text that its rows share. An item with options matches no text that
-  has others: "Which of these is a public good?" is asked of many things.
+  `min_overlap` of what the text has beside the text that its rows share. A run that is told by its order alone ends
+  where the text stops to go on like it. An item that asks for one of its options matches no
+  text that has others: "Which of these is a public good?" is asked of many things.
 """
 
 import re
@@ -29,6 +30,8 @@ from steps.data.rows import FILLERS, LETTER, OPERATORS, core, numbers
 
 # Items of one set that have an n-gram from which it is shared: two may be one item twice.
 SHARED_ITEMS = 3
+# Words by which a question is one only with what there is to choose from; the last two of 下列, 以下 and 哪个.
+_CHOOSES = frozenset("which following these those statement statements except 下 哪".split())
 # So many words without fillers tell an item from others of its set and, where they stand as whole sentences, from all.
 SPECIFIC_WORDS = 5
 # Of a clause of so many words this share of its pairs of neighbours must be there: two questions about one passage have
@@ -44,6 +47,8 @@ FRAME_WORDS = 5
 FRAME_KEEPS = 0.9
 
 Clause = tuple[str, ...]
+# A clause that asks, the one before it and the one after it; () where there is none.
+Asking = tuple[Clause, Clause, Clause]
 
 # --- words ---------------------------------------------------------------------------------------
 
@@ -206,10 +211,10 @@ class Index:
         self.by_question: dict[Clause, str] = {}
         self.openings: set[str] = set()  # first words of the short ones
         self.lengths: set[int] = set()  # of them, in words
-        self.clauses: set[Clause] = set()  # of items, but for what they share
+        self.pieces: set[Clause] = set()  # what several items are made of, whatever its numbers: "take 7 steps"
         self.options: dict[Clause, set[Clause]] = {}  # of those that all come with some
         self.parts: list[list[Clause]] = []
-        self.asking: list[list[Clause]] = []  # those of an item's clauses that ask
+        self.asking: list[list[Asking]] = []  # those of an item's clauses that ask
         self.frames = Frames()
         sets = defaultdict(list)
         for item in items:
@@ -219,29 +224,43 @@ class Index:
             once = {tuple(parts): parts for _, parts in members}
             self.frames |= Frames([[parts] for parts in once.values()], SET_SHARE)
         for members in sets.values():
-            readings = [(item, self._readings(item, self.frames.part(parts))) for item, parts in members]
+            readings = [(item, self._readings(item, parts)) for item, parts in members]
             distinct = {tuple(words_of(ways[-1][0])) for _, ways in readings}
             counts = Counter(gram for words in distinct for gram in self._ngrams([*words]))
+            pieces = {tuple(parts): {*map(_unnumbered, parts)} for _, ((parts, _), *_) in readings}
+            having = Counter(piece for made_of in pieces.values() for piece in made_of)
+            self.pieces |= {piece for piece, count in having.items() if count >= SHARED_ITEMS}
             for item, ways in readings:
                 for parts, whole in ways:
-                    self.clauses.update(clause for clause in parts if clause not in self.frames.clauses)
                     self._add(item, parts, whole, counts)
 
-    def _readings(self, item: Item, every: list[Clause]) -> list[tuple[list[Clause], bool]]:
+    def _readings(self, item: Item, parts: list[Clause]) -> list[tuple[list[Clause], bool]]:
         """What is an item's own, and whether it must be there in one piece.
 
-        Where that is too little to tell it by, it is all of the item ("Sort the letters: a j i" is not "Reverse the
-        letters: a j i"), and the item with its options.
+        Where that is too little to tell it by, it is all of its clauses that are its own in part ("Who was the first
+        keeper of the light at Kelso?"), or all of the item ("Sort the letters: a j i" is not "Reverse the letters: a j
+        i"), and the item with its options.
         """
-        own = [clause for clause in every if clause not in self.frames.clauses]
-        # Letters and numbers alone are what many tasks are done to.
-        telling = sum(word.isalpha() and (len(word) > 1 or word > "z") for word in core(words_of(own)))
-        if telling >= SPECIFIC_WORDS or (len(own) == len(every) and not self._is_short(own)):
+        every, own, wider = self.frames.part(parts), self._own(self.frames.part(parts)), self._own(parts)
+        if _tells(own) or (len(own) == len(every) and not self._is_short(own)):
             return [(own, self._is_short(own))]
+        if own and _tells(wider):
+            return [(wider, True), (every, True)]
+        if own and (last := self._last_frames(every)) and len(last) < len(every):
+            return [(last, True), (every, True)]
         with_options = [*every, *clauses(item.options)]
         if len(with_options) == len(every):
             return [(every, True)]
         return [(every, True)] * bool(own) + [(with_options, self._is_short(with_options))]
+
+    def _last_frames(self, every: list[Clause]) -> list[Clause]:
+        """From the frame right before an item's own to the last of its own, with as many frames as tell it."""
+        places = [at for at, clause in enumerate(every) if clause not in self.frames.clauses]
+        starts = (every[start : places[-1] + 1] for start in range(places[0] - 1, -1, -1))
+        return next((parts for parts in starts if _tells(parts)), [])
+
+    def _own(self, parts: list[Clause]) -> list[Clause]:
+        return [clause for clause in parts if clause not in self.frames.clauses]
 
     def _is_short(self, parts: list[Clause]) -> bool:
         return len(words_of(parts)) < 2 * self.ngram_words
@@ -251,7 +270,8 @@ class Index:
         if whole:
             question = tuple(core(words)) or tuple(words)
             if question:
-                options = {*clauses(item.options)}
+                alone = len(question) >= SPECIFIC_WORDS and _CHOOSES.isdisjoint(words)
+                options = set() if alone else {*clauses(item.options)}
                 if question not in self.by_question and options:
                     self.options[question] = options
                 elif options and question in self.options:
@@ -271,7 +291,8 @@ class Index:
         self.least.append(self.min_overlap if grams else 1.0)
         self.numbers.append(numbers(words))
         self.parts.append([clause for clause in parts if len(clause) > 1])
-        self.asking.append([*(clause for clause in parts[:-1] if not _ASKS.isdisjoint(clause)), *parts[-1:]])
+        places = zip(parts, [(), *parts], [*parts[1:], ()], strict=False)
+        self.asking.append([place for place in places if not place[2] or not _ASKS.isdisjoint(place[0])])
 
     def _ngrams(self, words: list[str]) -> set[int]:
         # `hash` of strings differs between processes, and nothing that is written depends on it.
@@ -280,28 +301,17 @@ class Index:
     def match(self, text: str, frames: Frames = NO_FRAMES) -> tuple[str, float] | None:
         """The item that a text contains most of and the share of it, or None; of equal ones the first."""
         every = self.frames.part(clauses(text))
-        own = [clause for clause in every if clause not in self.frames.clauses]
+        own = self._own(every)
         readings = [every] if len(own) in (0, len(every)) else [own, every]
         for parts in readings:
             if found := self._longer(parts):
                 return found
-        fewest = self._fewest(every, frames.part(own), frames)
         for parts in readings if self.by_question else ():
             parts = frames.part(parts)
-            for question in self._questions(parts, frames.clauses, fewest):
+            for question in self._questions(parts, frames.clauses):
                 if question in self.by_question and self._has_its_options(question, parts, frames):
                     return self.by_question[question], 1.0
         return None
-
-    def _fewest(self, every: list[Clause], own: list[Clause], frames: Frames) -> float:
-        """Words that an item must have of a text in the frame of its set, which asks all that stands in it: "Take 7
-        steps." is not "Take 7 steps. Turn left." Where a text has several in frames, as many as one of them."""
-        around = Counter(clause for clause in every if len(clause) >= FRAME_WORDS and clause in self.frames.clauses)
-        if not around:
-            return 0.0
-        # What the rows share is a frame, unless items ask it: "turn left" many do.
-        asked = [clause for clause in own if clause not in frames.clauses or clause in self.clauses]
-        return self.min_overlap * len(core(words_of(asked))) / max(around.values())
 
     def _has_its_options(self, question: Clause, parts: list[Clause], frames: Frames) -> bool:
         """Whether a text with a question has none of the options that only come with it, or others."""
@@ -324,21 +334,21 @@ class Index:
                 share >= self.least[item]
                 and contains(inside, self.numbers[item])
                 and all(present(clause, pairs) for clause in self.parts[item])
-                and not any(asks_otherwise(clause, parts) for clause in self.asking[item])
+                and not any(asks_otherwise(*asking, parts) for asking in self.asking[item])
             ):
                 found = max(found or (0.0, 0), (share, -item))
         return found and (self.names[-found[1]], found[0])
 
-    def _questions(self, parts: list[Clause], framing: set[Clause], fewest: float) -> Iterator[Clause]:
-        """Runs of clauses, fillers left out, that may be a short item, of so many words."""
+    def _questions(self, parts: list[Clause], framing: set[Clause]) -> Iterator[Clause]:
+        """Runs of clauses, fillers left out, that may be a short item."""
         # Those without words would make runs that never grow too long.
-        asks = [(tuple(core(list(clause))), clause in framing) for clause in parts]
-        asks = [(clause, frame) for clause, frame in asks if clause]
+        asks = [(tuple(core(list(clause))), clause in framing, self._is_piece(clause)) for clause in parts]
+        asks = [ask for ask in asks if ask[0]]
         if not asks:
             yield tuple(words_of(parts))
         longest = max(self.lengths)
-        least = self.min_overlap * sum(len(clause) for clause, frame in asks if not frame)
-        for start, (first, _) in enumerate(asks):
+        least = self.min_overlap * sum(len(clause) for clause, frame, _ in asks if not frame)
+        for start, (first, *_) in enumerate(asks):
             if first[0] not in self.openings:
                 continue
             run: list[str] = []
@@ -346,9 +356,36 @@ class Index:
                 run += asks[at][0]
                 if len(run) > longest:
                     break
-                long = len(run) >= fewest and (len(run) >= least or len(run) >= SPECIFIC_WORDS)
-                if long and len(run) in self.lengths:
+                long = len(run) >= least or len(run) >= SPECIFIC_WORDS
+                if long and len(run) in self.lengths and not _goes_on([piece for *_, piece in asks], start, at):
                     yield tuple(run)
+
+    def _is_piece(self, clause: Clause) -> bool | None:
+        """Whether several items have a clause; None where so many have it that it is their frame."""
+        return None if clause in self.frames.clauses else _unnumbered(clause) in self.pieces
+
+
+def _tells(parts: list[Clause]) -> bool:
+    """Whether they have enough words to tell an item by; letters and numbers alone, where nothing of them is asked, are
+    what many tasks are done to."""
+    words = core(words_of(parts))
+    if len(words) >= SPECIFIC_WORDS and not _ASKS.isdisjoint(words):
+        return True
+    return sum(word.isalpha() and (len(word) > 1 or word > "z") for word in words) >= SPECIFIC_WORDS
+
+
+def _unnumbered(clause: Clause) -> Clause:
+    return tuple("0" if word[0].isdigit() else word for word in clause)
+
+
+def _goes_on(pieces: list[bool | None], first: int, last: int) -> bool:
+    """Whether a run of clauses that tell an item by their order alone stands beside one more of that kind.
+
+    "Take 7 steps. Turn around. Take 2 steps." does not ask "Take 7 steps. Turn around." Whatever else stands beside an
+    item, a hint or another question, leaves it what it is.
+    """
+    beside = pieces[max(first - 1, 0) : first] + pieces[last + 1 : last + 2]
+    return any(beside) and False not in pieces[first : last + 1]
 
 
 def present(clause: Clause, pairs: set[tuple[str, str]]) -> bool:
@@ -366,14 +403,19 @@ give list write explain describe solve
 _ALIKE = FILLERS | frozenset("a what is are s find compute determine calculate evaluate give which".split())
 
 
-def asks_otherwise(clause: Clause, parts: list[Clause]) -> bool:
+def asks_otherwise(clause: Clause, before: Clause, after: Clause, parts: list[Clause]) -> bool:
     """Whether the clause of a text that is most like one that asks has other words, or another sign, in the place of
     some of its words; those that it lacks or has beside them say nothing."""
     if clause in parts:
         return False
     pairs = {*pairwise(clause)}
-    # A single word ("Simplify") has no pairs by which a clause would be like it.
-    comparable = [part for part in parts if pairs or len(part) == 1]
+    # A single word ("Simplify") has no pairs by which a clause would be like it: it is known by its place.
+    comparable = parts
+    if not pairs:
+        places = zip(parts, [(), *parts], [*parts[1:], ()], strict=False)
+        comparable = [
+            part for part, left, right in places if len(part) == 1 and (right == after if after else left == before)
+        ]
     like = max(reversed(comparable), key=lambda part: len(pairs.intersection(pairwise(part))), default=())
     changes = SequenceMatcher(None, clause, like, autojunk=False).get_opcodes()
     for kind, begin, end, start, stop in changes:

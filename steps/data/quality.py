@@ -8,8 +8,12 @@ MIN_REPETITION_WORDS = 30
 
 
 def repetition(tokens: list[str]) -> float:
-    """Share of a text's runs of eight words that occurred before in it; 0 for texts of fewer than 30 words."""
+    """Share of a text's runs of eight words that occurred before in it; 0 for texts of fewer than 30 words.
+
+    Read as a ring, that of a text said three times is two thirds, however short it is.
+    """
     if len(tokens) < MIN_REPETITION_WORDS:
         return 0.0
-    runs = set(zip(*(tokens[start:] for start in range(RUN_WORDS)), strict=False))
-    return 1 - len(runs) / (len(tokens) - RUN_WORDS + 1)
+    ring = tokens + tokens[: RUN_WORDS - 1]
+    runs = set(zip(*(ring[start:] for start in range(RUN_WORDS)), strict=False))
+    return 1 - len(runs) / len(tokens)

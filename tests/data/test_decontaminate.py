@@ -156,10 +156,12 @@ WALKS = [
 INTENT = "Classify what the customer writes by its intent, please.\n\n{}"
 
 
-def test_in_the_frame_of_a_set_a_text_asks_all_that_stands_in_it():
+def test_a_run_of_steps_is_no_leak_of_its_beginning():
     items = [Item("walk:0", WALK.format(WALKS[0])), Item("walk:2", WALK.format(WALKS[2]))]
+    turns = ["right"] * 20 + ["left", "left", "around", "around"]
     items += [
-        Item(f"other:{i}", WALK.format(f"Take {i} steps. Turn right. Take {i + 1} steps.")) for i in range(20, 40)
+        Item(f"other:{i}", WALK.format(f"Take {i} steps. Turn {turn}. Take {i + 1} steps."))
+        for i, turn in enumerate(turns, 20)
     ]
     for frame in ("{}", INTENT):
         rows = [frame.format(WALK.format(f"Turn left. Take {i} steps. Turn left.")) for i in range(30, 60)]
@@ -168,6 +170,31 @@ def test_in_the_frame_of_a_set_a_text_asks_all_that_stands_in_it():
         assert found == ["walk:0", None, "walk:2"], frame
         several = "\n\n".join(WALK.format(walk) for walk in (WALKS[1], "Take 99 steps.", WALKS[2]))
         assert find(frame.format(several)) in ("walk:0", "walk:2")
+        # A step more of a number that no item has.
+        assert find(frame.format(WALK.format(f"{WALKS[2]} Take 777 steps."))) is None
+
+
+BESIDE = [
+    "{frame}\n\nHint: it is told in the last chapter of her book about the voyage.\n{question}",
+    "{frame}\n\nContext: The sea was calm that year. Many ships left the bay, and few came back.\n\n{question}",
+    "{frame}\n\nQ: who built the tower of Brill\nA: Ida\n\nQ: who sold the mill\nA: Otto\n\nQ: {question}\nA:",
+    "{frame}\n\n{question}\n(A) Ida of Brill\n(B) Otto the miller\n(C) nobody knows\n(D) her uncle",
+    "{frame}\n\n{question}\n\nLet me think. The sea was calm that year, and few ships came back. So it was Ida.",
+]
+
+
+@pytest.mark.parametrize("beside", BESIDE)
+def test_whatever_stands_beside_a_short_question_in_the_frame_of_its_set_hides_no_leak(beside):
+    frame = "Answer the following question with a short answer."
+    asked = [f"who was the {number} keeper of the light at {name}" for name in NAMES for number in ("first", "last")]
+    find = finder([Item(f"keeper:{i}", f"{frame}\n\n{question}") for i, question in enumerate(asked)])
+    for i, question in enumerate(asked):
+        assert find(beside.format(frame=frame, question=question)) == f"keeper:{i}"
+    assert find(beside.format(frame=frame, question="who was the second keeper of the light at Kelso")) is None
+    # Of few words and many signs.
+    find = finder([Item(f"power:{i}", f"{frame}\n\nFind the units digit of ${i}^6$.") for i in range(30)])
+    assert find(beside.format(frame=frame, question="Find the units digit of $18^6$.")) == "power:18"
+    assert find(beside.format(frame=frame, question="Find the units digit of $18^7$.")) is None
 
 
 ONE_WORD = "Simplify\n\\[\\cos(\\frac{2\\pi}{15}) \\cos(\\frac{4\\pi}{15}) \\cos(\\frac{8\\pi}{15}).\\]"
@@ -177,13 +204,30 @@ def test_a_clause_of_one_word_is_held_to_no_other_clause():
     items = [Item("one:0", ONE_WORD), Item("one:1", f'{PROBLEM}\n\nEnter "odd", "even", or "neither".')]
     for text in ("{}", "### Instruction:\n{}\n\n### Response:", "{}\nA: Let's think step by step."):
         assert [finder(items)(text.format(item.prompt)) for item in items] == ["one:0", "one:1"]
-    assert finder(items)(ONE_WORD.replace("Simplify", "Differentiate")) is None
+    for text in ("{}", "### Instruction:\n{}\n\n### Response:"):
+        assert finder(items)(text.format(ONE_WORD.replace("Simplify", "Differentiate"))) is None
+        asked = text.format(ONE_WORD.replace("Simplify", "Please simplify the expression below."))
+        assert finder(items)(asked) == "one:0"
 
 
 def test_every_question_that_ships_is_found_as_it_stands():
     texts = [row["problem"] for row in read_jsonl(Path(__file__).parents[2] / "data/math500/test.jsonl")]
     index = Index([Item(f"math:{i}", text) for i, text in enumerate(texts)], **SETTINGS)
     assert [text for text in texts if index.match(text) is None] == []
+
+
+def test_a_question_that_does_not_point_to_its_options_is_found_without_them():
+    options = "her uncle\nthe miller\na smith\nnobody"
+    asked = "Who rang the old bell of Kelso in {} year of the war?"
+    items = [
+        Item("bell:0", asked.format("the first"), options, "bell"),
+        Item("bell:1", "Which of these rang?", options),
+    ]
+    document = "The sea was calm.\n{}\nFew ships came back.\nThe mill stood still.\nNo one was seen."
+    find = finder(items)
+    assert find(document.format(asked.format("the first"))) == "bell:0"
+    assert find(document.format(asked.format("the last"))) is None
+    assert find(document.format("Which of these rang?")) is None
 
 
 def test_a_short_question_is_found_beside_its_options_and_one_that_many_items_ask_only_with_them():

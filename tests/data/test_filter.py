@@ -8,7 +8,7 @@ from steps.core.files import read_json, read_jsonl, write_jsonl
 from steps.data import filter
 from steps.data.language import SCRIPTS
 from steps.data.quality import repetition
-from steps.data.rows import RowProblem
+from steps.data.rows import RowProblem, words
 from steps.settings.data import LANGUAGES
 
 SETTINGS = {
@@ -370,9 +370,21 @@ def test_a_derivation_is_no_repetition():
 
 def test_the_share_of_repeated_runs():
     tokens = list("abcdefghij") * 4
-    # 33 runs of eight, of which ten are different.
-    assert repetition(tokens) == pytest.approx(23 / 33)
+    # Read as a ring 40 runs of eight, of which ten are different.
+    assert repetition(tokens) == pytest.approx(3 / 4)
     assert repetition(tokens[:29]) == 0
+    # Nothing of it twice.
+    assert repetition([f"{number}" for number in range(40)]) == 0
+
+
+@pytest.mark.parametrize(
+    "text", ["So we add the three plums that she found this morning. ", "所以最后的答案是一百二十三。"]
+)
+def test_a_short_text_said_three_times_is_repetition(text):
+    once = words(text)
+    assert repetition(once * 3) == pytest.approx(2 / 3)
+    assert reason(row(response=text * 3), language=None) == ("low_quality", "messages[1].content")
+    assert reason(row(response=text * 2), language=None) is None
 
 
 def run(tmp_path, rows, **settings):
