@@ -1,8 +1,8 @@
 """How much of a text repeats itself."""
 
-# A derivation repeats its terms, a table its heads: of MATH's 5,000 rows 31 repeat more than 60 % of their runs of three
-# words, and none more than 40 % of those of eight. A text that goes in circles word for word repeats nearly all of both;
-# one that counts its circles is found by neither, as it looks like a table.
+# A derivation repeats its terms, a table its heads: of MATH's 5,000 rows 31 repeat more than 60 % of their runs of
+# three words, and none more than 40 % of those of eight. A text that goes in circles word for word repeats nearly all
+# of both; one that counts its circles looks like a table, and is not found.
 RUN_WORDS = 8
 # Repetition of shorter texts is style ("ha ha ha"), and their runs are too few for a share.
 MIN_REPETITION_WORDS = 30
