@@ -37,15 +37,14 @@ def server(environment: dict[str, str]) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def warm(address: str | None) -> Iterator[None]:
-    """Runs that begin in here fork their steps from the server at this address; of none, they start as a user's."""
-    before = os.environ.pop(ADDRESS, None)
+def warm(address: str) -> Iterator[None]:
+    """Runs that begin in here fork their steps from the server at this address."""
+    before = os.environ.get(ADDRESS)
+    os.environ[ADDRESS] = address
     try:
-        if address:
-            os.environ[ADDRESS] = address
         yield
     finally:
-        os.environ.pop(ADDRESS, None)
+        del os.environ[ADDRESS]
         if before:
             os.environ[ADDRESS] = before
 
