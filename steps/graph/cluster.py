@@ -5,6 +5,7 @@ The Snakefile calls `begin` before the first job and `end` after the last. Runs 
 Imports nothing heavy: Snakemake loads it at every parse.
 """
 
+import contextlib
 import fcntl
 import getpass
 import os
@@ -14,7 +15,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,9 @@ SINFO = ("sinfo", "--exact", "--noheader", "--format=%P|%a|%c|%m|%G|%l|%f")
 RUNS = Path(".snakemake/slurm_runs")
 # A cancelled job has SLURM's KillWait (30 by default) to save its state.
 SECONDS_TO_END = 120
+# In so many looks at the queue, one after the other, a job that SLURM does not know is lost. One that was queued a moment
+# ago may be missing in the first.
+LOOKS = 3
 
 
 @dataclass(frozen=True)
@@ -268,6 +273,7 @@ def begin(workflow: Any) -> None:
         print(f"{ERROR_PREFIX}{error}", file=sys.stderr)
         sys.exit(USER_ERROR)
     announce(RUNS / run_name(workflow))
+    report_lost_jobs(workflow.scheduler._executor)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
@@ -287,6 +293,29 @@ def end(workflow: Any) -> None:
 def run_name(workflow: Any) -> str:
     """What the plugin calls all jobs of this run."""
     return workflow.scheduler._executor.run_uuid
+
+
+def report_lost_jobs(executor: Any) -> None:
+    """Have the plugin give up a job that SLURM has forgotten: its controller lost its state, or ended jobs are dropped
+    sooner than it says. The plugin takes such a job for one that is not in the queue yet, and waits for ever."""
+    look, missed = executor.check_active_jobs, Counter[str]()
+
+    async def check_active_jobs(active: list[Any]) -> AsyncIterator[Any]:
+        waiting = [job async for job in look(active)]
+        # A controller that does not answer says nothing of any job.
+        with contextlib.suppress(ValueError):
+            every = ask("squeue", "--noheader", "--array", "--states=all", "--format=%i", f"--name={executor.run_uuid}")
+            missed.update(job.external_jobid for job in waiting)
+            for known in every.split():
+                del missed[known]
+        for job in waiting:
+            if missed[job.external_jobid] < LOOKS:
+                yield job
+            else:
+                executor.logger.warning(f"SLURM has lost a job: squeue does not know of {job.external_jobid} any more")
+                executor.report_job_error(job)
+
+    executor.check_active_jobs = check_active_jobs
 
 
 def announce(file: Path) -> None:

@@ -1,5 +1,6 @@
 """The check before anything is queued on SLURM: what sinfo prints, which wishes no node can grant, dead runs."""
 
+import asyncio
 import fcntl
 import re
 import signal
@@ -215,6 +216,55 @@ def test_jobs_that_do_not_end_are_an_error(monkeypatch):
     monkeypatch.setattr(cluster.time, "sleep", lambda seconds: None)
     with pytest.raises(ValueError, match="do not end; see `squeue --name=x`"):
         cluster.cancel("x")
+
+
+class Executor:
+    """What Snakemake's plugin does with jobs of which the queue says nothing: it waits for them."""
+
+    run_uuid = "run"
+
+    def __init__(self):
+        self.failed: list[str] = []
+        self.said: list[str] = []
+        self.logger = SimpleNamespace(warning=self.said.append)
+        self.ended: set[str] = set()
+
+    async def check_active_jobs(self, active):
+        for job in active:
+            if job.external_jobid not in self.ended:
+                yield job
+
+    def report_job_error(self, job):
+        self.failed.append(job.external_jobid)
+
+
+def test_a_job_that_slurm_forgets_is_given_up_after_three_looks(monkeypatch):
+    """Not one that is missing for a moment, one that has ended, or any while the controller does not answer."""
+    executor = Executor()
+    looks = iter(["1 2 3_0", "2", "1 3_0", None, "1 3_0", "1", "1 3_0", "1"])
+
+    def squeue(*command: str) -> str:
+        assert command[0] == "squeue" and "--name=run" in command
+        if (answer := next(looks)) is None:
+            raise ValueError("squeue failed")
+        return answer.replace(" ", "\n")
+
+    monkeypatch.setattr(cluster, "ask", squeue)
+    cluster.report_lost_jobs(executor)
+
+    async def left(ids: list[str]) -> list[str]:
+        active = [SimpleNamespace(external_jobid=name) for name in ids]
+        return [job.external_jobid async for job in executor.check_active_jobs(active)]
+
+    ids, history = ["1", "2", "3_0", "4"], []
+    for number in range(8):
+        executor.ended = {"4"} if number == 1 else set()
+        ids = asyncio.run(left(ids))
+        history.append(" ".join(ids))
+    # Job 2 is unknown in the looks 3, 5, 6 (the fourth got no answer); 3_0 never three times in a row.
+    assert history == ["1 2 3_0 4", *["1 2 3_0"] * 4, *["1 3_0"] * 3]
+    assert executor.failed == ["2"]
+    assert executor.said == ["SLURM has lost a job: squeue does not know of 2 any more"]
 
 
 # --- the shipped profile ----------------------------------------------------------------------------

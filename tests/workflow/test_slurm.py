@@ -20,13 +20,15 @@ from tests.workloads import ROOT, write_workload
 
 OVERLAY = yaml.safe_load((ROOT / "tests/slurm/params.yaml").read_text())
 SNAKEMAKE = (sys.executable, "-m", "tests.slurm.quick", "--workflow-profile", "slurm")
+# A fork is no process of its job: SLURM neither kills it nor counts its memory.
+REAL = "steps.training.launch steps.data.bucket"
 PATIENCE = 600  # seconds for what takes a few on a quiet machine
 TRAINED = "results/fable/foundation/sft/manifest.json"
 
 
 @pytest.fixture(scope="module")
 def slurm():
-    """A SLURM of one node, ended after the tests."""
+    """The folder of a SLURM of one node, ended after the tests."""
     # Debian's are in /usr/sbin, which not everybody's PATH has.
     path = os.environ["PATH"] + os.pathsep + "/usr/sbin"
     if shutil.which("slurmctld", path=path) is None or shutil.which("munged", path=path) is None:
@@ -39,21 +41,22 @@ def slurm():
         pytest.skip(started.stdout.strip())
     try:
         assert started.returncode == 0, started.stdout + started.stderr
-        yield
+        yield Path(folder)
     finally:
         subprocess.run([ROOT / "tests/slurm/down.sh", folder])
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def sample(folder: Path) -> Path:
-    """A copy of the repository with a few rules to run and one line of the profile changed: `bucket` has too little
-    memory in its first attempt."""
+    """A copy of the repository with a few rules to run and two lines of the profile changed: `bucket` has too little
+    memory in its first attempt, and a training is ended once more than the profile lets it start again."""
     copy_of_the_repository(folder)
     write_workload(folder, OVERLAY)
     file = folder / "profiles/slurm/config.yaml"
     profile = yaml.safe_load(file.read_text())
     asked = profile["set-resources"]
     asked["bucket"] = {**asked["bucket"], "mem_mb": "500 if attempt == 1 else 8000"}
+    profile["restart-times"] += 1
     file.write_text(yaml.safe_dump(profile))
     return folder
 
@@ -86,6 +89,18 @@ def wait_for(what: str, found):
     return answer
 
 
+def forget(slurm: Path) -> None:
+    """The controller starts without its state, as after a disk that was lost. Its numbers go on from elsewhere: a job
+    that has the number of another would not be told from it."""
+    file = slurm / "slurmctld.pid"
+    pid = int(file.read_text())
+    os.kill(pid, signal.SIGTERM)
+    wait_for("the end of the controller", lambda: not Path(f"/proc/{pid}").exists())
+    with open("/etc/slurm/slurm.conf", "a") as config:
+        config.write("FirstJobId=1000\n")
+    subprocess.run(["slurmctld", "-c"], check=True, env={**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin"})
+
+
 class Run:
     """Snakemake in the background, and the training that it has SLURM run."""
 
@@ -99,7 +114,8 @@ class Run:
     def start(self) -> None:
         with open(self.log, "a") as log:
             self.process = subprocess.Popen(
-                SNAKEMAKE, cwd=self.folder, env=environment(self.folder), stdout=log, stderr=log, start_new_session=True
+                SNAKEMAKE, cwd=self.folder, env=environment(self.folder, "steps") | {"TEMPER_REAL": REAL}, stdout=log,
+                stderr=log, start_new_session=True,
             )  # fmt: skip
 
     def said(self) -> str:
@@ -150,13 +166,13 @@ def was_sent(pid: int, number: int) -> bool:
 
 
 @pytest.fixture(scope="module")
-def story(slurm, tmp_path_factory):
+def story(slurm, warmed, tmp_path_factory):
     """One run of the sample with everything done to it that a cluster may do; what was seen, and the two folders."""
     local = sample(tmp_path_factory.mktemp("local"))
     folder = sample(tmp_path_factory.mktemp("slurm"))
     alone = subprocess.Popen(
-        ["snakemake", "--cores", "1"], cwd=local, env=environment(local), stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True,
+        ["snakemake", "--cores", "1"], cwd=local, env=environment(local, "steps", "programs"),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     seen: dict[str, object] = {}
     main = Run(folder)
@@ -186,6 +202,12 @@ def story(slurm, tmp_path_factory):
         pid, job = main.stopped_training()
         os.kill(pid, signal.SIGKILL)
         seen["killed"] = job
+
+        # Its node ends what the controller does not know of.
+        pid, job = main.stopped_training()
+        forget(slurm)
+        seen["forgotten"] = job
+        wait_for("the end of a forgotten job", lambda: not Path(f"/proc/{pid}").exists())
 
         pid, job = main.stopped_training()
         urgent = ["sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=true"]
@@ -241,13 +263,14 @@ def test_the_jobs_of_a_killed_run_are_cancelled_by_the_next(story):
     assert not list((folder / ".snakemake/slurm_runs").iterdir())
 
 
-def test_a_cancelled_a_killed_and_a_timed_out_training_goes_on_in_another_job(story):
+def test_a_cancelled_a_killed_a_forgotten_and_a_timed_out_training_goes_on_in_another_job(story):
     """That each went on from a saved state, and none began anew, `new_state` has checked."""
     seen, _, folder = story
     jobs = {path.stem for path in (folder / "slurm_logs/rule_sft").rglob("*.log")}
-    ended = [seen[what] for what in ("cancelled", "killed", "out of time")]
-    assert len(set(ended)) == 3 and set(ended) < jobs
-    assert seen["output"].count("sft foundation sft starts again") == 3
+    ended = [seen[what] for what in ("cancelled", "killed", "forgotten", "out of time")]
+    assert len(set(ended)) == 4 and set(ended) < jobs
+    assert seen["output"].count("sft foundation sft starts again") == 4
+    assert f"SLURM has lost a job: squeue does not know of {seen['forgotten']} any more" in seen["output"]
     assert re.search(r"sft foundation sft was ended by SLURM: (JOB|STEP) [\d.]+ .*CANCELLED", seen["output"])
     assert re.match(r"told to end: the state after step \d+", seen["told"])
 

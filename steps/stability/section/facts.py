@@ -5,11 +5,13 @@ Reads results/…/geometry and the path.json of interpolations, for all studies 
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from steps.core.files import read_csv, read_json
 from steps.core.promises import MANIFEST
 from steps.report.candidates import Candidate, best_points, root_of
+from steps.report.choice import Parts, parts
 from steps.report.gather import Gathered
 from steps.report.logs import tokens_from_start
 from steps.settings.axes import CAPABILITIES
@@ -83,6 +85,15 @@ class Arena:
     data: str | None
     tokens: int | None
     candidates: list[Candidate]
+
+    @cached_property
+    def parts(self) -> Parts:
+        """The candidates and the root by the questions that choose, and by those that report."""
+        return parts(self.candidates, [self.root])
+
+    def chosen(self, axis: str, order: Callable = max) -> Candidate:
+        """Of the candidates the one that scores highest on an axis, or with `min` lowest, by the questions that choose."""
+        return order(self.candidates, key=lambda candidate: self.parts.choosing[candidate.name].axis(axis).value)
 
     @property
     def of_kind(self) -> dict[str, Candidate]:

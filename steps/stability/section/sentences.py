@@ -9,7 +9,7 @@ from steps.report.sentences import Sentences
 from steps.report.tables import Estimate, Table
 from steps.stability.section import published as peft_arena
 from steps.stability.section.claims import arena_text, set_correlation
-from steps.stability.section.facts import Arena, CheckpointSet, Stability, checkpoint_sets, measure_label, ranked
+from steps.stability.section.facts import Arena, CheckpointSet, Stability, checkpoint_sets, measure_label
 from steps.stability.section.figures import arena_name, best_measures, families_shown, points_name
 from steps.stability.section.statistics import LEAST_RECIPES, correlation
 from steps.stability.section.tables import compact_arenas, compact_merges, compact_paths, path_tasks
@@ -26,17 +26,26 @@ def kept_most(stability: Stability) -> str:
     arena = stability.arenas[0]
     if len(arena.candidates) < 2:
         return ""
-    best = ranked(arena)[0]
-    return say("kept_most", n=len(arena.candidates), arena=arena_text(arena), best=best.name, costs=_costs(best, arena))
+    best = arena.chosen("general")
+    return say(
+        "kept_most",
+        n=len(arena.candidates),
+        arena=arena_text(arena),
+        best=best.name,
+        costs=_costs(best, arena),
+        divided=not arena.parts.whole,
+    )
 
 
 def _costs(candidate: Candidate, arena: Arena) -> str:
+    """By the questions that report."""
+    ours, root = (arena.parts.reporting[one.name] for one in (candidate, arena.root))
     return say(
         "costs",
-        lost=forgetting(candidate, arena.root),
-        gain=difference(candidate, arena.root, "target"),
-        general=candidate.axis("general"),
-        target=candidate.axis("target"),
+        lost=forgetting(ours, root),
+        gain=difference(ours, root, "target"),
+        general=ours.axis("general"),
+        target=ours.axis("target"),
     )
 
 
@@ -46,10 +55,9 @@ def lead(arena: Arena) -> str:
     def with_costs(candidate: Candidate) -> dict[str, str]:
         return {"name": candidate.name, "costs": _costs(candidate, arena)}
 
-    first, last = ranked(arena)[0], ranked(arena)[-1]
-    if first is last:
-        return say("lead_of_one", arena=arena_text(arena), one=with_costs(first))
-    gained = max(arena.candidates, key=lambda candidate: candidate.axis("target").value)
+    if len(arena.candidates) == 1:
+        return say("lead_of_one", arena=arena_text(arena), one=with_costs(arena.candidates[0]))
+    first, last, gained = arena.chosen("general"), arena.chosen("general", min), arena.chosen("target")
     return say(
         "lead",
         n=len(arena.candidates),
@@ -57,6 +65,7 @@ def lead(arena: Arena) -> str:
         most=with_costs(first),
         least=with_costs(last),
         gained=with_costs(gained) if gained not in (first, last) else None,
+        divided=not arena.parts.whole,
     )
 
 
