@@ -29,8 +29,8 @@ SINFO = ("sinfo", "--exact", "--noheader", "--format=%P|%a|%c|%m|%G|%l|%f")
 RUNS = Path(".snakemake/slurm_runs")
 # A cancelled job has SLURM's KillWait (30 by default) to save its state.
 SECONDS_TO_END = 120
-# In so many looks at the queue, one after the other, a job that SLURM does not know is lost. One that was queued a moment
-# ago may be missing in the first.
+# A job that SLURM does not know in so many looks at the queue, one after the other, is lost. One that was queued a
+# moment ago may be missing in the first.
 LOOKS = 3
 
 

@@ -6,7 +6,7 @@ half of the questions chooses and the other reports. Checkpoints choose over the
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -58,6 +58,11 @@ def best_on_dev(candidates: Sequence[Candidate], otherwise: Callable[[Candidate]
     """The best of several on dev; by another measure where one of them was not measured on it."""
     dev = all(candidate.axis("dev") for candidate in candidates)
     return max(candidates, key=lambda one: one.axis("dev").value if dev else otherwise(one), default=None)
+
+
+def reporting(compared: Sized) -> int | None:
+    """The half of the questions that tells of the best of several; None (all) where there was nothing to choose."""
+    return REPORTS if len(compared) > 1 else None
 
 
 def _divided(candidate: Candidate, part: int, dev: bool) -> Candidate:

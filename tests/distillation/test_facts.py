@@ -1,6 +1,7 @@
 """What the report makes of distillation, from invented runs: recovery, doses, forecasts, diagnostics, claims."""
 
 import csv
+import hashlib
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -610,6 +611,35 @@ def several(root: Path, student=(0.68, 0.85)) -> World:
     return made.add("blend", "merge", ["sft", "base"], 0.9, 0.9, method="linear")  # not of the teachers
 
 
+def half_right(task: str, kind: str, ours: float, theirs: float, half: int) -> float:
+    """How much more is right in one half of a task's questions, by the hashes of their names."""
+    sides = [right(level, 0, *([SAMPLES] if kind == "sampled" else [])).mean(axis=1) for level in (ours, theirs)]
+    kept = [hashlib.sha256(f"{task}\0{i}".encode()).digest()[0] % 2 == half for i in range(len(sides[0]))]
+    return float((sides[0] - sides[1])[kept].mean())
+
+
+def test_the_best_merge_is_chosen_and_compared_on_different_questions(tmp_path):
+    """Two merges alike in all but which half of the general questions they answer."""
+    made = several(tmp_path)
+    for name, lucky in (("mean", 1), ("arc", 0)):
+        (merge,) = (checkpoint for checkpoint in made.checkpoints if checkpoint.recipe == name)
+        for sample in merge.samples:
+            if sample["task"] == "g":
+                half = hashlib.sha256(f"g\0{sample['doc_id']}".encode()).digest()[0] % 2
+                sample["correct"] = [half == lucky]
+        values = [sample["correct"][0] for sample in merge.samples if sample["task"] == "g"]
+        merge.results["tasks"]["g"]["value"] = sum(values) / len(values)
+    found = made.read()
+    (family,) = found.families
+    arc = found.best_merge(family)
+    assert arc.name == "arc"
+    assert found.scores.level(arc, "general", 0).value == 1 and found.scores.level(arc, "general", 1).value == 0
+    many = next(run.candidate for run in family.students)
+    level = found.scores.level(many, "general", 1).value
+    more = found.beyond_merge(family, many).value - half_right("t", "sampled", 0.68, 0.6, half=1) / 2
+    assert more == pytest.approx(level / 2)
+
+
 def test_many_teachers_side_by_side(tmp_path):
     found = several(tmp_path).read()
     (family,) = found.families
@@ -622,7 +652,9 @@ def test_many_teachers_side_by_side(tmp_path):
     }  # fmt: skip
     assert rows["many"]["target_teacher"].value == pytest.approx(0.68 - 0.7)
     assert rows["many"]["general_teacher"].value == pytest.approx(0.85 - 0.9)
-    assert rows["many"]["merge"].value == pytest.approx((0.08 + 0.05) / 2)
+    more = [half_right(*sides, half=1) for sides in (("t", "sampled", 0.68, 0.6), ("g", "greedy", 0.85, 0.8))]
+    assert rows["many"]["merge"].value == pytest.approx(sum(more) / 2)
+    assert sum(more) / 2 == pytest.approx((0.08 + 0.05) / 2, abs=0.02)
     assert "merge" not in rows["arc"] and "target_teacher" not in rows["grpo"]
     merged = only(recovery_table(found), checkpoint="arc", axis="target")
     assert (merged["from"], merged["teacher"], merged["differs"]) == ("sft", "grpo", "merge slerp; of base and grpo; "

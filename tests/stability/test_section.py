@@ -659,9 +659,9 @@ def half_scores(root: Path, checkpoints: list[str], axis: str, half: int) -> flo
         axes = {task: values["axis"] for task, values in read_json(folder / "results.json")["tasks"].items()}
         for sample in read_jsonl(folder / "samples.jsonl"):
             task = sample["task"]
-            if sample["kind"] == "greedy" and axes[task] == axis:
-                if sha256(f"{task}\0{sample['doc_id']}".encode()).digest()[0] % 2 == half:
-                    right.setdefault(task, []).append(sample["correct"][0])
+            in_half = sha256(f"{task}\0{sample['doc_id']}".encode()).digest()[0] % 2 == half
+            if in_half and sample["kind"] == "greedy" and axes[task] == axis:
+                right.setdefault(task, []).append(sample["correct"][0])
     return fmean(map(fmean, right.values()))
 
 
@@ -694,7 +694,8 @@ def test_what_was_lucky_where_it_was_chosen_is_reported_where_it_was_not():
         made.results["tasks"]["g"]["value"] = fmean(right)
         return made
 
-    known = candidates_of([test_report.candidate("base", 0.1, 1.0, (), stage="model"), arm("first", 1), arm("other", 0)])
+    base = test_report.candidate("base", 0.1, 1.0, (), stage="model")
+    known = candidates_of([base, arm("first", 1), arm("other", 0)])
     arena = stability.Arena(known["base"], None, 1, [known["first"], known["other"]])
     assert arena.chosen("general").name == "other" and arena.chosen("general", min).name == "first"
     reported = arena.parts.reporting["other"].axis("general")

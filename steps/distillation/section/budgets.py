@@ -8,6 +8,7 @@ import numpy as np
 from steps.distillation.section.scores import Scores
 from steps.distillation.section.statistics import cost_estimate, cost_ratio, crossing, level
 from steps.report.candidates import Candidate, resampled
+from steps.report.choice import best_on_dev
 from steps.report.tables import Estimate
 
 # As near to the RL score as "no worse" is elsewhere in the report.
@@ -40,7 +41,10 @@ class Series:
 
     @property
     def best(self) -> BudgetPoint:
-        return max(self.budget_points, key=lambda point: point.score.value)
+        """On dev; by the score itself where a budget was not measured on it."""
+        points = {point.candidate.name: point for point in self.budget_points}
+        chosen = best_on_dev([point.candidate for point in points.values()], lambda one: points[one.name].score.value)
+        return points[chosen.name]
 
     def costs(self, cost: str) -> list[int | float | None]:
         """generated, trained, steps, flops or seconds, budget by budget."""

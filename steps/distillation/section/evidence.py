@@ -17,16 +17,20 @@ def ends_like(difference: Estimate, within: float = NO_LESS) -> str:
     return "not held" if difference.low > within or difference.high < -within else "undecided"
 
 
-def levels_of(study: Distillation, axis: str, *candidates: Candidate) -> list[tuple[str, list[Estimate]]]:
+def levels_of(
+    study: Distillation, axis: str, *candidates: Candidate, part: int | None = None
+) -> list[tuple[str, list[Estimate]]]:
     """(name, levels) of two candidates over the seeds that both have, as their difference has them."""
     sides = matched(*candidates)
     if axis == "both":
-        return [(candidate.name, study.scores.levels(candidate)) for candidate in sides]
-    return [(candidate.name, [level]) for candidate in sides if (level := study.scores.level(candidate, axis))]
+        return [(candidate.name, study.scores.levels(candidate, part)) for candidate in sides]
+    return [(candidate.name, [level]) for candidate in sides if (level := study.scores.level(candidate, axis, part))]
 
 
-def scores_here(study: Distillation, axis: str, ours: Candidate, theirs: Candidate, difference: Estimate) -> str:
-    levels = levels_of(study, axis, ours, theirs)
+def scores_here(
+    study: Distillation, axis: str, ours: Candidate, theirs: Candidate, difference: Estimate, part: int | None = None
+) -> str:
+    levels = levels_of(study, axis, ours, theirs, part=part)
     return say("scores_here", levels_of=levels, both=axis == "both", difference=difference)
 
 

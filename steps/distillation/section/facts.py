@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from statistics import fmean
 
 from steps.distillation.section.budgets import Budget
 from steps.distillation.section.forecasts import Forecast
@@ -12,6 +11,7 @@ from steps.distillation.section.runs import Domain, Family, Generation, Recovery
 from steps.distillation.section.scores import Scores
 from steps.distillation.section.statistics import recovered
 from steps.report.candidates import Candidate, paired, root_of, settings_of
+from steps.report.choice import reporting
 from steps.report.tables import Estimate
 
 
@@ -171,7 +171,10 @@ class Distillation:
     # --- several teachers ---
 
     def best_merge(self, family: Family) -> Candidate | None:
-        """The merge that scores highest on the mean of both axes; the first of equal ones."""
-        levels = [(candidate, self.scores.levels(candidate)) for candidate in family.merges]
-        known = [(fmean(e.value for e in of), candidate) for candidate, of in levels if all(of)]
-        return max(known, key=lambda pair: pair[0])[1] if known else None
+        """The merge that scores highest on the mean of both axes, by the questions that choose."""
+        return self.scores.best(family.merges)
+
+    def beyond_merge(self, family: Family, candidate: Candidate) -> Estimate | None:
+        """How much higher a candidate scores than the best merge on that mean, by questions that did not choose it."""
+        best = self.best_merge(family)
+        return self.scores.change(candidate, best, "both", reporting(family.merges)) if best else None

@@ -8,6 +8,7 @@ from steps.distillation.section.facts import Distillation
 from steps.distillation.section.runs import Family, Run
 from steps.distillation.section.wording import say
 from steps.report.candidates import root_of, settings_of
+from steps.report.choice import reporting
 from steps.report.claims import MORE, NO_LESS, Evidence, verdict, worst
 from steps.report.tables import Estimate
 
@@ -89,9 +90,10 @@ def _against_merge(study: Distillation, family: Family) -> Iterator[Evidence]:
     if best is None:
         return
     for run in family.students:
-        more = study.scores.change(run.candidate, best, "both") if run.stage == "opd" else None
+        more = study.beyond_merge(family, run.candidate) if run.stage == "opd" else None
         if more:
-            here, text = scores_here(study, "both", run.candidate, best, more), say("many_merge_claim", mixed=run.mixed)
+            here = scores_here(study, "both", run.candidate, best, more, reporting(family.merges))
+            text = say("many_merge_claim", mixed=run.mixed)
             arms, numbers = [run.candidate, best], {"difference": more}
             yield Evidence("many_merge", here, verdict(more, MORE), arms, numbers, text)
 

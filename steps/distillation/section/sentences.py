@@ -1,7 +1,5 @@
 """Which sentences of distillation are said, and the facts that fill them; sentences.j2 has their wording."""
 
-from statistics import fmean
-
 from steps.distillation.section.budget_figures import COSTS, budget_name
 from steps.distillation.section.budget_tables import compact_budget
 from steps.distillation.section.budgets import NEAR, Budget, Reached, Series
@@ -17,6 +15,7 @@ from steps.distillation.section.recovery_tables import compact_recovery
 from steps.distillation.section.runs import Family, Recovery
 from steps.distillation.section.tables import compact_diagnostics
 from steps.distillation.section.wording import say
+from steps.report.choice import reporting
 from steps.report.claims import grouped, tally
 from steps.report.section import Answer
 from steps.report.tables import Estimate, Table
@@ -148,20 +147,20 @@ def brought_back(study: Distillation) -> list[Recovery]:
 def family_lead(study: Distillation, family: Family) -> str:
     """The best student of several teachers beside each of them and beside the best merge."""
     scores = study.scores
-    known = [(run, [scores.level(run.candidate, axis) for axis in family.teachers]) for run in family.students]
-    known = [(run, levels) for run, levels in known if all(levels)]
-    if not known:
+    students = [run for run in family.students if all(scores.levels(run.candidate))]
+    best = scores.best(run.candidate for run in students)
+    if best is None:
         return ""
-    run, levels = max(known, key=lambda pair: fmean(e.value for e in pair[1]))
+    part = reporting(students)
     of_axes = [
-        {"axis": axis, "task": scores.target, "level": level, "teacher": teacher.name}
-        | {"change": scores.change(run.candidate, teacher, axis)}
-        for (axis, teacher), level in zip(family.teachers.items(), levels, strict=True)
+        {"axis": axis, "task": scores.target, "level": scores.level(best, axis, part), "teacher": teacher.name}
+        | {"change": scores.change(best, teacher, axis, part)}
+        for axis, teacher in family.teachers.items()
     ]
     teachers = [teacher.name for teacher in family.teachers.values()]
-    sentences = [say("best_student", run=run.name, students=len(known), teachers=teachers, levels=of_axes)]
+    sentences = [say("best_student", run=best.name, students=len(students), teachers=teachers, levels=of_axes)]
     merge = study.best_merge(family)
-    if merge and (change := scores.change(run.candidate, merge, "both")):
+    if merge and (change := scores.change(best, merge, "both", reporting(students) or reporting(family.merges))):
         sentences.append(say("against_merge", merge=merge.name, merges=len(family.merges), change=change))
     return " ".join(sentences)
 

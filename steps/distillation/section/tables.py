@@ -119,7 +119,7 @@ def many_table(study: Distillation) -> Table | None:
                 if candidate is not teacher:
                     row[f"{axis}_teacher"] = scores.change(candidate, teacher, axis)
             if best and candidate is not best:
-                row |= {"merge": scores.change(candidate, best, "both"), "best": best.name}
+                row |= {"merge": study.beyond_merge(family, candidate), "best": best.name}
             rows.append(row)
     return Table("distillation_many", say("many_caption"), columns, rows) if rows else None
 

@@ -155,7 +155,8 @@ def reach(changes: Table, comparison: Comparison, target: str) -> str:
 
 
 def votes(study: Reinforcement, comparison: Comparison) -> str:
-    """Self-consistency of the start and of the candidate that votes best, with and without the working."""
+    """Self-consistency of the start and of the best on dev, with and without the working; without dev of the one that
+    votes best."""
     start, k = comparison.start, study.largest
     sentences = []
     for mode in MODES:
@@ -163,7 +164,8 @@ def votes(study: Reinforcement, comparison: Comparison) -> str:
         known = {name: level for name, level in levels.items() if level}
         if start.name not in known:
             continue
-        best = max(known, key=lambda name: known[name].value)
+        voting = [candidate for candidate in comparison.shown if candidate.name in known]
+        best = best_on_dev(voting, lambda candidate, known=known: known[candidate.name].value).name
         once = study.level(start, study.target, "pass@1", mode)
         sentences.append(
             say("votes", mode=mode, k=k, start=start.name, majority=known[start.name], once=once, best=best,

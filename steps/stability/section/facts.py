@@ -92,7 +92,7 @@ class Arena:
         return parts(self.candidates, [self.root])
 
     def chosen(self, axis: str, order: Callable = max) -> Candidate:
-        """Of the candidates the one that scores highest on an axis, or with `min` lowest, by the questions that choose."""
+        """The candidate that scores highest on an axis, or with `min` lowest, by the questions that choose."""
         return order(self.candidates, key=lambda candidate: self.parts.choosing[candidate.name].axis(axis).value)
 
     @property
