@@ -7,8 +7,11 @@ stays text.
 
 import io
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass
 from html import escape
 
+from steps.core.text import visible
 from steps.settings import stages
 
 # Every pair differs by at least 9 OKLab units (of 100) for normal, protan, deutan and tritan vision, and each color has
@@ -88,13 +91,31 @@ def new_axes(width: float, height: float):
     return figure, axes
 
 
-def to_svg(figure, name: str, title: str) -> str:
+@dataclass(frozen=True)
+class Mark:
+    """A part of a figure that says what it is when it is pointed at.
+
+    Attributes:
+        id: as Matplotlib's `gid`: letters, digits and "-".
+        name: by which a page finds it.
+        text: what it says.
+    """
+
+    id: str
+    name: str
+    text: str
+
+
+def to_svg(figure, name: str, title: str, marks: Iterable[Mark] = ()) -> str:
     from matplotlib import rcParams
 
     rcParams["svg.hashsalt"] = name
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     svg = re.sub(r"[ \t]+\n", "\n", text.getvalue())
+    for mark in marks:
+        told = f'<g class="mark" data-name="{escape(mark.name)}"><title>{escape(visible(mark.text))}</title>'
+        svg = svg.replace(f'<g id="{mark.id}">', told, 1)
     size = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
     head = f'<svg role="img" aria-label="{escape(title)}" style="max-width: {float(size[1]):.0f}px"'
     return svg.replace("<svg", head, 1).replace('pt" height=', 'px" height=').replace('pt" viewBox', 'px" viewBox')

@@ -5,6 +5,22 @@ from dataclasses import dataclass, field
 from steps.core.text import plain_prompt
 from steps.report.candidates import Candidate, Checkpoint, best_points, difference, retention, root_of
 from steps.report.choice import Parts, parts
+from steps.report.tables import Estimate
+
+
+@dataclass(frozen=True)
+class RunnerUp:
+    """The best of the others that gained.
+
+    Attributes:
+        why: it was not chosen: it does not surely keep enough of the general score ("keeps less"), or is lower in what
+            the rule goes by ("lower").
+        kept: the share of the general score that it keeps, by the questions that choose.
+    """
+
+    candidate: Candidate
+    why: str
+    kept: Estimate | None
 
 
 @dataclass
@@ -17,6 +33,7 @@ class Findings:
     keep: float = 0.0  # the share of the general score that is enough to ship
     ship: Candidate | None = None
     rule: str = ""  # as `choose` names it
+    runner_up: "RunnerUp | None" = None
     # What the answers are about: the checkpoint to ship or, where that is the model itself, the best on the target.
     subject: Candidate | None = None
     # The best on the target, by the questions that choose.
@@ -61,15 +78,15 @@ def findings(candidates: dict[str, Candidate], keep: float) -> Findings:
     if not trained:
         return comparison
     comparison.parts = parts(trained, map(comparison.root, trained))
-    comparison.ship, comparison.rule = choose(comparison, keep)
+    comparison.ship, comparison.rule, comparison.runner_up = choose(comparison, keep)
     comparison.best = max(trained, key=comparison.chosen_by)
     comparison.subject = comparison.ship if comparison.ship in trained else comparison.best
     comparison.unlearned, comparison.tried = never_learned(comparison.reported(comparison.subject))
     return comparison
 
 
-def choose(comparison: Findings, keep: float) -> tuple[Candidate, str]:
-    """The checkpoint to ship, and by which rule, all by the questions that choose.
+def choose(comparison: Findings, keep: float) -> tuple[Candidate, str, RunnerUp | None]:
+    """The checkpoint to ship, by which rule, and the best of the others; all by the questions that choose.
 
     Of those that gained, the best on the target that surely keeps `keep` of the general score, by the lower end of what
     it keeps ("keeps enough"); where none does, the one with the highest sum of both axes ("highest sum") or, without a
@@ -84,15 +101,25 @@ def choose(comparison: Findings, keep: float) -> tuple[Candidate, str]:
             gained.append(candidate)
             kept[candidate.name] = retention(ours, root)
     if not gained:
-        return comparison.root(comparison.trained[0]), "none gained"
+        return comparison.root(comparison.trained[0]), "none gained", None
     enough = [candidate for candidate in gained if kept[candidate.name] and kept[candidate.name].low >= keep]
-    if enough:
-        return max(enough, key=comparison.chosen_by), "keeps enough"
     both = [candidate for candidate in gained if candidate.axis("general")]
-    if not both:
-        return max(gained, key=comparison.chosen_by), "target alone"
-    general = {candidate.name: choosing[candidate.name].axis("general").value for candidate in both}
-    return max(both, key=lambda candidate: comparison.chosen_by(candidate) + general[candidate.name]), "highest sum"
+
+    def total(candidate: Candidate) -> float:
+        return comparison.chosen_by(candidate) + choosing[candidate.name].axis("general").value
+
+    if enough:
+        rule, ship = "keeps enough", max(enough, key=comparison.chosen_by)
+    elif both:
+        rule, ship = "highest sum", max(both, key=total)
+    else:
+        rule, ship = "target alone", max(gained, key=comparison.chosen_by)
+    others = [candidate for candidate in (both if rule == "highest sum" else gained) if candidate is not ship]
+    if not others:
+        return ship, rule, None
+    next_best = max(others, key=total if rule == "highest sum" else comparison.chosen_by)
+    why = "keeps less" if enough and next_best not in enough else "lower"
+    return ship, rule, RunnerUp(next_best, why, kept[next_best.name])
 
 
 def never_learned(candidate: Candidate) -> tuple[list[dict], int]:

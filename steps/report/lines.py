@@ -28,7 +28,7 @@ def end_labels(axes, labels: Iterable[tuple[str, float, float, str]]) -> None:
     for (name, x, y, color), height in zip(labels, heights, strict=True):
         shift = height - (y - low) * scale
         axes.annotate(
-            name, (x, y), (7, shift), textcoords="offset points", va="center", fontsize=9.5, color=color,
+            name, (x, y), (7, shift), textcoords="offset points", va="center", fontsize=11, color=color,
             annotation_clip=False,
         )  # fmt: skip
 

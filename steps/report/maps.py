@@ -36,7 +36,7 @@ def share_map(
         if (i, j) in framed:
             axes.add_patch(Rectangle(*box, fill=False, ec=LIGHT["ink"], lw=2))
     axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
-    axes.set_xticks(range(len(columns)), columns, fontsize=10)
+    axes.set_xticks(range(len(columns)), columns, fontsize=11)
     axes.set_yticks(range(len(rows)), rows, color=LIGHT["ink"])
     axes.tick_params(length=0)
     axes.xaxis.tick_top()

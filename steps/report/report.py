@@ -21,7 +21,7 @@ from steps.core.manifest import write_manifest
 from steps.core.promises import consult
 from steps.core.step import run, step_parser
 from steps.report.gather import Gathered, gather
-from steps.report.overview import first_screen, rows
+from steps.report.overview import first_screen, rows, scores
 from steps.report.page import inlined, render
 from steps.report.section import Section
 from steps.report.sections import SECTIONS
@@ -77,30 +77,33 @@ def main(args: argparse.Namespace) -> None:
     gathered = gather(args.settings, args.results, args.out)
     filled = [one for section in SECTIONS if (one := fill(section, gathered))]
     facts = {one.section.name: one.facts for one in filled}
-    answers = [answer for one in filled for answer in one.section.answers(one.facts)]
+    known = [found for one in filled for found in one.section.unlearned(one.facts)]
     warnings = [line for one in filled for line in one.section.warnings(one.facts)]
     shared = {"workload": args.settings["workload"], **first_screen.size(args.settings)}
-    ship = gathered.findings.ship
+    comparison, picture = gathered.findings, first_screen.picture(gathered.findings)
     page = render(
         "report.html.j2",
         {
             **shared,
-            "headline": first_screen.headline(gathered.findings) if ship else "",
-            "answers": first_screen.answers(gathered.findings, answers) if ship else [],
+            "headline": first_screen.headline(comparison) if comparison.ship else "",
+            "answers": first_screen.answers(comparison, known) if comparison.ship else [],
+            "picture": inlined(picture).get(first_screen.PICTURE),
+            "caption": first_screen.caption(comparison),
             "warnings": warnings,
             "sections": [
                 {"name": one.section.name, "title": one.section.title, "html": Markup(html)}
+                | {"lead": one.section.lead(one.facts), "open": one.section is scores.SECTION}
                 for one in filled
                 if (html := one.html(shared)) is not None
             ],
         },
     )
-    text = first_screen.summary(gathered, facts[rows.SECTION.name], answers, warnings)
+    text = first_screen.summary(gathered, facts[rows.SECTION.name], known, warnings)
 
     write_all(
         args.out,
         {name: table for one in filled for name, table in one.tables.items()},
-        {name: svg for one in filled for name, svg in one.figures.items()},
+        picture | {name: svg for one in filled for name, svg in one.figures.items()},
     )
     metrics: dict[str, Any] = {}
     for one in filled:

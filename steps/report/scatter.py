@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from math import cos, radians, sin
 
 from steps.report.candidates import Candidate, pareto
-from steps.report.figures import LIGHT, new_axes, to_svg
+from steps.report.figures import LIGHT, Mark, new_axes, to_svg
+from steps.report.tables import cell_text
 from steps.settings import stages
 
 # Width of a character and height of a line of label, in pixels, for labels that must not collide.
@@ -33,6 +34,8 @@ def scatter(
     looks: dict[str, tuple[str, str]] | None = None,
     lines: Sequence[Line] = (),
     size: tuple[float, float] | None = None,
+    ringed: str | None = None,
+    keep: float | None = None,
 ) -> str:
     """Target against general in percent, with 95 % intervals, the Pareto front and lines of equal sum.
 
@@ -40,6 +43,8 @@ def scatter(
         looks: candidate → (color token, marker); the others have those of their stage.
         lines: paths between checkpoints, drawn under them.
         size: in pixels; what the number of candidates needs by default.
+        ringed: the candidate with a ring around it.
+        keep: the general score that must be kept, as a share: a line across.
     """
     looks = {candidate.name: stages.look(candidate.stage) for candidate in candidates} | (looks or {})
     figure, axes = new_axes(*(size or ((440, 380) if len(candidates) <= CROWD else (600, 520))))
@@ -53,9 +58,11 @@ def scatter(
     xs, ys = [*xs, *((x, x) for x, _ in drawn)], [*ys, *((y, y) for _, y in drawn)]
     pad = 6.0
     left, right = min(low for low, _ in xs) - pad, min(102, max(high for _, high in xs) + pad)
+    if keep is not None:
+        ys.append((100 * keep, 100 * keep))
     bottom, top = min(low for low, _ in ys) - pad, min(102, max(high for _, high in ys) + pad)
     axes.set(xlim=(left, right), ylim=(bottom, top), xlabel="target, % right", ylabel="general, % right")
-    axes.set_title(" ", fontsize=9)  # room for the labels of the lines
+    axes.set_title(" ", fontsize=11)  # room for the labels of the lines
 
     _equal_sums(axes, left, right, bottom, top)
     front = pareto(points)
@@ -67,18 +74,26 @@ def scatter(
             corners += [(corners[-1][0], points[candidate][1]), points[candidate]]
         axes.plot(*zip(*corners, strict=True), color=LIGHT["muted"], lw=1.1, ls=(0, (5, 3)), zorder=2)
 
+    if keep is not None:
+        axes.axhline(100 * keep, color=LIGHT["magenta"], lw=1.2, zorder=1)
+        axes.annotate(
+            "must be kept", (left, 100 * keep), (4, 4), textcoords="offset points", color=LIGHT["magenta"], fontsize=11
+        )
     for line in lines:
         color = LIGHT[line.color]
         axes.plot(*zip(*line.points, strict=True), color=color, lw=1.2, marker=".", ms=5, alpha=0.8, zorder=2)
+    marks = []
     for candidate, (target, general) in spots.items():
         x, y = points[candidate]
+        if candidate == ringed:
+            axes.plot(x, y, "o", ms=19, mfc="none", mec=LIGHT["ink"], mew=1.6, zorder=4)
         color, marker = LIGHT[looks[candidate][0]], looks[candidate][1]
         bars = {
             "xerr": [[x - 100 * target.low], [100 * target.high - x]],
             "yerr": [[y - 100 * general.low], [100 * general.high - y]],
         }
         fill = LIGHT["surface"] if candidate in roots else color
-        axes.errorbar(
+        drawn_point = axes.errorbar(
             x,
             y,
             **bars,
@@ -92,6 +107,11 @@ def scatter(
             capsize=0,
             zorder=3,
         )
+        levels = ", ".join(
+            f"{axis} {cell_text('percent', level)} %" for axis, level in (("target", target), ("general", general))
+        )
+        marks.append(Mark(f"point-{len(marks)}", candidate, f"{candidate}: {levels}"))
+        drawn_point[0].set_gid(marks[-1].id)
     figure.draw_without_rendering()  # lays the axes out, which places the labels
     recipes = Counter(candidate.recipe for candidate in candidates)
     # The chosen point of a grid needs no more than the name of its recipe.
@@ -100,7 +120,7 @@ def scatter(
         for candidate in candidates
     }
     _label_points(axes, {names[candidate]: xy for candidate, xy in points.items()}, spots, corners)
-    return to_svg(figure, name, title)
+    return to_svg(figure, name, title, marks)
 
 
 def _equal_sums(axes, left: float, right: float, bottom: float, top: float) -> None:
@@ -114,7 +134,7 @@ def _equal_sums(axes, left: float, right: float, bottom: float, top: float) -> N
         spot, shift = ((start, top), (3, 3)) if start > left else ((end, bottom), (-4, 4))
         if (shift[1] == 3 and start < right - 0.04 * (right - left)) or (shift[1] == 4 and end < right):
             axes.annotate(
-                f"Σ {total}", spot, shift, textcoords="offset points", color=LIGHT["muted"], fontsize=9,
+                f"Σ {total}", spot, shift, textcoords="offset points", color=LIGHT["muted"], fontsize=11,
                 ha="center", annotation_clip=False, in_layout=False,
             )  # fmt: skip
 
@@ -145,23 +165,19 @@ FAR = tuple((radius, 30 * i) for radius in (38, 56, 78, 104) for i in range(12))
 FAR_COST = 0.8  # pixels of overlap that a pixel of distance is worth
 
 
-def place_labels(
-    axes, labels: list[tuple[str, float, float]], taken: list[tuple[float, float, float, float]], size: float = 11
-) -> None:
+def place_labels(axes, labels: list[tuple[str, float, float]], taken: list[tuple[float, float, float, float]]) -> None:
     """Write names beside points, each where it covers least of other names, points and what is taken.
 
     Args:
         labels: (name, x, y) in data coordinates; the axes must have been laid out.
         taken: boxes (left, bottom, right, top) in pixels.
-        size: of the font.
     """
     box = axes.get_window_extent()
-    char, height = CHAR * size / 11, LABEL_HEIGHT * size / 11
     pixels = [(name, *axes.transData.transform((x, y))) for name, x, y in labels]
     taken = taken + [(x - 7, y - 7, x + 7, y + 7) for _, x, y in pixels]
 
     def cost(left: float, bottom: float, width: float, distance: float) -> float:
-        right, top = left + width, bottom + height
+        right, top = left + width, bottom + LABEL_HEIGHT
         covered = sum(
             max(0, min(right, c) - max(left, a)) * max(0, min(top, d) - max(bottom, b)) for a, b, c, d in taken
         )
@@ -169,19 +185,21 @@ def place_labels(
         return covered + 50 * outside + FAR_COST * distance
 
     for name, x, y in pixels:
-        width = char * len(name)
+        width = CHAR * len(name)
         spots = [(x + 10 if right else x - 10 - width, y + dy, 0.0) for right, dy in NEAR]
         for radius, degrees in FAR:
             dx, dy = radius * cos(radians(degrees)), radius * sin(radians(degrees))
-            spots.append((x + dx - (width if dx < -1 else 0 if dx > 1 else width / 2), y + dy - height / 2, radius))
+            spots.append(
+                (x + dx - (width if dx < -1 else 0 if dx > 1 else width / 2), y + dy - LABEL_HEIGHT / 2, radius)
+            )
         left, bottom, far = min(spots, key=lambda spot: cost(spot[0], spot[1], width, spot[2]))
-        taken.append((left, bottom, left + width, bottom + height))
+        taken.append((left, bottom, left + width, bottom + LABEL_HEIGHT))
         if far:
-            end = min(max(x, left), left + width), bottom + height / 2
+            end = min(max(x, left), left + width), bottom + LABEL_HEIGHT / 2
             axes.annotate(
                 "", (x, y), end, xycoords="figure pixels", textcoords="figure pixels", annotation_clip=False,
                 in_layout=False, arrowprops={"arrowstyle": "-", "color": LIGHT["muted"], "lw": 0.6, "shrinkB": 4},
             )  # fmt: skip
         axes.annotate(
-            name, (left, bottom), xycoords="figure pixels", fontsize=size, annotation_clip=False, in_layout=False
+            name, (left, bottom), xycoords="figure pixels", fontsize=11, annotation_clip=False, in_layout=False
         )

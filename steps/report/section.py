@@ -14,21 +14,16 @@ from steps.report.gather import Gathered
 from steps.report.tables import Table
 
 Facts = TypeVar("Facts")
-# The questions of the first screen.
-QUESTIONS = ("gained", "lost", "never_learned", "ship")
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a section says to a question of the first screen.
+class Unlearned:
+    """What a section knows of what one checkpoint never learned, and why: in place of the overview's own answer."""
 
-    With a number it is the answer, in place of the overview's own; without one its text is added to that.
-    """
-
-    question: str  # of QUESTIONS
+    checkpoint: str
+    number: str
+    unit: str
     text: str
-    number: str = ""
-    unit: str = ""
 
 
 def _nothing(_: Any) -> dict:
@@ -37,6 +32,10 @@ def _nothing(_: Any) -> dict:
 
 def _none(_: Any) -> tuple:
     return ()
+
+
+def _silent(_: Any) -> str:
+    return ""
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,8 @@ class Section(Generic[Facts]):
         page: what its template gets as `section`, from its facts, its tables and its figures by their names; None where
             the page leaves it out.
         tables, figures: a Table each, and name → SVG.
-        answers: what it says on the first screen.
+        lead: what it comes to, in a sentence, which stands beside its title while it is folded.
+        unlearned: what it knows of what checkpoints never learned, for the first screen.
         metrics: its numbers of each checkpoint in metrics.json, by which two runs are compared in detail.
         warnings: lines that stand above everything.
         template: of the page, in `folder`. It finds there too what it includes, and its own `tables` and `figures`.
@@ -65,7 +65,8 @@ class Section(Generic[Facts]):
     page: Callable[[Facts, dict[str, Table], dict[str, str]], dict | None]
     tables: Callable[[Facts], Iterable[Table]] = _none
     figures: Callable[[Facts], dict[str, str]] = _nothing
-    answers: Callable[[Facts], Iterable[Answer]] = _none
+    lead: Callable[[Facts], str] = _silent
+    unlearned: Callable[[Facts], Iterable[Unlearned]] = _none
     metrics: Callable[[Facts], dict] = _nothing
     warnings: Callable[[Facts], Iterable[str]] = _none
     template: str = "section.html.j2"

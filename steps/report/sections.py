@@ -3,7 +3,7 @@
 from steps.diagnosis.section import SECTION as diagnosis
 from steps.distillation.section import SECTION as distillation
 from steps.reinforcement.section import SECTION as reinforcement
-from steps.report.overview import cost, grids, provenance, rows, run, samples, scores, trade, training
+from steps.report.overview import cost, grids, provenance, rows, run, samples, scores, training
 from steps.report.section import Section
 from steps.stability.section import SECTION as stability
 
@@ -11,7 +11,6 @@ SECTIONS: tuple[Section, ...] = (
     run.SECTION,
     rows.SECTION,
     scores.SECTION,
-    trade.SECTION,
     diagnosis,
     stability,
     reinforcement,

@@ -13,7 +13,8 @@ SECTION = Section(
     tables=tables.learning_tables,
     figures=figures.learning_figures,
     page=sentences.page,
-    answers=sentences.answers,
+    lead=sentences.leads,
+    unlearned=sentences.unlearned,
     metrics=tables.metrics,
     pages={"rows.html": sentences.rows_page},
 )

@@ -10,7 +10,7 @@ from steps.diagnosis.section.rows import examples
 from steps.diagnosis.section.statistics import contrast, rate, stability
 from steps.diagnosis.section.tables import cause_shares
 from steps.report.claims import grouped, tally
-from steps.report.section import Answer
+from steps.report.section import Unlearned
 from steps.report.sentences import Sentences
 from steps.report.tables import Table, number_text
 
@@ -30,16 +30,16 @@ def best_treated(study: Study) -> StudyCandidate | None:
 # --- the first screen ----------------------------------------------------------------------------
 
 
-def answers(studies: list[Study]) -> list[Answer]:
-    return [first_screen(studies[0])]
+def unlearned(studies: list[Study]) -> list[Unlearned]:
+    return [_unlearned(study) for study in studies]
 
 
-def first_screen(study: Study) -> Answer:
+def _unlearned(study: Study) -> Unlearned:
     """What was never learned, and why."""
     before, plain = rate(study, study.plain, study.group(ALL), alone=True), study.plain.name
     unit = say("unit", n=before.n, plain=plain)
     if not study.unlearned:
-        return Answer("never_learned", say("none_unlearned", plain=plain), "0", unit)
+        return Unlearned(plain, "0", unit, say("none_unlearned", plain=plain))
     shares = sorted(cause_shares(study).items(), key=lambda item: -item[1].value)
     treated = best_treated(study)
     text = say(
@@ -53,10 +53,15 @@ def first_screen(study: Study) -> Answer:
             "after": rate(study, treated, study.group(ALL)),
         },
     )
-    return Answer("never_learned", text, number_text("integer", round(before.value * before.n)), unit)
+    return Unlearned(plain, number_text("integer", round(before.value * before.n)), unit, text)
 
 
 # --- the section ---------------------------------------------------------------------------------
+
+
+def leads(studies: list[Study]) -> str:
+    """Of the first study."""
+    return lead(studies[0])
 
 
 def lead(study: Study) -> str:

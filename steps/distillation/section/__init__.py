@@ -13,6 +13,6 @@ SECTION = Section(
     tables=tables.distillation_tables,
     figures=figures.distillation_figures,
     page=sentences.section,
-    answers=sentences.answers,
+    lead=sentences.lead,
     metrics=sentences.metrics,
 )

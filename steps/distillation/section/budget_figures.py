@@ -68,5 +68,5 @@ def budget_figure(study: Distillation, budget: Budget, cost: str) -> str | None:
     for line in axes.lines:  # what is drawn, in steps so short that their boxes cover little else
         path = line.get_path().interpolated(12).transformed(line.get_transform()).vertices
         taken += [(x - 3, y - 3, x + 3, y + 3) for x, y in path.tolist()]
-    place_labels(axes, names, taken, size=10)
+    place_labels(axes, names, taken)
     return to_svg(figure, budget_name(cost), say("budget_title", score=score, label=label))

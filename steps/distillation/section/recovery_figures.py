@@ -72,7 +72,7 @@ def recovery_figure(name: str, groups: list[tuple[str, list[Recovery]]], frame: 
         if part.share is None:
             axes.annotate(
                 say("no_change", change=part.change), (left, height), (4, 0), textcoords="offset points", va="center",
-                fontsize=9.5, color=LIGHT["muted"],
+                fontsize=11, color=LIGHT["muted"],
             )  # fmt: skip
             continue
         value, low, high = (100 * edge for edge in (part.share.value, part.share.low, part.share.high))
@@ -88,7 +88,7 @@ def recovery_figure(name: str, groups: list[tuple[str, list[Recovery]]], frame: 
             at, shift, side = (left, 8, "left") if value < left else (right, -8, "right")
             axes.annotate(
                 cell_text("percent", part.share), (at, height),
-                (shift, 0), textcoords="offset points", va="center", ha=side, fontsize=9.5, color=color,
+                (shift, 0), textcoords="offset points", va="center", ha=side, fontsize=11, color=color,
                 bbox={"fc": LIGHT["surface"], "ec": "none", "pad": 1},
             )  # fmt: skip
     axes.set(xlim=(left, right), ylim=(y + ROW, 0), xlabel="recovered of the gap to the teacher, %")
@@ -102,7 +102,7 @@ def recovery_figure(name: str, groups: list[tuple[str, list[Recovery]]], frame: 
     axes.spines["left"].set_visible(False)
     for x, text in ((0, "start"), (100, "teacher")):
         axes.annotate(
-            text, (x, 0), (0, 3), textcoords="offset points", ha="center", fontsize=9.5, color=LIGHT["muted"],
+            text, (x, 0), (0, 3), textcoords="offset points", ha="center", fontsize=11, color=LIGHT["muted"],
             annotation_clip=False,
         )  # fmt: skip
     return to_svg(figure, name, say("recovery_title"))

@@ -17,7 +17,6 @@ from steps.distillation.section.tables import compact_diagnostics
 from steps.distillation.section.wording import say
 from steps.report.choice import reporting
 from steps.report.claims import grouped, tally
-from steps.report.section import Answer
 from steps.report.tables import Estimate, Table
 
 # So many candidates of one question are told one by one; of more the best and the worst.
@@ -27,16 +26,12 @@ FEW = 3
 # --- did it recover ------------------------------------------------------------------------------
 
 
-def first_screen(study: Distillation) -> str:
+def lead(study: Distillation) -> str:
     """What the reference gained and how much of its teacher's lead that is; "" before it was measured."""
     part = study.recovery(study.main_run)
     if part.change is None:
         return ""
-    return say("first_screen", part=part, task=study.scores.target, lead=bool(part.share) and part.gap.value > 0)
-
-
-def answers(study: Distillation) -> list[Answer]:
-    return [Answer("gained", first_screen(study))]
+    return say("lead", part=part, task=study.scores.target, ahead=bool(part.share) and part.gap.value > 0)
 
 
 def recovered(study: Distillation, part: Recovery) -> str:

@@ -13,6 +13,7 @@ SECTION = Section(
     tables=tables.reinforcement_tables,
     figures=figures.reinforcement_figures,
     page=sentences.section,
-    answers=sentences.answers,
+    lead=sentences.lead,
+    warnings=sentences.exploits,
     metrics=tables.metrics,
 )

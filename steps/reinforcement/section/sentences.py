@@ -27,7 +27,6 @@ from steps.report.choice import best_on_dev
 from steps.report.claims import grouped, tally
 from steps.report.estimates import over_seeds
 from steps.report.logs import spent
-from steps.report.section import Answer
 from steps.report.tables import Estimate, Table
 from steps.settings.methods import METHODS
 from steps.stats import intervals
@@ -55,7 +54,7 @@ def best_kin(study: Reinforcement, comparison: Comparison) -> Candidate | None:
     return best_on_dev(known, lambda candidate: gains[candidate.name].value)
 
 
-def first_screen(study: Reinforcement) -> str:
+def lead(study: Reinforcement) -> str:
     """Of the largest comparison, what GRPO, the best of its kin and the control gained; "" before any was measured."""
     comparison = study.comparisons[0]
     start = comparison.start
@@ -70,18 +69,14 @@ def first_screen(study: Reinforcement) -> str:
             if gains[candidate.name]
         ]
         if named_gains:
-            return say("first_screen", start=start.name, task=task, gains=named_gains)
+            return say("lead", start=start.name, task=task, gains=named_gains)
     return ""
 
 
-def exploits(study: Reinforcement) -> str:
-    """Which runs seem to exploit their reward; "" where none does."""
+def exploits(study: Reinforcement) -> list[str]:
+    """Which runs seem to exploit their reward, one sentence or none."""
     runs = [(m.node, text) for candidate in study.candidates for m, text in exploited(candidate)]
-    return say("exploits", runs=runs) if runs else ""
-
-
-def answers(study: Reinforcement) -> list[Answer]:
-    return [Answer("gained", " ".join(filter(None, (exploits(study), first_screen(study)))))]
+    return [say("exploits", runs=runs)] if runs else []
 
 
 def leads(study: Reinforcement, comparison: Comparison) -> list[str]:

@@ -6,29 +6,18 @@ from steps.report.candidates import Candidate, difference, retention
 from steps.report.findings import Findings, responses
 from steps.report.gather import Gathered
 from steps.report.overview.rows import Rows
-from steps.report.section import QUESTIONS, Answer
+from steps.report.scatter import scatter
+from steps.report.section import Unlearned
 from steps.report.sentences import Sentences
 from steps.report.tables import Estimate, interval_text, number_text
 
 say = Sentences(Path(__file__).parent)
 
-# Checkpoints in the table under the first question.
-MOST_LISTED = 8
 # The marker that a right answer must end with: an answer without it may have been right.
 MARKER = "####"
-HEADINGS = dict(
-    zip(
-        QUESTIONS,
-        (
-            "What did it gain?",
-            "What did it lose?",
-            "What did it never learn, and why?",
-            "Which checkpoint to ship?",
-        ),
-        strict=True,
-    )
-)
-LABELS = dict(zip(QUESTIONS, ("Gained", "Lost", "Never learned", "Ship"), strict=True))
+LABELS = ("Gained", "Lost", "Never learned", "Ship")
+# A score whose interval ends below or begins above has no room left.
+FLOOR, CEILING = 0.05, 0.95
 
 
 def size(settings: dict) -> dict[str, str]:
@@ -46,36 +35,54 @@ def headline(comparison: Findings) -> str:
     return say("ship", name=ship.name, moves=moves)
 
 
+# --- the picture ----------------------------------------------------------------------------------
+
+PICTURE = "scatter"
+
+
+def picture(comparison: Findings) -> dict[str, str]:
+    """Target against general of every checkpoint by the questions that report, the one to ship ringed, the rule's line
+    drawn; nothing where no checkpoint has both."""
+    shown = comparison.shown
+    keep = None
+    if comparison.parts:
+        shown = [comparison.reported(one) for one in shown if one.name in comparison.parts.reporting]
+        before = comparison.reported(comparison.root(comparison.subject)).axis("general")
+        keep = before and comparison.keep * before.value
+    if not any(candidate.axis("target") and candidate.axis("general") for candidate in shown):
+        return {}
+    ringed = comparison.ship and comparison.ship.name
+    drawn = scatter(shown, comparison.roots, PICTURE, ringed=ringed, keep=keep, size=(600, 480))
+    return {PICTURE: drawn}
+
+
+def caption(comparison: Findings) -> str:
+    """Under the picture: the next best and why it is not the one to ship."""
+    after, text = comparison.runner_up, ""
+    if after:
+        score = comparison.reported(after.candidate).axis("target")
+        keep = f"{100 * comparison.keep:.0f}"
+        text = say("runner_up", name=after.candidate.name, score=score, why=after.why, kept=after.kept, keep=keep,
+                   rule=comparison.rule)  # fmt: skip
+    return text
+
+
 # --- the four answers ----------------------------------------------------------------------------
 
 
-def answers(comparison: Findings, of_sections: list[Answer]) -> list[dict]:
-    """The four questions of the first screen: {question, label, number, interval, unit, text, of, details}.
+def answers(comparison: Findings, known: list[Unlearned]) -> list[dict[str, str]]:
+    """Four short answers about one checkpoint: {label, number, interval, unit, text} each.
 
     Args:
-        of_sections: what the sections say to them.
+        known: what the sections know of what checkpoints never learned.
     """
-    own = (gained(comparison), lost(comparison), never_learned(comparison), ship(comparison))
-    return [
-        {"question": HEADINGS[question], "label": LABELS[question], "interval": "", "details": []}
-        | joined(answer, [said for said in of_sections if said.question == question])
-        for question, answer in zip(QUESTIONS, own, strict=True)
-    ]
+    said = (gained(comparison), lost(comparison), never_learned(comparison, known), ship(comparison))
+    return [{"label": label, "interval": ""} | answer for label, answer in zip(LABELS, said, strict=True)]
 
 
-def joined(own: dict, of_sections: list[Answer]) -> dict:
-    """The overview's answer with what sections add to it, or that of a section in its place."""
-    for said in of_sections:
-        if said.number:
-            return {"number": said.number, "unit": said.unit, "text": said.text}
-    return own | {"text": " ".join(filter(None, [own["text"], *(said.text for said in of_sections)]))}
-
-
-def gained(comparison: Findings) -> dict:
-    """All by the questions that report; which are told, and in which order, those that choose say."""
+def gained(comparison: Findings) -> dict[str, str]:
+    """By the questions that report."""
     candidate, root = _sides(comparison, comparison.subject)
-    ranked = sorted(comparison.trained, key=comparison.chosen_by, reverse=True)
-    best = comparison.best
     text = say(
         "gained",
         name=candidate.name,
@@ -84,22 +91,9 @@ def gained(comparison: Findings) -> dict:
         root=root.name,
         before=root.axis("target"),
         beyond_chance=comparison.ship is comparison.subject,
-        more={"name": best.name, "change": difference(*_sides(comparison, best), "target")}
-        if best is not comparison.subject
-        else None,
+        full=root.axis("target").low > CEILING,
     )
-    sides = [_sides(comparison, other) for other in ranked[:MOST_LISTED]]
-    details = [
-        {
-            "name": after.name,
-            "before": before.axis("target"),
-            "after": after.axis("target"),
-            "change": difference(after, before, "target"),
-        }
-        for after, before in sides
-    ]
-    change = difference(candidate, root, "target")
-    return {**_number(change, say("gained_unit")), "text": text, "of": "checkpoint", "details": details}
+    return _number(difference(candidate, root, "target"), say("gained_unit")) | {"text": text}
 
 
 def _sides(comparison: Findings, candidate: Candidate) -> tuple[Candidate, Candidate]:
@@ -107,33 +101,39 @@ def _sides(comparison: Findings, candidate: Candidate) -> tuple[Candidate, Candi
     return comparison.reported(candidate), comparison.reported(comparison.root(candidate))
 
 
-def lost(comparison: Findings) -> dict:
+def lost(comparison: Findings) -> dict[str, str]:
     candidate, root = _sides(comparison, comparison.subject)
-    change = difference(candidate, root, "general")
-    if change:
-        before, after = root.axis("general"), candidate.axis("general")
-        text = say("lost", before=before, after=after, kept=retention(candidate, root))
-    else:
+    change, before = difference(candidate, root, "general"), root.axis("general")
+    if before is None or not candidate.axis("general"):
         text = say("lost_nothing_measured")
-    details = [
-        {
-            "name": score.task,
-            "before": root.scores[score.task].estimate,
-            "after": score.estimate,
-            "change": difference(candidate, root, task=score.task),
-        }
-        for score in candidate.on("general")
-    ]
-    return {**_number(change, say("lost_unit")), "text": text, "of": "general task", "details": details}
+    else:
+        text = say(
+            "lost",
+            root=root.name,
+            before=before,
+            after=candidate.axis("general"),
+            kept=retention(candidate, root),
+            nothing=before.high < FLOOR,
+        )
+    return _number(change, say("lost_unit")) | {"text": text}
 
 
-def never_learned(comparison: Findings) -> dict:
+def never_learned(comparison: Findings, known: list[Unlearned]) -> dict[str, str]:
+    """What a section knows of the checkpoint, or else the target's questions that it never gets right."""
+    for found in known:
+        if found.checkpoint == comparison.subject.name:
+            return {"number": found.number, "unit": found.unit, "text": found.text}
     number, unit = number_text("integer", len(comparison.unlearned)), say("never_learned_unit", tried=comparison.tried)
-    return {"number": number, "unit": unit, "text": unlearned_text(comparison)}
+    why_of = [found.checkpoint for found in known]
+    return {"number": number, "unit": unit, "text": unlearned_text(comparison, why_of)}
 
 
-def unlearned_text(comparison: Findings) -> str:
-    """What is known of the target items that the checkpoint never gets right."""
+def unlearned_text(comparison: Findings, why_of: list[str]) -> str:
+    """What is known of the target items that the checkpoint never gets right.
+
+    Args:
+        why_of: other checkpoints, of which a section knows why they did not learn.
+    """
     subject, items = comparison.subject, comparison.unlearned
     if not items:
         return say("all_learned", name=subject.name, tried=comparison.tried)
@@ -152,17 +152,18 @@ def unlearned_text(comparison: Findings) -> str:
         sampled=None if draws == "–" else draws,
         elsewhere=len(elsewhere),
         unmarked=unmarked if unmarked < len(items) else 0,
+        why_of=why_of,
     )
 
 
-def ship(comparison: Findings) -> dict:
+def ship(comparison: Findings) -> dict[str, str]:
     parts = comparison.parts
     rule = say("rule", rule=comparison.rule, keep=f"{100 * comparison.keep:.0f}")
     rule += " " + say("chosen", dev=parts.dev, general=bool(comparison.subject.on("general")), whole=parts.whole)
     return {"number": comparison.ship.name, "unit": "", "text": rule}
 
 
-def _number(change: Estimate | None, unit: str) -> dict:
+def _number(change: Estimate | None, unit: str) -> dict[str, str]:
     if change is None:
         return {"number": "–", "unit": ""}
     return {"number": number_text("points", change.value), "interval": interval_text("points", change), "unit": unit}
@@ -196,7 +197,7 @@ def numbers(comparison: Findings, datasets: list[Rows]) -> dict[str, float | str
 # --- the summary ---------------------------------------------------------------------------------
 
 
-def summary(gathered: Gathered, datasets: list[Rows], of_sections: list[Answer], warnings: list[str]) -> str:
+def summary(gathered: Gathered, datasets: list[Rows], known: list[Unlearned], warnings: list[str]) -> str:
     """Five lines for the terminal, and one for each warning."""
     settings, comparison = gathered.settings, gathered.findings
     flows = [rows.flow for rows in datasets]
@@ -212,11 +213,8 @@ def summary(gathered: Gathered, datasets: list[Rows], of_sections: list[Answer],
         )
     ]
     if not comparison.ship:
-        lines += [say("summary_nothing", label=LABELS[q], first=q == QUESTIONS[0]) for q in QUESTIONS]
+        lines += [say("summary_nothing", label=label, first=label == LABELS[0]) for label in LABELS]
         return "\n".join(lines) + "\n"
-    for answer in answers(comparison, of_sections):
-        lines.append(
-            say("summary_answer", **{key: answer[key] for key in ("label", "number", "interval", "unit", "text")})
-        )
+    lines += [say("summary_answer", **answer) for answer in answers(comparison, known)]
     lines += [say("summary_warning", text=text) for text in warnings]
     return "\n".join(lines) + "\n"

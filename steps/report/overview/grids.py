@@ -68,7 +68,7 @@ def _grid_line(recipe: str, key: str, measured: dict[Any, Estimate | None], axis
         axes.errorbar(i, y, yerr=bar, fmt="o", ms=8 if best else 6, color=LIGHT["blue"], elinewidth=1.1,
                       mfc=LIGHT["blue"] if best else LIGHT["surface"])  # fmt: skip
         axes.annotate(
-            f"{y:.1f}{' chosen' if best else ''}", (i, y), (8, 4), textcoords="offset points", fontsize=10,
+            f"{y:.1f}{' chosen' if best else ''}", (i, y), (8, 4), textcoords="offset points", fontsize=11,
             fontweight="bold" if best else "normal", annotation_clip=False,
         )  # fmt: skip
     axes.set_xticks(range(len(places)), [str(place) for place in places])

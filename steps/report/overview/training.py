@@ -44,7 +44,7 @@ def curves(recipe: str, logs: dict[str, list[dict[str, float]]], stage: str, cei
         label, ink = ("train", color) if key == "loss" else ("valid", LIGHT["ink"])
         axes.annotate(
             f"{label} {y:.2f}", (max(x for x, _ in ends[key]), height[key]), (6, 0), textcoords="offset points",
-            va="center", fontsize=10, annotation_clip=False, color=ink,
+            va="center", fontsize=11, annotation_clip=False, color=ink,
         )  # fmt: skip
     axes.set(xlabel="step", ylim=(0, ceiling), xlim=(0, None))
     axes.set_title(recipe, loc="left", fontsize=11.5, fontweight="bold")

@@ -13,5 +13,5 @@ SECTION = Section(
     tables=tables.stability_tables,
     figures=figures.stability_figures,
     page=sentences.page,
-    answers=sentences.answers,
+    lead=sentences.kept_most,
 )

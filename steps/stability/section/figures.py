@@ -110,7 +110,7 @@ def drift_figure(stability: Stability, checkpoint_set: CheckpointSet, measure: s
         max((spot for spot in seen if spot[0] == kind), key=lambda spot: abs(spot[2] - center))
         for kind in dict.fromkeys(kind for kind, *_ in seen)
     ]
-    place_labels(axes, labels, taken, size=10)
+    place_labels(axes, labels, taken)
     return to_svg(figure, f"drift_{measure}", f"{measure_label(measure)} against forgetting")
 
 
@@ -181,7 +181,7 @@ def path_figure(interpolation: Interpolation) -> str:
             above = y > middle or (apart == 0 and axis == "general")
             y = middle + (1 if above else -1) * LABEL_GAP * spread / 2
         axes.annotate(
-            axis, (interpolation.alphas[-1], y), (8, 0), textcoords="offset points", va="center", fontsize=10,
+            axis, (interpolation.alphas[-1], y), (8, 0), textcoords="offset points", va="center", fontsize=11,
             color=color, annotation_clip=False,
         )  # fmt: skip
     axes.set(

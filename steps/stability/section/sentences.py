@@ -4,7 +4,6 @@ from pathlib import Path
 
 from steps.report.candidates import Candidate, difference, forgetting
 from steps.report.claims import grouped, tally
-from steps.report.section import Answer
 from steps.report.sentences import Sentences
 from steps.report.tables import Estimate, Table
 from steps.stability.section import published as peft_arena
@@ -15,10 +14,6 @@ from steps.stability.section.statistics import LEAST_RECIPES, correlation
 from steps.stability.section.tables import compact_arenas, compact_merges, compact_paths, path_tasks
 
 say = Sentences(Path(__file__).parent)
-
-
-def answers(stability: Stability) -> list[Answer]:
-    return [Answer("lost", kept_most(stability))]
 
 
 def kept_most(stability: Stability) -> str:
