@@ -480,10 +480,11 @@ def test_the_first_sentences_are_those_of_the_tables(made, found):
     assert merge in said
 
 
-def test_the_first_screen_and_the_metrics_have_the_recovery(made):
+def test_the_folded_part_and_the_metrics_have_the_recovery(made):
     _, _, out = made
     row = next(r for r in read_table(out, "distillation_recovery") if r["checkpoint"] == "opd")
-    gained = (out / "summary.txt").read_text(encoding="utf-8").splitlines()[1]
+    page = (out / "index.html").read_text(encoding="utf-8")
+    gained = page[page.index("<h2>Distillation</h2>") :].partition("</summary>")[0].replace("&#39;", "'")
     assert f"Distillation (opd) from sft with grpo as the teacher: {100 * float(row['change']):+.1f} [" in gained
     assert f"{100 * float(row['recovery']):.1f} [" in gained and "% of the teacher's lead." in gained
     levels = read_json(out / "metrics.json")["distillation"]

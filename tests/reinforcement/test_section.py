@@ -258,7 +258,7 @@ def test_an_exploited_reward_is_on_the_first_screen_and_its_answers_come_first(t
     out = make(tmp_path, settings)
     page = (out / "index.html").read_text()
     first = page.index(sentence)
-    assert first < page.index("<h2>Reinforcement learning</h2>") < page.index(sentence, first + 1)
+    assert first < page.index("<h2>Reinforcement</h2>") < page.index(sentence, first + 1)
     rows = read_table(out, "reinforcement_disagreements")
     assert [(row["node"], row["step"], row["reward"]) for row in rows] == [
         ("grpo", "9", "1.5"), ("grpo", "3", "1.5"), ("grpo", "1", "1")
