@@ -496,7 +496,7 @@ def test_no_gap_is_said_in_words(found):
     part = found.recovery(found.reference)
     told = words.recovered(found, replace(part, share=None, gap=at(0.01, -0.02, 0.04), change=at(0.0, -0.02, 0.02)))
     assert "does not move beyond chance" in told
-    assert "cannot be told from nothing: +1.0 [−2.0, +4.0] points" in told
+    assert "was not ahead beyond chance: +1.0 [−2.0, +4.0] points" in told
     below = replace(part, gap=at(-0.2, -0.3, -0.1), share=at(0.9, 0.8, 1.0))
     assert "which scores below the start, it goes 90.0 [80.0, 100.0] % of the way" in words.recovered(found, below)
     assert "has not been measured" in words.recovered(found, replace(part, change=None, share=None))

@@ -31,7 +31,7 @@ def nodes_table(checkpoints: list[Checkpoint]) -> Table:
     rows = []
     for c in checkpoints:
         known = {} if c.stage == "model" else c.settings  # of a model: where it lies
-        shown = {key: known[key] for key in SHOWN_SETTINGS if key in known} | c.grid
+        shown = {key: known[key] for key in SHOWN_SETTINGS if known.get(key) is not None} | c.grid
         rows.append(
             {
                 "node": c.node,
