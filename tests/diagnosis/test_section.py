@@ -25,7 +25,7 @@ from steps.report.claims import verdict
 from steps.report.gather import gather
 from tests.manifests import seal
 from tests.report.test_report import HOSTILE as HOSTILE_TEXT
-from tests.report.test_report import Page, fake_run, make, node, read_table, write_checkpoint, write_evaluation
+from tests.report.test_report import Page, fake_run, lead, make, node, read_table, write_checkpoint, write_evaluation
 
 # Parquet holds no lone surrogates.
 HOSTILE = HOSTILE_TEXT.replace("\udc80", "")
@@ -473,7 +473,7 @@ def test_rows_by_number_of_seeds(made):
 def test_pages_are_self_contained_and_links_lead_somewhere(made):
     root, _, out = made
     index = (out / "index.html").read_text(encoding="utf-8")
-    assert "script" not in Page(index).tags
+    assert Page(index).tags.count("script") == 1
     for name in ("index.html", "rows.html"):
         text = (out / name).read_text(encoding="utf-8")
         page = Page(text)
@@ -526,11 +526,9 @@ def test_all_unlearned_rows_can_be_browsed(made):
 
 def test_the_folded_part_and_metrics_tell_the_study(made):
     root, settings, out = made
-    page = (out / "index.html").read_text(encoding="utf-8")
-    told = page[page.index("<h2>Never learned</h2>", page.index("<nav")) :]
     rates = [np.mean(list(marks(root, f"plain-s{seed}").values())) for seed in (0, 1, 2)]
-    assert f"After plain, {100 * np.mean(rates):.1f} % [" in told[: told.index("</summary>")]
-    assert "of the 1,000 rows examined are unlearned" in told[: told.index("</summary>")]
+    assert f"After plain, {100 * np.mean(rates):.1f} % [" in lead(out, "Never learned")
+    assert "of the 1,000 rows examined are unlearned" in lead(out, "Never learned")
     (found,) = SECTION.unlearned(SECTION.read(gather(settings, root / "results/fable", root)))
     assert found.checkpoint == "plain"
     assert (found.number, found.unit) == (str(round(1000 * np.mean(rates))), "of 1,000 training rows after plain")

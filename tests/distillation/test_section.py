@@ -34,7 +34,18 @@ from steps.report.tables import Estimate, number_text
 from tests.manifests import seal
 from tests.reinforcement.test_section import write_run
 from tests.report import test_report
-from tests.report.test_report import VISION, Page, fake_run, linear, make, node, oklab, read_table, write_evaluation
+from tests.report.test_report import (
+    VISION,
+    Page,
+    fake_run,
+    lead,
+    linear,
+    make,
+    node,
+    oklab,
+    read_table,
+    write_evaluation,
+)
 
 # Recipe → share right on target, harder, general, dev.
 SKILL = {
@@ -483,8 +494,7 @@ def test_the_first_sentences_are_those_of_the_tables(made, found):
 def test_the_folded_part_and_the_metrics_have_the_recovery(made):
     _, _, out = made
     row = next(r for r in read_table(out, "distillation_recovery") if r["checkpoint"] == "opd")
-    page = (out / "index.html").read_text(encoding="utf-8")
-    gained = page[page.index("<h2>Distillation</h2>") :].partition("</summary>")[0].replace("&#39;", "'")
+    gained = lead(out, "Distillation")
     assert f"Distillation (opd) from sft with grpo as the teacher: {100 * float(row['change']):+.1f} [" in gained
     assert f"{100 * float(row['recovery']):.1f} [" in gained and "% of the teacher's lead." in gained
     levels = read_json(out / "metrics.json")["distillation"]

@@ -32,7 +32,18 @@ from steps.settings import methods
 from steps.stats import means, sampling
 from tests.manifests import seal
 from tests.report import test_report
-from tests.report.test_report import VISION, Page, fake_run, linear, make, node, oklab, read_table, write_evaluation
+from tests.report.test_report import (
+    VISION,
+    Page,
+    fake_run,
+    lead,
+    linear,
+    make,
+    node,
+    oklab,
+    read_table,
+    write_evaluation,
+)
 
 Z2 = norm.ppf(0.975) ** 2
 TASKS = {"fable_problems": 0.0, "fable_harder": -0.3, "fable_reworded": -0.1}
@@ -673,7 +684,7 @@ def test_page_has_the_section_and_its_links(made):
         "buys &lt;b&gt;3&lt;/b&gt;. How many?",
     ):
         assert said in text
-    gained = next(line for line in (out / "summary.txt").read_text().splitlines() if line.startswith("Gained"))
+    gained = lead(out, "Reinforcement")
     row = next(r for r in read_table(out, "reinforcement_final") if r["checkpoint"] == "grpo")
     points = f"{100 * float(row['gain']):+.1f}"
     assert f"in pass@1 on fable_problems: grpo {points} [" in gained
@@ -708,8 +719,7 @@ def test_before_exploration_there_are_greedy_scores(tmp_path):
     measured = {row["claim"] for row in read_table(out, "reinforcement_claims") if row["reading"]}
     assert measured == {"RL forgets less than SFT with the same tokens."}
     assert not {"nan", "None"} & set(words(out))
-    gained = (out / "summary.txt").read_text(encoding="utf-8").splitlines()[1]
-    assert "Reinforcement learning from sft, in the target, greedy: grpo" in gained
+    assert "Reinforcement learning from sft, in the target, greedy: grpo" in lead(out, "Reinforcement")
 
 
 def test_a_half_done_study_shows_what_is_there(tmp_path):
