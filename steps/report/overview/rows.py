@@ -100,6 +100,12 @@ def metrics(datasets: list[Rows]) -> dict:
     return {"rows": {flow.dataset: {"entered": flow.rows_in, "trained": flow.total("train")} for flow in flows}}
 
 
+def lead(datasets: list[Rows]) -> str:
+    flows = [rows.flow for rows in datasets]
+    trained, entered = sum(flow.total("train") for flow in flows), sum(flow.rows_in for flow in flows)
+    return say("rows_lead", trained=trained, entered=entered) if entered else ""
+
+
 SECTION = Section(
     name="rows",
     title="Rows",
@@ -109,5 +115,6 @@ SECTION = Section(
     tables=tables,
     figures=lambda datasets: {f"row_flow_{rows.flow.dataset}": row_flow(rows.flow) for rows in datasets},
     page=lambda datasets, tables, figures: {"datasets": datasets} if datasets else None,
+    lead=lead,
     metrics=metrics,
 )
