@@ -470,6 +470,16 @@ def test_a_run_that_measures_dev_alone_has_a_report(tmp_path):
     assert json.loads((out / "headline.json").read_text())["fable"].keys() == {"rows", "checkpoints"}
 
 
+def test_the_map_of_what_was_lost_has_every_checkpoint_and_general_task(made):
+    _, _, out = made
+    drawn = ElementTree.parse(out / "figures/forgetting.svg").getroot()
+    said = [text.text for text in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    rows = [row for row in read_table(out, "tasks") if row["axis"] == "general" and row["forgetting"]]
+    lost = [f"{-100 * float(row['forgetting']):+.1f}".replace("-", "−") for row in rows]
+    names = {row["task"] for row in rows} | {row["checkpoint"] for row in rows}
+    assert len(rows) > 4 and sorted(said) == sorted([*lost, *names])
+
+
 def test_grid_point_is_chosen_on_dev_and_others_are_hidden(tmp_path):
     out = make(tmp_path, fake_run(tmp_path, grid=True, data=False))
     rows = read_table(out, "grid_sweep")

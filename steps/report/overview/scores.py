@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+from steps.report.candidates import forgetting
 from steps.report.findings import Findings
+from steps.report.maps import share_map
 from steps.report.overview.score_tables import (
     checkpoints_table,
     compact_tasks,
@@ -12,7 +14,7 @@ from steps.report.overview.score_tables import (
     unlearned_table,
 )
 from steps.report.section import Section
-from steps.report.tables import Table
+from steps.report.tables import Table, number_text
 
 
 def tables(comparison: Findings) -> list[Table]:
@@ -24,6 +26,23 @@ def tables(comparison: Findings) -> list[Table]:
     if comparison.unlearned:
         measured.append(unlearned_table(comparison.subject, comparison.unlearned))
     return [table for table in measured if table]
+
+
+def figures(comparison: Findings) -> dict[str, str]:
+    """Where several general tasks were measured: what each checkpoint lost of each."""
+    trained = [candidate for candidate in comparison.trained if candidate.on("general")]
+    tasks = list(dict.fromkeys(score.task for candidate in trained for score in candidate.on("general")))
+    cells = {}
+    for i, candidate in enumerate(trained):
+        for j, task in enumerate(tasks):
+            if task in candidate.scores and (lost := forgetting(candidate, comparison.root(candidate), task)):
+                cells[i, j] = (min(max(lost.value, 0.0), 1.0), number_text("points", -lost.value))
+    if len(tasks) < 2 or not cells:
+        return {}
+    names, title = [candidate.name for candidate in trained], "Points lost of each general task"
+    framed = {(i, j) for i, j in cells if trained[i] is comparison.ship}
+    width = max(80.0, 7.0 * max(map(len, tasks)))
+    return {"forgetting": share_map("forgetting", title, names, tasks, cells, framed, width)}
 
 
 def metrics(comparison: Findings) -> dict:
@@ -49,6 +68,7 @@ SECTION = Section(
     template="scores.html.j2",
     read=lambda gathered: gathered.findings,
     tables=tables,
+    figures=figures,
     page=page,
     metrics=metrics,
 )
