@@ -24,6 +24,7 @@ from steps.report.candidates import Candidate, Checkpoint
 from steps.report.claims import verdict
 from steps.report.gather import gather
 from tests.manifests import seal
+from tests.report.test_page import BROWSER, ask
 from tests.report.test_report import HOSTILE as HOSTILE_TEXT
 from tests.report.test_report import Page, fake_run, lead, make, node, read_table, write_checkpoint, write_evaluation
 
@@ -501,6 +502,31 @@ def test_hostile_rows_are_shown_and_do_nothing(made):
     tags = Page(text).tags
     assert tags.count("script") == 1
     assert "</script>" not in text[text.index("<script>") : text.rindex("</script>")]
+
+
+@pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here: apt-get install chromium")
+def test_rows_that_are_shown_are_saved_for_repair_and_the_link_shows_them_again(made, tmp_path):
+    root, settings, out = made
+    (study,) = SECTION.read(gather(settings, root / "results/fable", root))
+    cause = study.rows[0]["label"]
+    script = f"""(() => {{
+      URL.createObjectURL = blob => {{ window.saved = blob; return "data:,"; }};
+      const cause = document.getElementById("cause");
+      cause.value = "{cause}";
+      cause.dispatchEvent(new Event("input", {{bubbles: true}}));
+      document.getElementById("save").click();
+      return window.saved.text().then(text => ({{text, link: location.hash}}));
+    }})()"""
+    seen = ask(out / "rows.html", tmp_path, script)
+    saved = [json.loads(line) for line in seen["text"].splitlines()]
+    expected = [row for row in study.rows if row["label"] == cause]
+    assert 0 < len(expected) < len(study.rows)
+    assert [row["id"] for row in saved] == [row["id"] for row in expected]
+    assert [(row["prompt"], row["response"], row["cause"]) for row in saved] == [
+        (row["prompt"], row["response"], cause) for row in expected
+    ]
+    count = "document.getElementById('count').textContent"
+    assert ask(out / "rows.html", tmp_path, count, link=seen["link"]) == f"{len(expected)} rows"
 
 
 def test_figures_are_whole_xml_and_themable(made):
