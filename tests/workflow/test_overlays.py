@@ -215,7 +215,7 @@ def test_a_quick_one_is_planned(tmp_path, size):
     """One model is fetched, and nothing else."""
     folder = copy_of_the_repository(tmp_path)
     jobs = planned(folder, "--configfile", f"workloads/quick/{size}.yaml")
-    assert {"sft sft", "sft sft_lora", "rl grpo", "difficulty problems", "report"} <= jobs
+    assert {"sft sft", "sft sft_lora", "rl grpo", "difficulty sft", "report"} <= jobs
     assert {job for job in jobs if job.startswith("evaluate")} == {
         f"evaluate {name}" for name in ("base", "sft", "sft_lora", "grpo")
     }
