@@ -1,15 +1,19 @@
-"""The overlays of real models and of real rows: every pair resolves, pinned; some are planned by Snakemake."""
+"""The overlays of real models and of real rows: every pair resolves, pinned; some are planned by Snakemake. The
+quick ones fit their GPU, and their page says what they cost."""
 
 import itertools
+import math
 import re
 
 import pytest
 import yaml
 
 from steps.core.files import read_json
+from steps.evaluation.questions import longest_answer
 from steps.evaluation.tasks import find_template
 from steps.graph import checks, recipes, workload
 from steps.graph import graph as dag
+from steps.preflight import machine
 from steps.training import memory
 from tests.workflow.test_workflow import copy_of_the_repository, planned, run
 from tests.workloads import ROOT, params_of
@@ -36,8 +40,9 @@ SHAPES = {
     "meta-llama/Llama-3.2-1B-Instruct": (128256, 2048, 16, 32, 8, 64, 8192, False, 1.23e9),
     "meta-llama/Llama-3.2-3B-Instruct": (128256, 3072, 28, 24, 8, 128, 8192, False, 3.21e9),
 }
-# Of a GPU of 80 GB 79 GiB are there, less `preflight.headroom`.
-ROOM = 0.9 * 79 * memory.GIB
+# GiB that are there of a GPU of so many GB: some of 24 GB set aside more than others (L4, A10: 22.5).
+THERE = {"gpu_24gb": 22, "gpu_80gb": 79}
+QUICK = sorted((ROOT / "workloads/quick").glob("*.yaml"))
 
 
 def shape_of(path: str) -> memory.Shape:
@@ -61,6 +66,27 @@ def shape_of(path: str) -> memory.Shape:
 
 def resolved(*overlays, **values) -> dict:
     return recipes.complete(params_of(*overlays, **values))
+
+
+def estimated(graph: dag.Graph) -> dict[str, float]:
+    """GiB of a GPU that pre-flight expects every training to need."""
+    params = graph.params
+    shapes = {name: shape_of(model["path"]) for name, model in params["models"].items()}
+    totals = {}
+    for name in {*graph.rehearsals.values()}:
+        node = graph.nodes[name]
+        totals[name] = memory.needs(
+            node.stage, node.settings, shapes[graph.root(name)],
+            [shapes[graph.root(teacher)] for teacher in node.teachers],
+            prompt_tokens=params["preflight"]["prompt_tokens"], kind="single", processes=1, device="cuda", half=True,
+        )["total"] / memory.GIB  # fmt: skip
+    return totals
+
+
+def too_large(graph: dag.Graph, there: float) -> dict[str, float]:
+    """The trainings that do not fit into so many GiB less `preflight.headroom`, with what they need."""
+    room = there * (1 - graph.params["preflight"]["headroom"])
+    return {name: total for name, total in estimated(graph).items() if total > room}
 
 
 def test_every_promised_model_is_there():
@@ -97,19 +123,76 @@ def test_every_pair_resolves(pair):
 
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: f"{pair[0].stem}_{pair[1].stem}")
 def test_every_training_of_a_pair_fits_one_gpu_of_80_gb(pair):
-    params = resolved(*pair, workload="mine")
-    graph = dag.Graph(params)
-    shapes = {name: shape_of(model["path"]) for name, model in params["models"].items()}
-    totals = {}
-    for name in graph.rehearsals.values():
-        node = graph.nodes[name]
-        totals[name] = memory.needs(
-            node.stage, node.settings, shapes[graph.root(name)],
-            [shapes[graph.root(teacher)] for teacher in node.teachers],
-            prompt_tokens=params["preflight"]["prompt_tokens"], kind="single", processes=1, device="cuda", half=True,
-        )["total"] / memory.GIB  # fmt: skip
-    assert {"sft", "grpo", "srpo", "opd"} <= totals.keys()
-    assert not {name: total for name, total in totals.items() if total * memory.GIB > ROOM}
+    graph = dag.Graph(resolved(*pair, workload="mine"))
+    assert {"sft", "grpo", "srpo", "opd"} <= {*graph.rehearsals.values()}
+    assert not too_large(graph, THERE["gpu_80gb"])
+
+
+@pytest.mark.parametrize("overlay", QUICK, ids=lambda path: path.stem)
+def test_a_quick_one_trains_and_measures_one_pinned_model_and_fits_its_gpu(overlay):
+    graph = dag.Graph(resolved(overlay))
+    assert {name: node.stage for name, node in graph.nodes.items()} == {"sft": "sft", "sft_lora": "sft", "grpo": "rl"}
+    pinned = workload.read(ROOT / "workloads/models/qwen3_0.6b.yaml")["models"]["base"]
+    assert graph.params["models"] == {"base": pinned}
+    checks.check_files(graph)
+    assert {*estimated(graph)} == {*graph.nodes} and not too_large(graph, THERE[overlay.stem])
+
+
+def test_quick_ones_differ_in_what_a_gpu_holds_alone():
+    """Rows of a pass, never those of a step: what is learned is the same."""
+    learned, held = [], ("batch_size", "gradient_accumulation", "gradient_checkpointing", "sample_batch")
+    assert {overlay.stem for overlay in QUICK} == {*THERE}
+    for overlay in QUICK:
+        params = resolved(overlay)
+        for node in dag.Graph(params).nodes.values():
+            assert node.stage == "rl" or node.settings["batch_size"] * node.settings["gradient_accumulation"] == 32
+        learned.append(
+            {
+                section: {key: value for key, value in content.items() if key not in held}
+                if isinstance(content, dict)
+                else content
+                for section, content in params.items()
+            }
+        )
+    assert learned[0] == learned[1]
+
+
+def written_one_by_one(graph: dag.Graph) -> dict[str, int]:
+    """Tokens that are written after each other at most, by rule: those of a batch count once. Of grpo all rollouts."""
+    params, rl = graph.params, graph.nodes["grpo"].settings
+    (source,) = params["data"]["problems"]["sources"]
+    counts = {}
+    for rule in ("bucket", "difficulty"):
+        of = params[rule]
+        counts[rule] = math.ceil(source["cap"] * of["samples"] / of["batch_size"]) * of["max_new_tokens"]
+    counts["grpo"] = (
+        rl["steps"] * math.ceil(rl["prompts"] * rl["generations"] / rl["sample_batch"]) * rl["max_new_tokens"]
+    )
+    of = params["evaluate"]
+    longest = [longest_answer(task, of["tasks"][task], of["max_new_tokens"])[0] for task in graph.asked()]
+    batches = math.ceil(of["limit"] / of["batch_size"])
+    return counts | {"evaluate": len(graph.measured()) * batches * sum(longest)}
+
+
+def test_the_page_of_the_first_run_tells_what_the_quick_ones_cost():
+    """Its tables are written by people; memory and disk are pre-flight's, tokens are counted from the settings."""
+    page = (ROOT / "docs/first_run.md").read_text()
+    graphs = [dag.Graph(resolved(ROOT / f"workloads/quick/{size}.yaml")) for size in THERE]
+    totals, shape = [estimated(graph) for graph in graphs], shape_of("Qwen/Qwen3-0.6B-Base")
+    most = 0.0
+    for name, node in graphs[0].nodes.items():
+        disk = machine.disk(node.stage, node.settings, shape)
+        numbers = [total[name] for total in totals] + [size / 1e9 for size in disk.values()]
+        assert f"| `{name}` | {' | '.join(f'{number:.1f}' for number in numbers)} |" in page
+        most = max(most, disk["states"] / 1e9)
+    kept = sum(machine.disk(n.stage, n.settings, shape)["checkpoint"] for n in graphs[0].nodes.values()) / 1e9
+    assert f"{math.ceil(most + kept + 1.2)} GB of disk" in page
+    counts = [written_one_by_one(graph) for graph in graphs]
+    for rule in counts[0]:
+        assert f"| `{rule}` | {' | '.join(f'{count[rule]:,}' for count in counts)} |" in page
+    together = [sum(count.values()) for count in counts]
+    assert f"| together | {' | '.join(f'{count:,}' for count in together)} |" in page
+    assert f"| at 30 ms each | {' | '.join(f'{count * 0.03 / 60:.0f} minutes' for count in together)} |" in page
 
 
 def test_a_pair_needs_a_name():
@@ -125,6 +208,18 @@ def test_a_pair_is_planned(tmp_path, pair):
     jobs = planned(folder, "--configfile", *files, "--config", "workload=mine")
     assert {"download base", "report", "evaluate base", "rl grpo", "opd opd"} <= jobs
     assert ("download problems" in jobs) == (data == "openmath")
+
+
+@pytest.mark.parametrize("size", THERE)
+def test_a_quick_one_is_planned(tmp_path, size):
+    """One model is fetched, and nothing else."""
+    folder = copy_of_the_repository(tmp_path)
+    jobs = planned(folder, "--configfile", f"workloads/quick/{size}.yaml")
+    assert {"sft sft", "sft sft_lora", "rl grpo", "difficulty sft", "report"} <= jobs
+    assert {job for job in jobs if job.startswith("evaluate")} == {
+        f"evaluate {name}" for name in ("base", "sft", "sft_lora", "grpo")
+    }
+    assert {job for job in jobs if job.startswith("download")} == {"download base"}
 
 
 def test_the_command_line_wins_over_every_file(tmp_path):
