@@ -2,7 +2,8 @@
 
 What a user's function does with a model's text has no bound: it loops, takes all memory, exits, forks. A thread cannot
 be stopped, and the handler of a signal waits for the end of what runs in C. So the function runs in a child: the parent
-waits for it so long and no longer, kills it with all that it started, and starts another for the next call.
+waits for it so long and no longer, has it killed with all that it started (`steps.core.keeper`), and starts another for
+the next call.
 
 `python -m steps.core.bounded` is that child: a line of JSON in, a line of JSON out, on a socket of their own. What the
 function prints goes where this process prints, as far as `PRINTED`. Nothing is pickled.
@@ -14,9 +15,9 @@ import ast
 import importlib.util
 import inspect
 import json
-import math
 import numbers
 import os
+import re
 import resource
 import signal
 import socket
@@ -29,16 +30,24 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-# Bytes that the child may take: of data, for torch and CUDA reserve ten times as much of addresses.
+from steps.core import keeper
+from steps.core.text import visible
+
+# Bytes that the child may take: of data, for torch and CUDA reserve ten times as much of addresses. As many as all that
+# it starts takes with it.
 MEMORY = 4 << 30
 # Seconds for a file to run, once: it may import torch from a disk that is asleep.
 LOAD_SECONDS = 120.0
+# The largest number that float32 has, in which rewards are learned from.
+LARGEST = (2 - 2**-23) * 2.0**127
 # Bytes of a file that it may write, and of what it prints that is passed on.
 FILE = 1 << 30
 PRINTED = 1 << 20
 # Bytes of a reply, and characters of the error in it.
 LONGEST_REPLY = 1 << 16
 LONGEST_ERROR = 400
+# Where an object lies in memory is another place in every run.
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 class Failed(Exception):
@@ -51,14 +60,23 @@ def finite(value: Any) -> float:
     Raises:
         TypeError: it is none, or not finite.
     """
-    if not isinstance(value, numbers.Real) or not math.isfinite(value):
-        raise TypeError(f"returned {value!r:.80}, which is no finite number")
-    return float(value)
+    if not isinstance(value, numbers.Real) or not abs(number := float(value)) <= LARGEST:
+        raise TypeError(f"returned {value!r:.80}, which is no finite number of float32")
+    return number
 
 
 def one_line(error: BaseException) -> str:
-    """An exception as the reason of a failure: its kind and what it says."""
-    return " ".join(f"{type(error).__name__}: {error}"[:LONGEST_ERROR].split())
+    """An exception as the reason of a failure: its kind and what it says, the same in every run."""
+    try:
+        said = str(error)
+    except Exception:
+        said = "it cannot say what it is"
+    return shown(f"{type(error).__name__}: {said[:LONGEST_ERROR]}")
+
+
+def shown(error: str) -> str:
+    """What code that is not ours says, as one line that changes no terminal."""
+    return visible(" ".join(_ADDRESS.sub("", error).split()))[:LONGEST_ERROR]
 
 
 def limit_memory() -> None:
@@ -92,7 +110,7 @@ class Worker:
         paths = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
         with theirs:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", __spec__.name, str(theirs.fileno()), str(self.path), str(self.seconds)],
+                [sys.executable, "-m", __spec__.name, str(theirs.fileno()), str(self.path)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -103,7 +121,11 @@ class Worker:
             )
         # It ends with the pipe: with the child, and what the child has started.
         threading.Thread(target=_pass_on, args=(self._child.stdout, self.path), daemon=True).start()
-        self._receive(0, LOAD_SECONDS)
+        try:
+            self._receive(0, LOAD_SECONDS)
+        except Failed:
+            self.close()
+            raise
 
     def check(self, function: str, *arguments: Any) -> None:
         """Whether the file has a function that takes these arguments, or all but the last.
@@ -137,12 +159,13 @@ class Worker:
         """End the child, and what it started."""
         if self._child is None:
             return
-        try:
-            os.killpg(self._child.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # it has ended, and left nothing
-        self._child.wait()
+        # Its keeper ends it when nobody listens.
         self._socket.close()
+        try:
+            self._child.wait(keeper.END + keeper.LOOK)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
         self._child = None
 
     def _ask(self, verb: str, function: str, arguments: tuple[Any, ...]) -> list[float | None]:
@@ -157,9 +180,14 @@ class Worker:
         until, reply = time.monotonic() + seconds, b""
         try:
             self._socket.settimeout(seconds)
-            self._socket.sendall(request)
+            # One that has ended may have left a reply, and takes none.
+            if request:
+                self._socket.sendall(request)
             while not reply.endswith(b"\n") and len(reply) < LONGEST_REPLY:
-                self._socket.settimeout(max(until - time.monotonic(), 1e-3))
+                left = until - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError
+                self._socket.settimeout(left)
                 part = self._socket.recv(LONGEST_REPLY)
                 if not part:
                     raise ConnectionError
@@ -170,9 +198,7 @@ class Worker:
         except OSError:
             child = self._child
             self.close()
-            code = child.returncode
-            how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-            raise Failed(f"its process ended {how}") from None
+            raise Failed(_ending(child.returncode)) from None
         try:
             answered, values, error = json.loads(reply)
             values = [None if value is None else finite(value) for value in values]
@@ -182,8 +208,16 @@ class Worker:
             self.close()
             raise Failed("it wrote into the socket of its process")
         if error is not None:
-            raise Failed(str(error)[:LONGEST_ERROR])
+            raise Failed(shown(str(error)[: 2 * LONGEST_ERROR]))
         return values
+
+
+def _ending(code: int) -> str:
+    if code == keeper.TOO_LARGE:
+        return f"MemoryError: its processes take more than {MEMORY >> 30} GiB together"
+    if code == keeper.TOO_MANY:
+        return f"it has more than {keeper.MOST_PROCESSES} processes"
+    return f"its process ended {f'by {signal.Signals(-code).name}' if code < 0 else f'with exit code {code}'}"
 
 
 def _pass_on(printed: Any, path: Path) -> None:
@@ -233,7 +267,7 @@ def _imported(tree: ast.Module, package: tuple[str, ...]) -> Iterator[list[str]]
 # --- in the child --------------------------------------------------------------------------------
 
 
-def _serve(connection: socket.socket, path: Path, seconds: float) -> None:
+def _serve(connection: socket.socket, path: Path) -> None:
     connection.set_inheritable(False)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (FILE, FILE))
@@ -258,12 +292,7 @@ def _serve(connection: socket.socket, path: Path, seconds: float) -> None:
     with connection.makefile(encoding="utf-8") as requests:
         for line in requests:
             number, verb, function, arguments = json.loads(line)
-            # They end it where the parent has been killed and cannot.
-            signal.setitimer(signal.ITIMER_REAL, seconds + 1)
-            used = time.process_time() + (os.cpu_count() or 1) * seconds
-            resource.setrlimit(resource.RLIMIT_CPU, (int(used) + 1, resource.RLIM_INFINITY))
             reply(number, {"check": _check, "call": _call, "call_many": _call_many}[verb], function, arguments)
-            signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _load(module: ModuleType, path: Path) -> list[float | None]:
@@ -339,4 +368,5 @@ def _taken(function: Callable, arguments: list) -> list:
 
 
 if __name__ == "__main__":
-    _serve(socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2]), float(sys.argv[3]))
+    line = socket.socket(fileno=int(sys.argv[1]))
+    keeper.keep(lambda: _serve(line, Path(sys.argv[2])), line, MEMORY)

@@ -100,6 +100,15 @@ def total(value: float) -> float:
     return gathered(torch.tensor([value], dtype=torch.float64)).sum().item()
 
 
+def before(count_here: int) -> int:
+    """How many the processes before this one have, of what each has so many of. Every process must call it."""
+    if count() == 1:
+        return 0
+    import torch
+
+    return int(gathered(torch.tensor([count_here]))[: rank()].sum())
+
+
 def kept(tensor: Any) -> Any:
     """A tensor in main memory, where the first process will write it; nothing of it in the others."""
     return tensor.cpu() if first() else tensor.new_empty(0)

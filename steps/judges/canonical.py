@@ -20,11 +20,12 @@ from steps.judges.units import SYMBOLS
 
 # A longer answer is prose, of which only case and spaces are folded: it bounds the time of all that follows.
 LONGEST = 500
-# A number as people write it: "12,345.6" is one, "1,2,3" are three, and the minus of "5-3" is an operator.
+# A number as people write it: "12,345.6" is one, "1,2,3" are three, and the minus of "5-3" is an operator. One that
+# fails at its end is looked for again at each of its groups: of so many at most, and none is given back.
 NUMBER = re.compile(
-    r"(?<![\d.])(?:(?<![\w)])[-+])?(?:\d{1,3}(?:,\d{3})+(?![\d,]*\d)|\d+)(?:\.\d+)?|(?<![\d.])(?:(?<![\w)])[-+])?\.\d+"
+    r"(?<![\d.])(?:(?<![\w)])[-+])?(?:\d{1,3}(?:,\d{3}){1,100}+(?!,*\d)|\d+)(?:\.\d+)?|(?<![\d.])(?:(?<![\w)])[-+])?\.\d+"
 )
-_THOUSANDS = re.compile(r"(?<![\d.,(\[{])\d{1,3}(?:,\d{3})+(?![\d,]*\d)")
+_THOUSANDS = re.compile(r"(?<![\d.,(\[{])\d{1,3}(?:,\d{3})++(?!,*\d)")
 CLOSING = ".,;:…。｡、，；：।॥؛،۔។"
 
 
@@ -144,7 +145,7 @@ def closed(text: str) -> str:
         return text  # cd ..
     kept = text.rstrip(CLOSING + " ")
     if kept[-1:] in ("!", "?", "！", "？"):
-        last = re.search(r"(?:[^\W\d_]|')+$", kept.rstrip("!?！？ "))
+        last = re.search(r"(?:[^\W\d_]|')+$", kept.rstrip("!?！？ ")[-LONGEST:])
         if last and (len(last[0]) > 2 or last[0].lower() in EVERYDAY or not last[0].isascii()):
             kept = kept.rstrip("!?！？ ")
     return kept or text

@@ -37,7 +37,8 @@ def follows(response: str, check: dict) -> bool:
     response = said(response)
     given, kind = _words(response), check["kind"]
     if kind == "repeat":
-        return given == _words(check["word"]) * check["times"]
+        word = _words(check["word"])
+        return len(given) == len(word) * check["times"] and given == word * check["times"]
     if not all(_holds(given, word) for word in check["words"]):
         return False
     if kind == "uppercase":

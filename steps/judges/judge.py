@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from steps.judges.canonical import canonical
-from steps.judges.comparison import Outcome, Unverifiable, compare, kind_of, without_unit
+from steps.judges.comparison import Mathematics, Outcome, Unverifiable, compare, kind_of, without_unit
 from steps.judges.latex import for_grammar, tidy
 from steps.judges.mathematics import Checker
 from steps.judges.reading import Mark, Read, count_words, read
@@ -26,6 +26,9 @@ SECONDS = 2.0
 _SIGNS = frozenset("∅ ∞ -∞ {} + - * / = < > ≤ ≥".split())
 # Comparisons that are not made twice: samples of one row repeat each other.
 REMEMBERED = 1 << 14
+# Different answers of a response that are looked at, and comparisons of expressions that all of them may cost. Each has
+# a limit, but a response may mark thousands.
+MOST_ANSWERS, MOST_COMPARISONS = 64, 64
 # Words of a response beside a short gold from which it is prose, and of each word of the gold.
 PROSE, PROSE_PER_WORD = 4, 2
 
@@ -83,22 +86,26 @@ class Judge:
         """The verdict on all that a response marks: its last answer counts, and a different one beside it."""
         if not found.answers:
             return Verdict("unread", "", "no marked answer")
-        *others, last = found.answers
-        outcome, why = self._parts(gold, last)
-        told = [self._parts(gold, answer)[0] for answer in others if answer != last]
-        if len({one == "right" for one in (outcome, *told)}) > 1:
+        last = found.answers[-1]
+        others = {*found.answers} - {last}
+        if len(others) >= MOST_ANSWERS:
+            return Verdict("ambiguous", found, f"more than {MOST_ANSWERS} different answers are marked")
+        mathematics = self._bounded() if self.kind == "math" else None
+        outcome, why = self._parts(gold, last, mathematics)
+        told = (self._parts(gold, answer, mathematics)[0] for answer in dict.fromkeys(found.answers) if answer != last)
+        if any((one == "right") != (outcome == "right") for one in told):
             return Verdict("ambiguous", found, "several different answers are marked")
         if outcome != "right" and found.prose and _is_prose(found.prose, gold):
             return Verdict("unverifiable", found, "prose, where a short answer is asked for")
         return Verdict(outcome, found, why)
 
-    def compare(self, gold: str, answer: str) -> tuple[Outcome, str]:
+    def _compare(self, gold: str, answer: str, mathematics: Mathematics | None) -> tuple[Outcome, str]:
         """Whether an answer is the gold one, and why (not)."""
         if self.kind == "exact":
             right = canonical(answer) == canonical(gold)
             return ("right", "the same text") if right else ("wrong" if answer.strip() else "unread", "another text")
         try:
-            return compare(gold, answer, self._mathematics if self.kind == "math" else None)
+            return compare(gold, answer, mathematics)
         except Unverifiable as problem:
             return "unverifiable", str(problem)
 
@@ -115,19 +122,30 @@ class Judge:
         formula = for_grammar(without_unit(tidy(gold))[0]) or ""
         return _REFUSALS[self._asked(formula, formula)]
 
-    def _parts(self, gold: str, parts: tuple[str, ...]) -> tuple[Outcome, str]:
+    def _parts(self, gold: str, parts: tuple[str, ...], mathematics: Mathematics | None) -> tuple[Outcome, str]:
         """The verdict on one answer: on its parts together or, of one answer given twice, on each."""
-        told = self.compare(gold, ", ".join(parts))
+        told = self._compare(gold, ", ".join(parts), mathematics)
         if told[0] == "right" or len(parts) == 1:
             return told
-        each = (self.compare(gold, part) for part in parts)
+        each = (self._compare(gold, part, mathematics) for part in parts)
         return next((found for found in each if found[0] != "right"), ("right", "each part is"))
 
-    def _mathematics(self, given: str, gold: str) -> bool:
-        outcome = self._asked(given, gold)
-        if outcome in ("timeout", "error"):
-            raise Unverifiable(f"{given[:40]}: {_REFUSALS[outcome]}")
-        return outcome == "right"
+    def _bounded(self) -> Mathematics:
+        """What compares the expressions of one response: none after the first that nobody can tell."""
+        left = MOST_COMPARISONS
+
+        def mathematics(given: str, gold: str) -> bool:
+            nonlocal left
+            if not left:
+                raise Unverifiable("there is more to compare than an answer has")
+            left -= 1
+            outcome = self._asked(given, gold)
+            if outcome in ("timeout", "error"):
+                left = 0
+                raise Unverifiable(f"{given[:40]}: {_REFUSALS[outcome]}")
+            return outcome == "right"
+
+        return mathematics
 
     def _asked(self, given: str, gold: str) -> str:
         """What the checker says of two expressions, once."""

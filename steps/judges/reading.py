@@ -54,10 +54,14 @@ def normalize(text: str) -> str:
 _SHARPS = re.compile(r"(?<!#)####(?!#)")
 
 
+def sharps_split(response: str) -> list[str]:
+    """What stands before, between and behind the marks `####` of a response."""
+    return _SHARPS.split(said(response))
+
+
 def behind_sharps(response: str) -> list[str]:
     """What follows each `####` of a response on its line."""
-    parts = _SHARPS.split(said(response))[1:]
-    return [part.strip().split("\n", 1)[0].strip() for part in parts]
+    return [part.strip().split("\n", 1)[0].strip() for part in sharps_split(response)[1:]]
 
 
 def worked_answer(response: str) -> str | None:
@@ -112,7 +116,7 @@ def boxed(response: str) -> str | None:
 
 
 # Between two boxes: they are one answer, or the second is what follows from the first.
-_BESIDE = re.compile(r"[\s$,;.]*(?:\\text\{)?\s*(?:and|or|,|;|)\s*\}?[\s$]*", re.IGNORECASE)
+_BESIDE = re.compile(r"[\s$,;.]*+(?:\\text\{\s*+)?(?:(?:and|or|,|;)\s*+)?\}?[\s$]*", re.IGNORECASE)
 _CONCLUDES = "hence thus so therefore finally final answer conclude consequently altogether total then also daher donc"
 _FOLLOWS = re.compile(rf"\b(?:{'|'.join(_CONCLUDES.split())})\b|因此|所以|最终|答案|∴|\\therefore", re.IGNORECASE)
 
@@ -121,17 +125,18 @@ def last_boxes(response: str) -> list[tuple[str, ...]]:
     r"""The boxes that answer: all, but for those before one that is said to follow from them. Those that stand side by
     side, \boxed{2} and \boxed{5}, are one answer of several parts. "" for one that is empty or not closed."""
     text, place = said(response), 0
-    groups: list[tuple[str, ...]] = []
+    groups: list[list[str]] = []
     for content, begin, end in boxes(response):
         between = text[place:begin]
         if groups and _FOLLOWS.search(between):
             groups = []
-        if groups and all(groups[-1]) and content and _BESIDE.fullmatch(between):
-            groups[-1] = (*groups[-1], content)
+        # One that is empty stands alone.
+        if groups and groups[-1][0] and content and _BESIDE.fullmatch(between):
+            groups[-1].append(content)
         else:
-            groups.append((content or "",))
+            groups.append([content or ""])
         place = end
-    return groups
+    return [*map(tuple, groups)]
 
 
 class Read(str):

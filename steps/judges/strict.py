@@ -4,14 +4,11 @@ Right is a response that comes to its end, answers once, behind one mark, says n
 of its row, and keeps the row's constraint where it has one. Nothing that a reward is told loosens it.
 """
 
-import re
 from collections.abc import Sequence
 
 from steps.judges.judge import Verdict
-from steps.judges.reading import behind_sharps, boxes, said
+from steps.judges.reading import behind_sharps, boxes, said, sharps_split
 from steps.judges.rows import RowJudge, by_answer
-
-_LAST = re.compile(r"####[^\n]*\s*\Z")
 
 
 def strict_verdicts(
@@ -48,5 +45,5 @@ def _form(response: str) -> str:
     if sharps:
         if len(sharps) > 1 or len(boxed) > 1 or (boxed and "boxed" not in sharps[0]):
             return "its answer is marked more than once"
-        return "" if _LAST.search(text) else "it goes on behind its answer"
+        return "it goes on behind its answer" if "\n" in sharps_split(text)[-1].rstrip() else ""
     return "its answer is marked more than once" if len(boxed) > 1 else ""

@@ -23,6 +23,7 @@ import shutil
 import time
 from collections import Counter
 from functools import partial
+from itertools import groupby, islice
 from pathlib import Path
 
 from steps.core.code import code_paths
@@ -94,12 +95,16 @@ def main(args: argparse.Namespace) -> None:
 
     out = fresh_folder(args.out)
     write_jsonl(out / "rollouts.jsonl", rollouts.gathered(work / "rollouts", plan.batches))
-    failed = rollouts.gathered(work / "failures", plan.batches)
+    # Of several processes, in the order of one.
+    failed = sorted(
+        rollouts.gathered(work / "failures", plan.batches),
+        key=lambda one: (one["step"], plan.names.index(one["reward"])),
+    )
     if failed:
         write_jsonl(out / "failures.jsonl", failed)
     disagreements = rollouts.gathered(work / "disagreements", plan.batches)
     if disagreements:
-        write_jsonl(out / "disagreements.jsonl", sorted(disagreements, key=lambda one: (one["step"], -one["reward"])))
+        write_jsonl(out / "disagreements.jsonl", highest(disagreements, settings["keep_groups"]))
     collapsed = collapses(log)
     exploited = exploits(rollouts.gathered(work / "strict", plan.batches))
     for sentence in collapsed if trainer.warned else (*exploited, *collapsed):
@@ -131,6 +136,12 @@ def main(args: argparse.Namespace) -> None:
         speed=rollouts.speeds(trainer.state.log_history),
     )
     shutil.rmtree(work, ignore_errors=True)
+
+
+def highest(disagreements: list[dict], most: int) -> list[dict]:
+    """Those of the highest reward, so many of each step; every process has kept as many."""
+    ordered = sorted(disagreements, key=lambda one: (one["step"], -one["reward"]))
+    return [one for _, own in groupby(ordered, key=lambda one: one["step"]) for one in islice(own, most)]
 
 
 if __name__ == "__main__":

@@ -108,7 +108,8 @@ class ScoredSamples:
         }
 
     def write(self, rows: list[dict], seed: list[int]) -> list[list[Sample]]:
-        """A group of samples of each row; every process must call it."""
+        """A group of samples of each row; every process must call it. A row's number among those of all processes seeds
+        them: one process that has all of them writes the same."""
         settings, size = self.settings, self.settings["generations"]
         with self_teacher.swapped_weights(self.model, None), self.accelerator.autocast():
             groups = self.engine.sample(
@@ -117,7 +118,7 @@ class ScoredSamples:
                 temperature=settings["temperature"],
                 max_new_tokens=settings["max_new_tokens"],
                 seed=seed,
-                first=self.own.start // size,
+                first=processes.before(len(rows)),
             )
         self.generated += sum(sample.tokens for group in groups for sample in group)
         return groups
@@ -260,14 +261,15 @@ class ScoredSamples:
     def keep(self) -> None:
         """Some groups of the rollouts, and the failed scores, as files that a resumed run writes again."""
         size, step = self.settings["generations"], self.state.global_step + 1
-        # The first process has as many as there are, or its share of the prompts.
-        groups = min(self.settings["keep_groups"], len(self.batch) // size) if processes.first() else 0
+        # Of the first groups of all processes, those that are this one's.
+        groups = max(0, min(self.settings["keep_groups"] - self.own.start // size, len(self.batch) // size))
         texts = self.texts(groups * size)
         kept = []
         for begin in range(0, groups * size, size):
             row, members = self.batch[begin], range(begin, begin + size)
             values = {
-                name: [rounded(self.values[i, k].item()) for i in members] for k, name in enumerate(self.plan.names)
+                name: [rounded(self.values[self.own][i, k].item()) for i in members]
+                for k, name in enumerate(self.plan.names)
             }
             kept.append(
                 {

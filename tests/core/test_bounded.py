@@ -66,6 +66,39 @@ def act(what, value):
         return 10 ** 400
     if what == "text":
         return "1.0"
+    if what == "float32":
+        return 1e39
+    if what == "address":
+        raise ValueError(f"{object()} and {act}")
+    if what == "mute":
+        class Mute(Exception):
+            def __str__(self): raise self
+        raise Mute
+    if what == "terminal":
+        raise ValueError("\\x1b[31m red \\u202e back \\ud800 half")
+    if what == "parent":
+        import signal
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+            os.kill(os.getppid(), number)
+        return float(value)
+    if what in ("session", "daemon"):
+        if not os.fork():
+            os.setsid()
+            if what == "daemon" and os.fork(): os._exit(0)
+            Path(value).write_text(str(os.getpid()))
+            while True: time.sleep(1)
+        while not Path(value).exists() or not Path(value).read_text(): time.sleep(0.01)
+        return 1.0
+    if what == "thread":
+        Path(value).write_text(str(os.getpid()))
+        threading.Thread(target=time.sleep, args=(600,)).start()
+        return 1.0
+    if what == "drip":
+        import socket
+        line = socket.socket(fileno=os.dup(int(sys.argv[1])))
+        while True:
+            line.send(b" ")
+            time.sleep(0.001)
     return float(value)
 """
 
@@ -97,6 +130,11 @@ def worker(tmp_path_factory):
         ("nan", "returned nan, which is no finite number"),
         ("huge", "OverflowError"),
         ("text", "returned '1.0', which is no finite number"),
+        ("float32", "returned 1e[+]39, which is no finite number of float32"),
+        ("address", "^ValueError: <object object> and <function act>$"),
+        ("mute", "^Mute: it cannot say what it is$"),
+        ("terminal", r"^ValueError: ⟨U\+001B⟩\[31m red ⟨U\+202E⟩ back ⟨U\+D800⟩ half$"),
+        ("drip", "no result after 2 s"),
     ],
 )
 def test_a_call_that_fails_is_one_line_in_time_and_the_next_one_works(worker, what, error):
@@ -109,7 +147,7 @@ def test_a_call_that_fails_is_one_line_in_time_and_the_next_one_works(worker, wh
     assert worker.call("act", "", "2") == 2.0
 
 
-@pytest.mark.parametrize("what", ["fork", "print"])
+@pytest.mark.parametrize("what", ["fork", "print", "parent"])
 def test_what_else_a_call_does_changes_no_result(worker, what):
     assert [worker.call("act", what, str(i)) for i in range(3)] == [0.0, 1.0, 2.0]
     assert worker.call("act", "", "7") == 7.0
@@ -123,6 +161,24 @@ def test_what_a_call_started_ends_with_it(worker, tmp_path):
     while alive(orphan) and time.monotonic() < until:
         time.sleep(0.05)
     assert not alive(orphan)
+
+
+@pytest.mark.parametrize("what", ["session", "daemon", "thread"])
+def test_what_a_call_left_running_ends_with_the_worker(worker, tmp_path, what):
+    assert worker.call("act", what, str(tmp_path / "pid")) == 1.0
+    left = int((tmp_path / "pid").read_text())
+    assert alive(left)
+    worker.close()
+    assert not alive(left)
+
+
+def test_a_file_that_ends_as_it_is_loaded_says_the_same_each_time(tmp_path):
+    path = tmp_path / "ends.py"
+    path.write_text("import sys\nsys.exit(3)")
+    worker = Worker(path, SECONDS)
+    for _ in range(3):
+        with pytest.raises(Failed, match="^SystemExit: 3$"):
+            worker.call("act")
 
 
 def alive(pid: int) -> bool:
@@ -140,7 +196,8 @@ def test_a_file_that_does_not_run_in_time(tmp_path, monkeypatch):
         Worker(path, SECONDS).start()
 
 
-def test_the_child_ends_with_its_parent(tmp_path):
+@pytest.mark.parametrize("act", ["while True: pass", "threading.Thread(target=time.sleep, args=(600,)).start()"])
+def test_the_child_ends_with_its_parent(tmp_path, act):
     """Killed as the trainer may be: nothing is left to end it."""
     import signal
     import subprocess
@@ -148,11 +205,12 @@ def test_the_child_ends_with_its_parent(tmp_path):
 
     path = tmp_path / "hang.py"
     path.write_text(
-        "import os\nfrom pathlib import Path\n"
-        f"def hang():\n    Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))\n    while True: pass\n"
+        "import os, threading, time\nfrom pathlib import Path\n"
+        f"def hang():\n    Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))\n    {act}\n    return 1\n"
     )
     code = (
-        f"from pathlib import Path; from steps.core.bounded import Worker; Worker(Path({str(path)!r}), 1).call('hang')"
+        f"from pathlib import Path; from steps.core.bounded import Worker; worker = Worker(Path({str(path)!r}), 60)\n"
+        "worker.call('hang')\nwhile True: pass"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": os.getcwd()})
     while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():

@@ -86,6 +86,22 @@ def runs(tmp_path_factory) -> dict[str, dict]:
     lora = test_sft.SETTINGS | {"adapter": {"kind": "lora", "r": 4, "alpha": 8}}
     taught = {"data": [str(folder / "taught.jsonl")], "logprobs": [str(folder / "cache")]}
     prompts = {"data": folder / "prompts.jsonl", "reward_model": None, "logs": None}
+    # Rows without spread in either process, and not as many in one as in the other.
+    (folder / "parted.py").write_text(test_rl.parted(5), encoding="utf-8")
+    parted = {"kind": "custom", "weight": 1.0, "file": str(folder / "parted.py"), "function": "parted", "group": True}
+    replaced = {
+        "rewards": {"parted": parted, "bonus": {"kind": "format", "weight": 1e-3, "pattern": "zz"}},
+        "success": {"reward": "parted", "least": 1.0},
+        "dynamic_sampling": 2,
+        "aggregation": "normalize_then_sum",
+        "keep_groups": 3,
+    }
+    corrected = {
+        "importance": {"kind": "mask", "level": "token", "most": 1.5, "least": 0.5},
+        "mask_truncated": True,
+        "temperature": 1.0,
+        "loss_type": "grpo",
+    }
     asked = {
         "data": [str(folder / "prompts.jsonl")],
         "teachers": [str(folder / "teacher")],
@@ -113,6 +129,8 @@ def runs(tmp_path_factory) -> dict[str, dict]:
         "srpo": run("rl", test_rl.settings_of("srpo", **SOLVED), **prompts),
         "rlsd": run("rl", test_rl.settings_of("rlsd", **SOLVED), **prompts),
         "rlrt": run("rl", test_rl.settings_of("rlrt", **SOLVED), **prompts),
+        "replaced": run("rl", test_rl.settings_of(**SOLVED | replaced), **prompts),
+        "corrected": run("rl", test_rl.settings_of("gspo", **SOLVED | corrected), **prompts),
         "opd": run("opd", test_opd.SETTINGS, **asked),
     }
 
@@ -152,7 +170,11 @@ def two(runs, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name", ["sft", "lora", "choices", "cpt", "reward", "distill", "grpo", "sdpo", "srpo", "rlsd", "rlrt", "opd"]
+    "name",
+    [
+        *("sft", "lora", "choices", "cpt", "reward", "distill"),
+        *("grpo", "sdpo", "srpo", "rlsd", "rlrt", "replaced", "corrected", "opd"),
+    ],
 )
 def test_two_processes_learn_what_one_learns(one, two, runs, name):
     single, double = one / name / "out", two / name / "out"
@@ -183,9 +205,21 @@ def test_the_points_of_every_row_are_measured_once(one, two):
 
 
 def test_kept_rollouts_are_those_of_one_process(one, two):
-    for name, key in (("grpo", "responses"), ("opd", "response")):
+    for name, key in (("grpo", "responses"), ("replaced", "responses"), ("opd", "response")):
         single, double = (list(read_jsonl(folder / name / "out/rollouts.jsonl")) for folder in (one, two))
         assert [row[key] for row in double] == [row[key] for row in single] and single
+    # Three of four groups: two of the first process, one of the second.
+    kept = [row["id"] for row in read_jsonl(two / "replaced/out/rollouts.jsonl")]
+    assert len(kept) == 2 * 3 and {"rows:5", "rows:6", "rows:7"} & {*kept}
+
+
+def test_answers_that_a_stricter_judge_refuses_are_those_of_one_process(one, two):
+    for name in ("replaced", "corrected"):
+        single, double = (
+            [(row["step"], row["id"], row["response"]) for row in read_jsonl(folder / name / "out/disagreements.jsonl")]
+            for folder in (one, two)
+        )
+        assert double == single and single
 
 
 def test_memory_that_runs_out_in_one_starts_all_again_with_half(one, two):
