@@ -65,7 +65,7 @@ def test_they_run_as_the_docs_say(mine):
         "ingest: rows.csv: read as question_answer",
         "ingest: chats.jsonl.gz: read as messages",
         "ingest: 30.parquet, 45.parquet: read as prompt_response",
-        "ingest: 60 of 60 rows kept",
+        "60 of 60 rows kept",
         "read as text",
     ):
         assert line in output, output
