@@ -12,7 +12,20 @@ sys.path.insert(0, workflow.basedir)
 from steps.core.asked import as_argument
 from steps.core.code import compile_sources
 from steps.core.step import ERROR_PREFIX, USER_ERROR
-from steps.graph import checks, cluster, command_line, delivery, display, ending, inspection, plan, recipes, runs, sections, workload
+from steps.graph import (
+    checks,
+    cluster,
+    command_line,
+    delivery,
+    display,
+    ending,
+    inspection,
+    plan,
+    recipes,
+    runs,
+    sections,
+    workload,
+)
 from steps.graph.graph import Graph
 from steps.settings.merging import MERGES
 

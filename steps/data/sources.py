@@ -43,7 +43,9 @@ def is_many(path: str) -> bool:
 def missing(path: str) -> str:
     """That there is no such file, with the one beside it that was probably meant."""
     folder = Path(path).parent
-    near = difflib.get_close_matches(Path(path).name, sorted(os.listdir(folder)) if folder.is_dir() else [], n=1, cutoff=0.8)
+    near = difflib.get_close_matches(
+        Path(path).name, sorted(os.listdir(folder)) if folder.is_dir() else [], n=1, cutoff=0.8
+    )
     return f"there is no file {path}; " + (f"did you mean {folder / near[0]}?" if near else "correct the path")
 
 

@@ -54,9 +54,9 @@ def check_targets(workflow: Any, targets: list[str] | None = None) -> None:
         workflow: of Snakemake, with all its rules.
         targets: what is asked for; as the command line has it unless said.
     """
-    from snakemake.cli import get_argument_parser
-
     if targets is None:
+        from snakemake.cli import get_argument_parser
+
         targets = [str(target) for target in get_argument_parser().parse_args(sys.argv[1:]).targets or []]
     whole = {rule.name: not rule.has_wildcards() for rule in workflow.rules}
     known = [name for name in whole if whole[name] and not name.isdigit()]
@@ -65,7 +65,8 @@ def check_targets(workflow: Any, targets: list[str] | None = None) -> None:
         if path.suffix in OVERLAYS and path.is_file():
             line = f"{target}: is a file of settings and no target; write --configfile {target}, after the targets"
         elif target in whole and not whole[target]:
-            line = f"{target}: is a rule that makes many results; name a study, another target or one file{meant('', known)}"
+            instead = f"name a study, another target or one file{meant('', known)}"
+            line = f"{target}: is a rule that makes many results; {instead}"
         elif target not in whole and len(path.parts) == 1 and not path.exists():
             line = f"{target}: is no target{meant(target, known)}"
         else:

@@ -126,7 +126,9 @@ class Display(logging.Handler):
             return
         if record.getMessage().startswith(NOTHING):
             said = ["Nothing to be done: what was asked for stands"]
-            self.console.print(Text("\n".join(said + (ending.lines(self.workflow.dag.targetjobs) if self.workflow else []))))
+            self.console.print(
+                Text("\n".join(said + (ending.lines(self.workflow.dag.targetjobs) if self.workflow else [])))
+            )
             return
         if record.getMessage().startswith(CANCELLED):
             self.console.print(Text("ending: what trains saves its state first; the same command goes on"))
@@ -221,7 +223,9 @@ class Display(logging.Handler):
 
     def _left(self) -> str:
         now = time.monotonic()
-        return self.remaining.text({number: now - job["began"] for number, job in [*self.jobs.items()]}, now - self.began)
+        return self.remaining.text(
+            {number: now - job["began"] for number, job in [*self.jobs.items()]}, now - self.began
+        )
 
     def _tick(self) -> None:
         shown: dict[str, str] = {}

@@ -62,7 +62,7 @@ class Remaining:
         return max(sum(known) / at_once, *known, 0.0) if known else 0.0, unknown
 
     def text(self, running: Mapping[int, float], elapsed: float) -> str:
-        """"about 12:30 left", with how many jobs that leaves out; nothing where no length is known."""
+        """ "about 12:30 left", with how many jobs that leaves out; nothing where no length is known."""
         seconds, unknown = self.left(running, elapsed)
         if seconds < 1:
             return ""

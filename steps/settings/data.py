@@ -7,8 +7,8 @@ from pydantic import Field, create_model, model_validator
 from steps.judges.judge import AUTO as JUDGE_OF_GOLDS
 from steps.judges.judge import KINDS as JUDGES
 from steps.settings.base import ROWS_AT_ONCE, OneOf, Seed, Settings, Share, Text, Unique
-from steps.settings.formats import AUTO, FORMATS, TURN_KEYS
 from steps.settings.errors import meant
+from steps.settings.formats import AUTO, FORMATS, TURN_KEYS
 from steps.settings.names import FilePath, checked_path, spelled
 from steps.settings.pass_rates import PassRates
 
@@ -24,7 +24,8 @@ READ = ("path", "format", "columns", "ignore", "train")
 
 Languages = Annotated[list[Annotated[str, OneOf(LANGUAGES)]], Unique, Field(min_length=1)]
 Sha256 = Annotated[
-    str, spelled(r"^[0-9a-f]{64}$", "64 small hex digits, as sha256sum prints", description="What a file must have, in hex")
+    str,
+    spelled(r"^[0-9a-f]{64}$", "64 small hex digits, as sha256sum prints", description="What a file must have, in hex"),
 ]
 
 
@@ -64,10 +65,9 @@ class Model(OfHub):
     base: Text = Field("", description="Of an adapter: the entry of models that it adapts")
     chat_template: Text = Field("", description="In place of its own: a file, or the Jinja itself")
     template_kwargs: dict[
-        Annotated[str, spelled(r"^[A-Za-z_]\w*$", "letters, digits and _, the first no digit")], bool | int | float | str
-    ] = Field(
-        {}, description="Variables of the chat template, such as enable_thinking: false"
-    )
+        Annotated[str, spelled(r"^[A-Za-z_]\w*$", "letters, digits and _, the first no digit")],
+        bool | int | float | str,
+    ] = Field({}, description="Variables of the chat template, such as enable_thinking: false")
     system: Text = Field("", description="The system turn of conversations that have none")
     fold_system: bool = Field(False, description="A system turn becomes the beginning of the first question")
     end_of_turn: Text = Field("", description="The token behind each answer, where the chat template writes none")

@@ -53,13 +53,15 @@ class Sample(Settings):
 class Deliver(Settings):
     """The release of one checkpoint."""
 
-    name: Annotated[str, spelled(RELEASE_NAME, OF_RELEASE)] | None = Field(description="null is <workload>-<checkpoint>")
-    license: Annotated[str, spelled(r"^[a-z0-9][a-z0-9.+-]*$", "small letters, digits, ., + and -: apache-2.0")] | None = Field(
-        description="An identifier of the hub; null is the base model's"
+    name: Annotated[str, spelled(RELEASE_NAME, OF_RELEASE)] | None = Field(
+        description="null is <workload>-<checkpoint>"
     )
-    languages: Annotated[list[Annotated[str, spelled(r"^[a-z]{2,3}$", "two or three small letters: en")]], Unique, Field(min_length=1)] = Field(
-        description="ISO 639"
-    )
+    license: (
+        Annotated[str, spelled(r"^[a-z0-9][a-z0-9.+-]*$", "small letters, digits, ., + and -: apache-2.0")] | None
+    ) = Field(description="An identifier of the hub; null is the base model's")
+    languages: Annotated[
+        list[Annotated[str, spelled(r"^[a-z]{2,3}$", "two or three small letters: en")]], Unique, Field(min_length=1)
+    ] = Field(description="ISO 639")
     dtype: Annotated[str, OneOf(DTYPES)] = Field(description="Of the weights; stored leaves them as they are")
     sampling: Annotated[Greedy | Sample, Field(discriminator="kind")] = Field(
         description="How a server answers where a request says nothing"

@@ -112,9 +112,8 @@ def _path(parts: Iterable[str | int], where: str) -> str:
 
 
 def _wrong_type(path: str, given: Any, types: list[str]) -> str:
-    message = (
-        f"{path or 'top level'}: needs {'an' if types[0][0] in 'aeiou' else 'a'} {' or '.join(types)}, not {_in_yaml(given)}"
-    )
+    article = "an" if types[0][0] in "aeiou" else "a"
+    message = f"{path or 'top level'}: needs {article} {' or '.join(types)}, not {_in_yaml(given)}"
     if isinstance(given, str) and _is_number(given) and types[0] in ("number", "integer"):
         message += f"; YAML reads that as text, write {_as_yaml_number(given, types[0])}"
     return message

@@ -25,9 +25,7 @@ def spelled(pattern: str, words: str, *default: str, **field: Any) -> Any:
 
 
 # Of recipes, studies, models, data sets, rewards. A hyphen would be the name of a grid point or a seed.
-Name = Annotated[
-    str, spelled(r"^[A-Za-z0-9][A-Za-z0-9_]{0,63}$", "letters, digits and _, at most 64, the first no _")
-]
+Name = Annotated[str, spelled(r"^[A-Za-z0-9][A-Za-z0-9_]{0,63}$", "letters, digits and _, at most 64, the first no _")]
 # Of what is never followed by more of a name: tasks, splits of their data.
 FileName = Annotated[
     str,

@@ -168,7 +168,9 @@ def test_a_result_of_its_own_comes_first_and_is_said_once(tmp_path, monkeypatch)
 
 def test_what_ctrl_c_ended_says_what_is_saved(tmp_path):
     log = tmp_path / "sft.log"
-    log.write_text("sft: step 69/188  loss 2\ntold to end: the state after step 69 of 188 is saved; start again to go on\n")
+    log.write_text(
+        "sft: step 69/188  loss 2\ntold to end: the state after step 69 of 188 is saved; start again to go on\n"
+    )
     assert display.failure("sft sft", [log], []) == [
         "sft sft: the state after step 69 of 188 is saved; the same command goes on"
     ]
@@ -200,7 +202,9 @@ def test_nothing_to_be_done_says_where_the_report_is(tmp_path, monkeypatch):
 
 
 def test_other_targets_say_what_was_made(tmp_path):
-    report = SimpleNamespace(output=[f"{tmp_path}/{name}" for name in ("index.html", "manifest.json", "tables")], input=[])
+    report = SimpleNamespace(
+        output=[f"{tmp_path}/{name}" for name in ("index.html", "manifest.json", "tables")], input=[]
+    )
     assert ending.lines([report]) == [f"{tmp_path}/index.html"]
     made = [f"results/w/evaluation/{name}/manifest.json" for name in "fedcba"]
     study = SimpleNamespace(output=[], input=made)

@@ -50,7 +50,9 @@ def folder(tmp_path_factory):
     for name in ("tasks", "data", "params.yaml", "workloads"):
         (folder / name).symlink_to(ROOT / name)
     for name, without in {"no_template": "chat_template.jinja", "no_config": "config.json"}.items():
-        shutil.copytree(ROOT / "data/fable/base", folder / name, ignore=shutil.ignore_patterns("manifest.json", without))
+        shutil.copytree(
+            ROOT / "data/fable/base", folder / name, ignore=shutil.ignore_patterns("manifest.json", without)
+        )
     write_jsonl(folder / "rows/fields.jsonl", [{"question": "1 + 2", "solution": "3"}] * 3)
     (folder / "twice.yaml").write_text("workload: twice\nsft: {epochs: 1}\nsft: {epochs: 2}\n")
     return folder
@@ -92,22 +94,29 @@ def test_without_a_mistake_nothing_is_said(folder, monkeypatch):
         (study("all"), "studies.all: a results folder or rule has that name; rename the study"),
         (
             study("my-study"),
-            "studies.my-study: 'my-study' does not match what is allowed: letters, digits and _, at most 64, the first no _",
+            "studies.my-study: 'my-study' does not match what is allowed: letters, digits and _, at most 64, the"
+            " first no _",
         ),
         (
             {"workload": "My runs"},
-            "workload: 'My runs' does not match what is allowed: small letters, digits, _, . and -, at most 64, the first"
+            "workload: 'My runs' does not match what is allowed: small letters, digits, _, . and -, at most 64,"
+            " the first"
             " a letter or digit",
         ),
         (
             {"models": {"base": {"path": "Qwen/Qwen3-0.6B", "revision": "main"}}},
-            "models.base.revision: 'main' does not match what is allowed: a commit, 7 to 40 hex digits; copy it from the"
+            "models.base.revision: 'main' does not match what is allowed: a commit, 7 to 40 hex digits; copy it"
+            " from the"
             " repository's history",
         ),
-        (recipe(sft={"from": "bas"}), "studies.foundation.recipes.sft.from: no recipe or model `bas`; did you mean `base`?"),
+        (
+            recipe(sft={"from": "bas"}),
+            "studies.foundation.recipes.sft.from: no recipe or model `bas`; did you mean `base`?",
+        ),
         (
             recipe(sft={"from": "lora"}, lora={"from": "sft"}),
-            "studies.foundation.recipes.lora.from: the recipes form a cycle, sft -> lora -> sft; start one of them from a"
+            "studies.foundation.recipes.lora.from: the recipes form a cycle, sft -> lora -> sft; start one of"
+            " them from a"
             " model",
         ),
         (
@@ -121,10 +130,14 @@ def test_without_a_mistake_nothing_is_said(folder, monkeypatch):
         ),
         (
             recipe(lora={"adapter": LORA | {"target_modules": ["q_prj"]}}),
-            "studies.foundation.recipes.lora.adapter.target_modules: q_prj is no linear layer of the model's blocks, which"
+            "studies.foundation.recipes.lora.adapter.target_modules: q_prj is no linear layer of the model's"
+            " blocks, which"
             " are down_proj, ",
         ),
-        (recipe(both={"method": "liner"}), "studies.foundation.recipes.both.method: 'liner' is none of: linear, slerp, "),
+        (
+            recipe(both={"method": "liner"}),
+            "studies.foundation.recipes.both.method: 'liner' is none of: linear, slerp, ",
+        ),
         (
             recipe(rl={"stage": "rl", "from": "base", "data": "problems", "method": "gpro"}),
             "studies.foundation.recipes.rl.method: 'gpro' is none of: grpo, ",
@@ -136,7 +149,8 @@ def test_without_a_mistake_nothing_is_said(folder, monkeypatch):
         ({"models": {"base": {"path": "no_config"}}}, "models.base.path: no_config/config.json is missing: "),
         (
             {"models": {"base": {"path": "no_template"}}},
-            "models.base: no_template has no chat template, by which rows become text; set models.base.chat_template, or"
+            "models.base: no_template has no chat template, by which rows become text; set"
+            " models.base.chat_template, or"
             " give the folder a chat_template.jinja",
         ),
         (
@@ -144,7 +158,10 @@ def test_without_a_mistake_nothing_is_said(folder, monkeypatch):
             "data.problems.sources[0].path: there is no file rows/sum.jsonl; did you mean rows/sums.jsonl?",
         ),
         (source(path="gone.jsonl"), "data.problems.sources[0].path: there is no file gone.jsonl; correct the path"),
-        (source(format="promptresponse"), "data.problems.sources[0].format: 'promptresponse' is none of: auto, messages, "),
+        (
+            source(format="promptresponse"),
+            "data.problems.sources[0].format: 'promptresponse' is none of: auto, messages, ",
+        ),
         (
             source(columns={"promt": "q"}),
             "data.problems.sources[0].columns: format prompt_response has no field 'promt'; did you mean `prompt`?",
@@ -158,23 +175,28 @@ def test_without_a_mistake_nothing_is_said(folder, monkeypatch):
             {"evaluate": {"general": ["quiz", "bbh"]}},
             "evaluate.tasks.bbh: has no rows; describe it with data_files: {test: <file>}",
         ),
-        (task(stock="wrked"), "evaluate.tasks.exam.stock: 'wrked' names 0 files of tasks/ and of lm-eval's tasks; did you"),
+        (
+            task(stock="wrked"),
+            "evaluate.tasks.exam.stock: 'wrked' names 0 files of tasks/ and of lm-eval's tasks; did you",
+        ),
         (
             task(data_files={"test": "rows/exams.jsonl"}),
             "evaluate.tasks.exam.data_files.test: there is no file rows/exams.jsonl; did you mean rows/exam.jsonl?",
         ),
         (
             task(data_files={"test": "rows/fields.jsonl"}),
-            "rows/fields.jsonl, line 1: has no 'prompt', which evaluate.tasks.exam: tasks/worked.yaml reads (doc_to_text);"
+            "rows/fields.jsonl, line 1: has no 'prompt', which evaluate.tasks.exam: tasks/worked.yaml reads"
+            " (doc_to_text);"
             " it has question, solution; add the field, rename another one, or name it by `overrides`",
         ),
         ({"extends": "gone.yaml"}, "extends: there is no file "),
         (
             {"sft": {"max_length": 99999}},
-            "studies.foundation.recipes.sft.max_length: 99999 is above the 1024 positions of the model; lower it to 1024",
+            "studies.foundation.recipes.sft.max_length: 99999 is above the 1024 positions of the model; lower it"
+            " to 1024",
         ),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_setting_is_one_line(folder, monkeypatch, change, words):
     said = line(folder, change, monkeypatch)
     assert said.startswith(words), said
@@ -207,7 +229,8 @@ def refused(capsys, check, *arguments) -> str:
     [
         (
             ["--configfile", "small.yaml", "foundation"],
-            "--configfile: foundation is a target and no file of settings, as all that follows the option must be; write"
+            "--configfile: foundation is a target and no file of settings, as all that follows the option must"
+            " be; write"
             " snakemake foundation --configfile small.yaml",
         ),
         (["--configfile", "smal.yaml"], "there is no file smal.yaml; correct the path"),
@@ -226,7 +249,10 @@ def test_what_follows_an_option_and_is_none_of_it(folder, monkeypatch, capsys, a
         ("foundaton", "foundaton: is no target; did you mean `foundation`?"),
         ("preflght", "preflght: is no target; did you mean `preflight`?"),
         ("xyz", "xyz: is no target; it has: all, foundation, preflight"),
-        ("small.yaml", "small.yaml: is a file of settings and no target; write --configfile small.yaml, after the targets"),
+        (
+            "small.yaml",
+            "small.yaml: is a file of settings and no target; write --configfile small.yaml, after the targets",
+        ),
         (
             "evaluate",
             "evaluate: is a rule that makes many results; name a study, another target or one file; it has: all,",

@@ -92,7 +92,10 @@ AT = "data.problems.sources[0]"
     ("source", "line"),
     [
         ({"path": "mine/none/*.csv"}, f"{AT}.path: no file matches mine/none/*.csv"),
-        ({"path": "mine/shards", "format": "text", "columns": {"prompt": "q"}}, f"{AT}.columns: format text has no field 'prompt'"),
+        (
+            {"path": "mine/shards", "format": "text", "columns": {"prompt": "q"}},
+            f"{AT}.columns: format text has no field 'prompt'",
+        ),
         ({"path": "mine/rows.csv", "format": "csv"}, f"{AT}.format: 'csv' is none of: auto, messages"),
         ({"path": "o/n/rows.xlsx", "revision": "0" * 40}, f"{AT}.path: o/n/rows.xlsx is no file of rows"),
     ],
