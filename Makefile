@@ -10,9 +10,6 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 demo: setup
 	snakemake --cores all
-	@echo
-	@echo reports/fable/index.html
-	@cat reports/fable/summary.txt
 
 setup: $(INSTALLED)
 

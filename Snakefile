@@ -53,3 +53,7 @@ for study in GRAPH.params["studies"]:
         input:
             evaluations(study),
             findings(study),
+
+
+if workflow.is_main_process:
+    command_line.check_targets(workflow)

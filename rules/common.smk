@@ -12,7 +12,20 @@ sys.path.insert(0, workflow.basedir)
 from steps.core.asked import as_argument
 from steps.core.code import compile_sources
 from steps.core.step import ERROR_PREFIX, USER_ERROR
-from steps.graph import checks, cluster, delivery, display, inspection, plan, recipes, runs, sections, workload
+from steps.graph import (
+    checks,
+    cluster,
+    command_line,
+    delivery,
+    display,
+    ending,
+    inspection,
+    plan,
+    recipes,
+    runs,
+    sections,
+    workload,
+)
 from steps.graph.graph import Graph
 from steps.settings.merging import MERGES
 
@@ -35,7 +48,7 @@ gc.set_threshold(50_000, 20, 50)
 
 if workflow.is_main_process:
     compile_sources()
-    display.show()
+    display.show(workflow)
     plan.install(workflow)
     runs.own_locks()
 
@@ -63,13 +76,14 @@ except ValueError as error:
     sys.exit(USER_ERROR)
 
 
-# On SLURM, only: before the first job and after the last. Jobs of a cluster run this file too, but not these.
+# Before the first job and after the last, `cluster` on SLURM only. Jobs of a cluster run this file too, but not these.
 onstart:
     cluster.begin(workflow)
 
 
 onsuccess:
     cluster.end(workflow)
+    ending.tell(workflow)
 
 
 onerror:

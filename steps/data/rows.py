@@ -157,12 +157,11 @@ class Ledger(_Accounts):
 
 
 def account(entered: int, kept: int, reasons: Counter[str], where: Path) -> str:
-    """What became of the rows of a step, in a line: how many are kept, how many are not, why, and where they are."""
-    line = f"{kept:,} of {entered:,} rows kept"
-    if reasons:
-        listed = ", ".join(f"{reason} {n:,}" for reason, n in reasons.most_common())
-        line += f"; {reasons.total():,} quarantined ({listed}): {where}"
-    return line
+    """What became of the rows of a step, in a line: how many were taken out, why, and where those are."""
+    if not reasons:
+        return f"{kept:,} of {entered:,} rows kept"
+    listed = ", ".join(f"{n:,} {reason}" for reason, n in reasons.most_common())
+    return f"{reasons.total():,} of {entered:,} taken out: {listed} ({where})"
 
 
 def escaped(text: str) -> str:

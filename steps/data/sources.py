@@ -3,6 +3,7 @@
 Imports nothing heavy: Snakemake lists the files as it plans.
 """
 
+import difflib
 import fnmatch
 import glob
 import json
@@ -39,6 +40,15 @@ def is_many(path: str) -> bool:
     return Path(path).is_dir() or (any(mark in path for mark in _PATTERN) and not Path(path).is_file())
 
 
+def missing(path: str) -> str:
+    """That there is no such file, with the one beside it that was probably meant."""
+    folder = Path(path).parent
+    near = difflib.get_close_matches(
+        Path(path).name, sorted(os.listdir(folder)) if folder.is_dir() else [], n=1, cutoff=0.8
+    )
+    return f"there is no file {path}; " + (f"did you mean {folder / near[0]}?" if near else "correct the path")
+
+
 def files_of(path: str, form: str) -> list[str]:
     """The files that a source's path stands for, sorted.
 
@@ -47,7 +57,7 @@ def files_of(path: str, form: str) -> list[str]:
     """
     if not is_many(path):
         if not Path(path).is_file():
-            raise ValueError(f"there is no file {path}; correct the path")
+            raise ValueError(missing(path))
         found = [Path(path)]
     elif Path(path).is_dir():
         found = _of_folder(Path(path), form)

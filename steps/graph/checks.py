@@ -11,7 +11,7 @@ from steps.core.manifest import is_manifest, verify_manifest
 from steps.core.promises import MANIFEST
 from steps.core.versions import check_tracker, check_vllm
 from steps.data.hub import wanted
-from steps.data.sources import named, suffixes
+from steps.data.sources import missing, named, suffixes
 from steps.evaluation.questions import check_task, longest_answer
 from steps.graph.graph import Graph
 from steps.models import checkpoints, composed
@@ -20,6 +20,7 @@ from steps.models.adapters.targets import is_embedding, targeted_embeddings
 from steps.models.context import check_length, stated_context
 from steps.models.files import read_config
 from steps.settings.data import is_file_of_template, templated
+from steps.settings.errors import meant
 from steps.settings.formats import FILES
 from steps.settings.stages import STAGES
 
@@ -139,7 +140,13 @@ def named_files(graph: Graph) -> list[tuple[str, str]]:
     """(key, file) of the questions and documents that are not downloaded, those of the world included, and of the rows
     of the world."""
     rows = [(where, source["path"]) for where, source in own_sources(graph) if source["path"].startswith(graph.world)]
-    tasks = [("evaluate: the data of a task", file) for file in graph.evaluation_edges()]
+    described = graph.params["evaluate"]["tasks"].items()
+    splits = {
+        file: f"evaluate.tasks.{task}.data_files.{split}"
+        for task, spec in described
+        for split, file in spec.get("data_files", {}).items()
+    }
+    tasks = [(splits.get(file, "evaluate: the data of a task"), file) for file in graph.evaluation_edges()]
     library = [("evidence.library", file) for file in graph.params["evidence"]["library"] if graph.diagnosed()]
     documents = [(f"mixture.{key}", file) for key in documents_of(graph) for file in graph.params["mixture"][key]]
     rewards = [
@@ -273,21 +280,31 @@ def check_prepared(graph: Graph, name: str) -> None:
         composed.check(Path(graph.source(name)), settings, f"models.{name}")
 
 
+def check_described(graph: Graph) -> None:
+    """Raise a ValueError for a task without rows, such as one whose name is mistyped."""
+    described = graph.params["evaluate"]["tasks"]
+    for task in graph.asked():
+        of_world = "world" in graph.params and task.startswith(OF_WORLD)
+        if not of_world and not described.get(task, {}).get("data_files"):
+            near = meant(task, [name for name in described if name != task])
+            fix = near if "did you mean" in near else "; describe it with data_files: {test: <file>}"
+            raise ValueError(f"evaluate.tasks.{task}: has no rows{fix}")
+
+
 def check_tasks(graph: Graph) -> None:
-    """Raise a ValueError for a task without a template or without rows, or whose rows lack what the template asks."""
+    """Raise a ValueError for a task without a template, or whose rows lack what the template asks."""
     described = graph.params["evaluate"]["tasks"]
     for task in graph.asked():
         spec = described.get(task, {})
         files = spec.get("data_files", {}).values()
         later = any(file.startswith(graph.world) for file in files)
         check_task(task, {key: value for key, value in spec.items() if key != "data_files" or not later})
-        if not files and not ("world" in graph.params and task.startswith(OF_WORLD)):
-            raise ValueError(f"evaluate.tasks.{task}: has no rows; describe it with data_files: {{test: <file>}}")
 
 
 def check_files(graph: Graph) -> None:
     """Raise a ValueError for what is named, is made by no rule and is not there: a file, vLLM."""
     check_templates(Path("tasks"))
+    check_described(graph)
     check_models(graph)
     check_sources(graph)
     check_adapters(graph)
@@ -304,7 +321,7 @@ def check_files(graph: Graph) -> None:
             if "world" not in graph.params:
                 raise ValueError(f"{where}: {file} is of the embedded world, which this workload has not; name its own")
         elif not Path(file).is_file():
-            raise ValueError(f"{where}: there is no file {file}; correct the path")
+            raise ValueError(f"{where}: {missing(file)}")
     check_tasks(graph)
     check_rooms(graph)
     if graph.params["engine"] == "vllm":

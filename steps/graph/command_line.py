@@ -8,9 +8,11 @@ Imports nothing heavy: every start of Snakemake runs it.
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from steps.core.step import ERROR_PREFIX, USER_ERROR
 from steps.graph import workload
+from steps.settings.errors import meant
 
 FILES, VALUES = ("--configfile", "--configfiles"), ("--config", "-C")
 OVERLAYS = (".yaml", ".yml", ".json")
@@ -43,6 +45,34 @@ def check_files(named: list[str]) -> None:
         )
     for name in named:
         workload.lineage(Path(name))
+
+
+def check_targets(workflow: Any, targets: list[str] | None = None) -> None:
+    """End the program by one line for a target that no rule is called, nor can make.
+
+    Args:
+        workflow: of Snakemake, with all its rules.
+        targets: what is asked for; as the command line has it unless said.
+    """
+    if targets is None:
+        from snakemake.cli import get_argument_parser
+
+        targets = [str(target) for target in get_argument_parser().parse_args(sys.argv[1:]).targets or []]
+    whole = {rule.name: not rule.has_wildcards() for rule in workflow.rules}
+    known = [name for name in whole if whole[name] and not name.isdigit()]
+    for target in targets:
+        path = Path(target)
+        if path.suffix in OVERLAYS and path.is_file():
+            line = f"{target}: is a file of settings and no target; write --configfile {target}, after the targets"
+        elif target in whole and not whole[target]:
+            instead = f"name a study, another target or one file{meant('', known)}"
+            line = f"{target}: is a rule that makes many results; {instead}"
+        elif target not in whole and len(path.parts) == 1 and not path.exists():
+            line = f"{target}: is no target{meant(target, known)}"
+        else:
+            continue
+        print(f"{ERROR_PREFIX}{line}", file=sys.stderr)
+        sys.exit(USER_ERROR)
 
 
 def _is_target(path: Path) -> bool:

@@ -5,7 +5,7 @@ import re
 from steps.graph.graph import Graph
 from steps.graph.relations import one_checkpoint
 from steps.settings.data import DATA_STEPS
-from steps.settings.delivery import RELEASE_NAME
+from steps.settings.delivery import OF_RELEASE, RELEASE_NAME
 
 
 def delivered(graph: Graph) -> str:
@@ -52,7 +52,9 @@ def delivery(graph: Graph) -> dict:
     # The hub takes letters, digits, point, hyphen and underscore.
     release = graph.params["deliver"]["name"] or re.sub(r"[^\w.-]", "_", f"{graph.params['workload']}-{name}")
     if not re.match(RELEASE_NAME, release):
-        raise ValueError(f"deliver.name: {release} does not match {RELEASE_NAME}; write a name for the release")
+        raise ValueError(
+            f"deliver.name: {release} does not match what is allowed: {OF_RELEASE}; write a name for the release"
+        )
     library = [file for key in ("general", "library") for file in graph.params["mixture"][key]]
     return graph.params["deliver"] | {
         "workload": graph.params["workload"],

@@ -2,8 +2,9 @@
 
 A step prints its progress to its rule's log; this handler reads the end of it, so the same display serves local jobs
 and jobs on a cluster. A terminal gets a live region, a plain log one line per finished rule and one per running step
-every half minute. A rule that ends says what it found, such as rows that it took out, and why. A failed rule shows the
-user's error as its one line, or else the last lines of its log.
+every half minute. A rule that ends says in its line what it found, such as scores, or rows that it took out, and why. A
+failed rule shows the user's error as its one line, or else the last lines of its log; one that Ctrl-C ended, what is
+saved of it.
 
 It reads the events of Snakemake's interface for loggers, but is no plugin of it: `--logger` takes installed packages
 named snakemake_logger_plugin_* only (snakemake 9.27.1 looks on Python's path as it starts, on which a checkout is not),
@@ -26,7 +27,10 @@ from rich.text import Text
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from steps.core.progress import SAID
+from steps.core.promises import MANIFEST
 from steps.core.step import ERROR_PREFIX
+from steps.graph import ending, remaining
+from steps.graph.outcomes import clock, outcome
 
 # A line of steps.core.step.Progress: "sft: step 12/300  loss 0.52  3.1 step/s  1:32 left".
 PROGRESS_LINE = re.compile(r"\S+: .+? [\d,]+(/[\d,]+)?  .+")
@@ -37,6 +41,9 @@ CLUSTER_CHATTER = (
     r"|SLURM run ID|Job \S+ has been submitted|Submitted array job|Array job submission does not"
     r"|No SLURM account given|No account was given|Unable to guess SLURM account|Cleaning up SLURM log"
 )
+# The last words of a step that Ctrl-C or a signal ended: of a training (steps.training.run), of any other.
+SAVED = re.compile(r"told to end: (the state after step \d+ of \d+ is saved); .*")
+CTRL_C = "ended by Ctrl-C"
 FAILED_LOG_LINES = 20
 PLAIN_LOG_SECONDS = 30
 # Chatter that the display replaces; the run's complete log has it all.
@@ -58,25 +65,28 @@ REPLACED_MESSAGES = re.compile(
     r"|Conda env|Exiting because a job|Shutting down|At least one job did not|RuleException:\s*CalledProcessError"
     + CLUSTER_CHATTER
 )
+NOTHING = "Nothing to be done"
+CANCELLED = ("Terminating processes on user request", "Cancelling snakemake on user request")
 AGAIN = re.compile(r"Trying to restart job (\d+)\.")
 
 
-def show() -> None:
+def show(workflow: Any) -> None:
     """Put the display in place of Snakemake's own output to the terminal, unless another logger was asked for."""
     from snakemake.logging import logger
 
     for handler in logger.handlers:
         if handler.name == "DefaultStreamHandler" and not any(getattr(f, "dryrun", False) for f in handler.filters):
             logger.removeHandler(handler)
-            logger.addHandler(Display(handler))
+            logger.addHandler(Display(handler, workflow=workflow))
 
 
 class Display(logging.Handler):
     """Handles Snakemake's records: counts jobs, names the running ones, passes on what it has no better form for."""
 
-    def __init__(self, plain: logging.Handler, console: Console | None = None):
+    def __init__(self, plain: logging.Handler, console: Console | None = None, workflow: Any = None):
         super().__init__()
-        self.plain = plain
+        self.plain, self.workflow = plain, workflow
+        self.remaining = remaining.Remaining([])
         self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
         self.total = self.done = 0
         self.jobs: dict[int, dict] = {}
@@ -91,13 +101,16 @@ class Display(logging.Handler):
         event = getattr(record, "event", None)
         if event == LogEvent.RUN_INFO:
             self.total = record.stats["total"]
-            self.console.print(Text(f"{self.total} rules to run"))
+            self.remaining = remaining.of(self.workflow) if self.workflow else self.remaining
+            self.began = time.monotonic()
+            self.console.print(Text(": ".join(filter(None, [f"{self.total} rules to run", self._left()]))))
             self._start()
         elif event == LogEvent.JOB_INFO:
             self.failed.pop(record.jobid, None)
             self.jobs[record.jobid] = {
                 "name": job_name(record),
                 "log": list(record.log or []),
+                "output": list(getattr(record, "output", None) or []),
                 "began": time.monotonic(),
                 "date": time.time(),
             }
@@ -110,6 +123,15 @@ class Display(logging.Handler):
         if event in REPLACED_EVENTS or (
             event is None and record.levelno <= logging.WARNING and REPLACED_MESSAGES.match(record.getMessage())
         ):
+            return
+        if record.getMessage().startswith(NOTHING):
+            said = ["Nothing to be done: what was asked for stands"]
+            self.console.print(
+                Text("\n".join(said + (ending.lines(self.workflow.dag.targetjobs) if self.workflow else [])))
+            )
+            return
+        if record.getMessage().startswith(CANCELLED):
+            self.console.print(Text("ending: what trains saves its state first; the same command goes on"))
             return
         if (again := AGAIN.match(record.getMessage())) and int(again[1]) in self.failed:
             self.console.print(Text(f"{self.failed[int(again[1])]} starts again"))
@@ -143,11 +165,12 @@ class Display(logging.Handler):
         if job is None:
             return
         self.done += 1
+        seconds = time.monotonic() - job["began"]
+        self.remaining.finish(job_id, seconds)
         if job["log"]:
-            seconds = clock(time.monotonic() - job["began"])
-            self.console.print(Text(f"{bar(self.done, self.total)}  {job['name']}  {seconds}"))
-            for line in told(job["log"]):
-                self.console.print(Text(f"  {line}"))
+            found, more = result(job["output"], job["log"])
+            line = "  ".join(filter(None, [bar(self.done, self.total), job["name"], clock(seconds), found]))
+            self.console.print(Text("\n".join([line, *(f"  {line}" for line in more)])))
 
     def _fail(self, record: Any) -> None:
         # Snakemake reports a failed job when it fails and once more at the end.
@@ -187,6 +210,7 @@ class Display(logging.Handler):
             ProgressBar(total=max(self.total, 1), completed=self.done, width=40),
             f"{self.done}/{self.total} rules",
             clock(time.monotonic() - self.began),
+            self._left(),
         )
         lines = [
             Text(
@@ -197,9 +221,17 @@ class Display(logging.Handler):
         ]
         return Group(head, *lines)
 
+    def _left(self) -> str:
+        now = time.monotonic()
+        return self.remaining.text(
+            {number: now - job["began"] for number, job in [*self.jobs.items()]}, now - self.began
+        )
+
     def _tick(self) -> None:
         shown: dict[str, str] = {}
         while not self.stopped.wait(PLAIN_LOG_SECONDS):
+            if left := self._left():
+                self.console.print(Text(f"  {left}"))
             for job in list(self.jobs.values()):
                 line = last_progress(job["log"])
                 if line and shown.get(job["name"]) != line:
@@ -218,10 +250,6 @@ def bar(done: int, total: int, width: int = 20) -> str:
     return f"[{'#' * filled}{'.' * (width - filled)}] {done}/{total}"
 
 
-def clock(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
-
-
 def tail(log: Path, size: int = 16_384) -> list[str]:
     """The last lines of a log, of its last `size` bytes; a carriage return ends a line too."""
     if not log.is_file():
@@ -234,6 +262,16 @@ def tail(log: Path, size: int = 16_384) -> list[str]:
 def last_progress(logs: list[str]) -> str | None:
     lines = [line for log in logs for line in tail(Path(log), 4096) if PROGRESS_LINE.fullmatch(line)]
     return lines[-1] if lines else None
+
+
+def result(outputs: list[str], logs: list[str]) -> tuple[str, list[str]]:
+    """What a finished step found, and what else it says: its result tells the first, or else its last line does."""
+    folders = [Path(file).parent for file in outputs if Path(file).name == MANIFEST]
+    found, lines = outcome(folders[0]) if folders else "", told(logs)
+    if found:
+        # Some steps say the same, for who runs them by hand.
+        return found, [line for line in lines if not line.endswith(f": {found}")]
+    return (lines[-1].partition(": ")[2], lines[:-1]) if lines else ("", [])
 
 
 def told(logs: list[str]) -> list[str]:
@@ -259,5 +297,9 @@ def failure(name: str, logs: list[Path], cluster_logs: list[Path]) -> list[str]:
     reasons = [found[1] for log in cluster_logs for line in tail(log) if (found := CLUSTER_REASON.fullmatch(line))]
     if reasons:
         return [f"{name} was ended by SLURM: {reasons[0]} (logs: {', '.join(map(str, [*logs, *cluster_logs]))})"]
+    if saved := [found[1] for line in lines if (found := SAVED.fullmatch(line))]:
+        return [f"{name}: {saved[-1]}; the same command goes on"]
+    if any(line.startswith(CTRL_C) for line in lines):
+        return [f"{name}: ended by Ctrl-C; the same command makes it again"]
     shown = lines[-FAILED_LOG_LINES:]
     return [f"{name} failed; the last lines of {where}:", *(f"  {line}" for line in shown)]

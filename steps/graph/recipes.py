@@ -6,6 +6,7 @@ stage. The first mistake is raised as a `ValueError` of one line that names the 
 """
 
 import contextlib
+import difflib
 import itertools
 import json
 import math
@@ -120,6 +121,10 @@ def _check_tasks(evaluate: dict, nodes: list[Node], explored: list[str]) -> None
     for key, names in (("sampling.tasks", evaluate["sampling"]["tasks"]), ("tasks", evaluate["tasks"])):
         for task in names:
             if task not in used[key]:
+                # A mistyped task of an axis leaves the one that is described without a place.
+                undescribed = [name for name in axis_of if name not in evaluate["tasks"]]
+                for near in difflib.get_close_matches(task, undescribed if key == "tasks" else [], n=1):
+                    raise ValueError(f"evaluate.{axis_of[near]}: no task `{near}` is described; did you mean `{task}`?")
                 raise ValueError(f"evaluate.{key}: {task} stands on no axis; add it to one of {', '.join(AXES)}")
 
 

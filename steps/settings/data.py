@@ -7,8 +7,9 @@ from pydantic import Field, create_model, model_validator
 from steps.judges.judge import AUTO as JUDGE_OF_GOLDS
 from steps.judges.judge import KINDS as JUDGES
 from steps.settings.base import ROWS_AT_ONCE, OneOf, Seed, Settings, Share, Text, Unique
+from steps.settings.errors import meant
 from steps.settings.formats import AUTO, FORMATS, TURN_KEYS
-from steps.settings.names import FilePath, checked_path
+from steps.settings.names import FilePath, checked_path, spelled
 from steps.settings.pass_rates import PassRates
 
 # The steps by which raw rows become rows to train on, in their order.
@@ -22,14 +23,22 @@ TRAINED_TURNS = ("every", "last")
 READ = ("path", "format", "columns", "ignore", "train")
 
 Languages = Annotated[list[Annotated[str, OneOf(LANGUAGES)]], Unique, Field(min_length=1)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="What a file must have, in hex")]
+Sha256 = Annotated[
+    str,
+    spelled(r"^[0-9a-f]{64}$", "64 small hex digits, as sha256sum prints", description="What a file must have, in hex"),
+]
 
 
 class OfHub(Settings):
     """What lies here or, with a revision, on the hub."""
 
     path: FilePath = Field(description="A file or folder or, with a revision, what the hub calls it")
-    revision: str = Field("", pattern=r"^[0-9a-f]{7,40}$", description="A commit of the hub, 7 or more hex digits")
+    revision: str = spelled(
+        r"^[0-9a-f]{7,40}$",
+        "a commit, 7 to 40 hex digits; copy it from the repository's history",
+        "",
+        description="A commit of the hub, 7 or more hex digits",
+    )
 
     @model_validator(mode="after")
     def _a_hash_is_of_what_is_fetched(self) -> "OfHub":
@@ -55,9 +64,10 @@ class Model(OfHub):
     sha256: dict[str, Sha256] = Field({}, description="What files must have: the file's name to its hash")
     base: Text = Field("", description="Of an adapter: the entry of models that it adapts")
     chat_template: Text = Field("", description="In place of its own: a file, or the Jinja itself")
-    template_kwargs: dict[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")], bool | int | float | str] = Field(
-        {}, description="Variables of the chat template, such as enable_thinking: false"
-    )
+    template_kwargs: dict[
+        Annotated[str, spelled(r"^[A-Za-z_]\w*$", "letters, digits and _, the first no digit")],
+        bool | int | float | str,
+    ] = Field({}, description="Variables of the chat template, such as enable_thinking: false")
     system: Text = Field("", description="The system turn of conversations that have none")
     fold_system: bool = Field(False, description="A system turn becomes the beginning of the first question")
     end_of_turn: Text = Field("", description="The token behind each answer, where the chat template writes none")
@@ -145,7 +155,7 @@ class Source(OfHub, _Filtered):  # type: ignore[misc, valid-type]
         known |= dict.fromkeys(TURN_KEYS if not all(one.of_documents for one in formats) else ())
         for name in self.columns:
             if name not in known:
-                raise ValueError(f".columns: renames {name!r}, but {self.format} has the fields {', '.join(known)}")
+                raise ValueError(f".columns: format {self.format} has no field {name!r}{meant(name, known)}")
         return self
 
 

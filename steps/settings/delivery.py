@@ -5,9 +5,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from steps.settings.base import OneOf, Seed, Settings, Share, Unique
+from steps.settings.names import spelled
 
 # As long as the hub takes.
 RELEASE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$"
+OF_RELEASE = "letters, digits, ., _ and -, at most 96, the first a letter or digit"
 DTYPES = ("stored", "float32", "bfloat16", "float16")
 
 
@@ -51,13 +53,15 @@ class Sample(Settings):
 class Deliver(Settings):
     """The release of one checkpoint."""
 
-    name: Annotated[str, Field(pattern=RELEASE_NAME)] | None = Field(description="null is <workload>-<checkpoint>")
-    license: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]*$")] | None = Field(
-        description="An identifier of the hub; null is the base model's"
+    name: Annotated[str, spelled(RELEASE_NAME, OF_RELEASE)] | None = Field(
+        description="null is <workload>-<checkpoint>"
     )
-    languages: Annotated[list[Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]], Unique, Field(min_length=1)] = Field(
-        description="ISO 639"
-    )
+    license: (
+        Annotated[str, spelled(r"^[a-z0-9][a-z0-9.+-]*$", "small letters, digits, ., + and -: apache-2.0")] | None
+    ) = Field(description="An identifier of the hub; null is the base model's")
+    languages: Annotated[
+        list[Annotated[str, spelled(r"^[a-z]{2,3}$", "two or three small letters: en")]], Unique, Field(min_length=1)
+    ] = Field(description="ISO 639")
     dtype: Annotated[str, OneOf(DTYPES)] = Field(description="Of the weights; stored leaves them as they are")
     sampling: Annotated[Greedy | Sample, Field(discriminator="kind")] = Field(
         description="How a server answers where a request says nothing"

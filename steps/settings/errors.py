@@ -1,6 +1,7 @@
 """One line for a setting that is wrong: the path of its key, what is wrong, what to write."""
 
 import difflib
+import json
 import math
 import re
 from collections.abc import Callable, Iterable
@@ -9,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from steps.settings.base import Settings
+from steps.settings.names import SPELLED
 
 # What pydantic calls a wrong type -> what YAML and JSON call the right one.
 TYPES = {
@@ -110,12 +112,15 @@ def _path(parts: Iterable[str | int], where: str) -> str:
 
 
 def _wrong_type(path: str, given: Any, types: list[str]) -> str:
-    message = (
-        f"{path or 'top level'}: needs {'an' if types[0][0] in 'aeiou' else 'a'} {' or '.join(types)}, not {given!r}"
-    )
+    article = "an" if types[0][0] in "aeiou" else "a"
+    message = f"{path or 'top level'}: needs {article} {' or '.join(types)}, not {_in_yaml(given)}"
     if isinstance(given, str) and _is_number(given) and types[0] in ("number", "integer"):
         message += f"; YAML reads that as text, write {_as_yaml_number(given, types[0])}"
     return message
+
+
+def _in_yaml(given: Any) -> str:
+    return json.dumps(given) if given is None or isinstance(given, bool) else repr(given)
 
 
 def _is_number(text: str) -> bool:
@@ -160,9 +165,7 @@ def _unknown_name(path: str, given: Any, context: dict) -> str:
 
 
 def _misspelt(path: str, given: Any, context: dict) -> str:
-    if path.endswith(".revision"):
-        return f"{path}: {given!r} is not a commit (7 to 40 hex digits); copy it from the repository's history"
-    return f"{path}: {given!r} does not match {context['pattern']}; spell it so"
+    return f"{path}: {given!r} does not match what is allowed: {SPELLED[context['pattern']]}"
 
 
 def _of_ours(path: str, given: Any, context: dict) -> str:
@@ -184,7 +187,9 @@ WORDS: dict[str, Callable[[str, Any, dict], str]] = {
     "literal_error": _unknown_name,
     "string_pattern_mismatch": _misspelt,
     "string_too_short": lambda path, given, context: f"{path}: is empty; write what it stands for",
-    "too_short": lambda path, given, context: f"{path}: {given!r} needs at least {context['min_length']} entries",
+    "too_short": lambda path, given, context: (
+        f"{path}: has {len(given)} entries and needs at least {context['min_length']}; add what is missing"
+    ),
     "too_long": lambda path, given, context: f"{path}: {given!r} has more than {context['max_length']} entries",
     "finite_number": lambda path, given, context: f"{path}: needs a finite number, not {given!r}",
     "value_error": _of_ours,

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from steps.settings.base import Seed, Settings, Text, Unique
-from steps.settings.names import FileName, FilePath
+from steps.settings.names import FileName, FilePath, spelled
 
 Tasks = Annotated[list[FileName], Unique]
 LIMIT = "Items per task; null takes all"
@@ -14,9 +14,10 @@ LIMIT = "Items per task; null takes all"
 class Task(Settings):
     """Where a task's template and data are."""
 
-    stock: str = Field(
+    stock: str = spelled(
+        r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*$",
+        "names of letters, digits, _, ., + and -, with / between them",
         "",
-        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*(/[A-Za-z0-9_][A-Za-z0-9_.+-]*)*$",
         description="A file of tasks/ or a task of lm-eval; the task's own name by default",
     )
     data_files: dict[FileName, FilePath] = Field(min_length=1, description="Split to file: jsonl, json, parquet or csv")

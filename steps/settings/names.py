@@ -9,11 +9,32 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
+# Pattern -> what a person is told of it.
+SPELLED: dict[str, str] = {}
+
+
+def spelled(pattern: str, words: str, *default: str, **field: Any) -> Any:
+    """A field of text that matches a pattern.
+
+    Args:
+        words: say what is allowed.
+        default, field: of pydantic's Field.
+    """
+    SPELLED[pattern] = words
+    return Field(*default, pattern=pattern, **field)
+
+
 # Of recipes, studies, models, data sets, rewards. A hyphen would be the name of a grid point or a seed.
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]{0,63}$")]
+Name = Annotated[str, spelled(r"^[A-Za-z0-9][A-Za-z0-9_]{0,63}$", "letters, digits and _, at most 64, the first no _")]
 # Of what is never followed by more of a name: tasks, splits of their data.
-FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+FileName = Annotated[
+    str,
+    spelled(
+        r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", "letters, digits, _, . and -, at most 64, the first a letter or digit"
+    ),
+]
 WORKLOAD = r"^[a-z0-9][a-z0-9_.-]{0,63}$"
+OF_WORKLOAD = "small letters, digits, _, . and -, at most 64, the first a letter or digit"
 
 # Folders of results/<workload>/ and rules that are not studies, beside the stages: a study is a folder and a rule.
 RESERVED_STUDIES = (

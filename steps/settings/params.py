@@ -15,7 +15,7 @@ from steps.settings.forecast import Forecast
 from steps.settings.generate import Generate, Logprobs
 from steps.settings.interpolation import Interpolate
 from steps.settings.merging import Merge
-from steps.settings.names import WORKLOAD, Name
+from steps.settings.names import OF_WORKLOAD, WORKLOAD, Name, spelled
 from steps.settings.opd import Opd
 from steps.settings.reinforcement import Difficulty, Gate, Rl
 from steps.settings.reward import Reward
@@ -71,7 +71,7 @@ class Study(Settings):
 class Params(Settings):
     """Every scientific setting."""
 
-    workload: str = Field(pattern=WORKLOAD, description="Names the results and reports folders")
+    workload: str = spelled(WORKLOAD, OF_WORKLOAD, description="Names the results and reports folders")
     seeds: Seeds = Field(description="Of every recipe that names none of its own")
     launch: Launch
     engine: Annotated[str, OneOf(ENGINES)] = Field(description="What samples and scores")

@@ -6,7 +6,7 @@ import regex
 from pydantic import Field
 
 from steps.settings.base import ByKind, Settings, Text
-from steps.settings.names import FilePath
+from steps.settings.names import FilePath, spelled
 
 # A function may run a program.
 CUSTOM_SECONDS = 10.0
@@ -80,8 +80,9 @@ class Custom(Reward):
     """What a function of the user's says."""
 
     file: FilePath = Field(description="Of Python, from the project's root")
-    function: str = Field(
-        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+    function: str = spelled(
+        r"^[A-Za-z_][A-Za-z0-9_]*$",
+        "letters, digits and _, the first no digit",
         description="name(prompt, response, answer) -> number or None; with a fourth parameter it gets the row",
     )
     group: bool = Field(False, description="It gets all responses to a prompt at once, and returns a number for each")

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from steps.settings.base import OneOf, Settings, Steps
+from steps.settings.names import spelled
 from steps.settings.training import CURRICULA, Adapted, Optimization
 
 ENGINES = ("auto", "transformers", "vllm")
@@ -29,7 +30,7 @@ class Server(Settings):
 
     kind: Literal["vllm"]
     mode: Literal["server"]
-    url: str = Field(pattern="^https?://", description="Where it answers")
+    url: str = spelled("^https?://", "an address that begins with http:// or https://", description="Where it answers")
 
 
 VllmSampler = Annotated[Colocated | Server, Field(discriminator="mode")]

@@ -554,10 +554,13 @@ def test_a_truncated_parquet_file_is_named(tmp_path):
         ({"path": "a.xlsx"}, "a.xlsx: files must end in .json"),
         ({"path": "a.parquet.gz"}, "a.parquet.gz: a .parquet file is packed inside; unpack it"),
         ({"path": "a.txt", "format": "alpaca"}, "a.txt: a .txt file is one document; write format: text"),
-        ({"path": "a.jsonl", "format": "alpaca", "columns": {"prompt": "q"}}, "sources[0].columns: renames 'prompt'"),
+        (
+            {"path": "a.jsonl", "format": "alpaca", "columns": {"prompt": "q"}},
+            "sources[0].columns: format alpaca has no field 'prompt'",
+        ),
         (
             {"path": "a.jsonl", "columns": {"promt": "q"}},
-            "sources[0].columns: renames 'promt', but auto has the fields",
+            "sources[0].columns: format auto has no field 'promt'; did you mean `prompt`",
         ),
         ({"path": "b.jsonl", "format": "alpaca"}, "there is no file b.jsonl; correct the path"),
         ({"path": "*.arrow"}, "no file matches *.arrow; correct the pattern"),

@@ -3,13 +3,14 @@
 import io
 import logging
 import os
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from steps.core.progress import Progress
-from steps.graph import display
+from steps.graph import display, ending
 
 
 def test_the_last_progress_line_is_found_among_other_output(tmp_path, capsys):
@@ -143,16 +144,71 @@ def test_of_rules_that_are_one_job_the_one_that_failed_is_shown(tmp_path):
     assert stream.getvalue().splitlines() == [f"filter failed: no rows are left (log: {logs['filter']})"]
 
 
-def test_what_a_step_says_is_shown_when_it_has_ended(tmp_path):
-    log = tmp_path / "dedup.log"
-    stream = io.StringIO()
-    handler = display.Display(logging.StreamHandler(io.StringIO()), Console(file=stream, width=200))
-    begun = {"event": LogEvent.JOB_INFO, "rule_name": "dedup", "jobid": 1, "log": [str(log)]}
-    handler.emit(logging.makeLogRecord({"msg": "", "levelno": logging.INFO, **begun}))
+def finished(tmp_path, step: str, log_text: str, outputs: tuple[str, ...] = ()) -> list[str]:
+    """What the display prints of a step that ends, without the clock."""
+    log = tmp_path / f"{step}.log"
+    begun = {"event": LogEvent.JOB_INFO, "rule_name": step, "jobid": 1, "log": [str(log)], "output": [*outputs]}
+    log.write_text(log_text)
+    lines = shown(("", begun), ("", {"event": LogEvent.JOB_FINISHED, "job_id": 1})).splitlines()
+    return [line.replace("  0:00", "").removeprefix("[####################] 1/0  ") for line in lines]
+
+
+def test_what_a_step_says_last_is_its_result(tmp_path):
+    taken = "2 of 5 taken out: 2 near_duplicate (q.jsonl)"
+    log = f"dedup: rows 5  1 rows/s\ntemper: dedup: rows.csv: empty\ntemper: dedup: {taken}\n"
+    assert finished(tmp_path, "dedup", log) == [f"dedup  {taken}", "  dedup: rows.csv: empty"]
+
+
+def test_a_result_of_its_own_comes_first_and_is_said_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(display, "outcome", lambda folder: f"48 rows in {folder.name}")
+    log = "temper: split: 48 rows in made\ntemper: split: judged by 'number'\n"
+    output = (str(tmp_path / "made/rows.jsonl"), str(tmp_path / "made/manifest.json"))
+    assert finished(tmp_path, "split", log, output) == ["split  48 rows in made", "  split: judged by 'number'"]
+
+
+def test_what_ctrl_c_ended_says_what_is_saved(tmp_path):
+    log = tmp_path / "sft.log"
     log.write_text(
-        "dedup: rows 5  1 rows/s\ntemper: dedup: 2 of 5 rows kept; 3 quarantined (near_duplicate 3): q.jsonl\n"
+        "sft: step 69/188  loss 2\ntold to end: the state after step 69 of 188 is saved; start again to go on\n"
     )
-    handler.emit(logging.makeLogRecord({"event": LogEvent.JOB_FINISHED, "job_id": 1, "levelno": logging.INFO}))
-    assert stream.getvalue().splitlines()[1:] == [
-        "  dedup: 2 of 5 rows kept; 3 quarantined (near_duplicate 3): q.jsonl"
+    assert display.failure("sft sft", [log], []) == [
+        "sft sft: the state after step 69 of 188 is saved; the same command goes on"
     ]
+    log.write_text("ended by Ctrl-C: what was not finished is made again by the next run\n")
+    assert display.failure("dedup rows", [log], []) == ["dedup rows: ended by Ctrl-C; the same command makes it again"]
+    log.write_text("told to end: the state after step 69 of 188 is saved; start again to go on\ntemper: error: full\n")
+    assert display.failure("sft sft", [log], []) == [f"sft sft failed: full (log: {log})"]
+
+
+def test_ctrl_c_itself_is_said_in_our_words():
+    words = "Terminating processes on user request, this might take some time."
+    assert shown((words, {})) == "ending: what trains saves its state first; the same command goes on\n"
+
+
+def test_nothing_to_be_done_says_where_the_report_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = tmp_path / "reports/w/index.html"
+    page.parent.mkdir(parents=True)
+    (page.parent / "summary.txt").write_text("w: 3 rows\nShip: sft.\n")
+    target = SimpleNamespace(output=[], input=["reports/w/index.html"])
+    workflow = SimpleNamespace(dag=SimpleNamespace(targetjobs=[target]))
+    stream = io.StringIO()
+    handler = display.Display(logging.StreamHandler(io.StringIO()), Console(file=stream, width=200), workflow)
+    message = "Nothing to be done (all requested files are present and up to date)."
+    handler.emit(logging.makeLogRecord({"msg": message, "levelno": logging.INFO}))
+    assert stream.getvalue().splitlines() == [
+        "Nothing to be done: what was asked for stands", "reports/w/index.html", "w: 3 rows", "Ship: sft.",
+    ]  # fmt: skip
+
+
+def test_other_targets_say_what_was_made(tmp_path):
+    report = SimpleNamespace(
+        output=[f"{tmp_path}/{name}" for name in ("index.html", "manifest.json", "tables")], input=[]
+    )
+    assert ending.lines([report]) == [f"{tmp_path}/index.html"]
+    made = [f"results/w/evaluation/{name}/manifest.json" for name in "fedcba"]
+    study = SimpleNamespace(output=[], input=made)
+    rows = SimpleNamespace(output=["results/w/rows.jsonl"], input=["results/w/raw/manifest.json"])
+    first = ", ".join(f"results/w/evaluation/{name}" for name in "abcd")
+    assert ending.lines([study]) == [f"made: {first} and 2 more"]
+    assert ending.lines([rows]) == ["made: results/w/rows.jsonl"]

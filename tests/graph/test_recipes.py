@@ -842,7 +842,7 @@ def test_a_study_is_no_rule_and_no_results_folder(study):
         ({"models": {"base": {"path": "--out"}}}, "models.base.path: '--out' looks like an option .* write ./--out"),
         ({"models": {"base": {"path": "x" * 256}}}, "models.base.path: 'x*'… is longer than a file's name may be"),
         ({"models": {"base": {"path": "a/..", "revision": "abcdef0"}}}, "base.path: 'a/..' is no path of the hub"),
-        ({"sft": {"batch_size": True}}, "sft.batch_size: needs an integer, not True"),
+        ({"sft": {"batch_size": True}}, "sft.batch_size: needs an integer, not true"),
         ({"sft": {"learning_rate": "x" * 5000}}, "sft.learning_rate: needs a number, not 'xx*.{3}x*'$"),
     ],
 )  # fmt: skip

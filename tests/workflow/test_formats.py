@@ -65,7 +65,7 @@ def test_they_run_as_the_docs_say(mine):
         "ingest: rows.csv: read as question_answer",
         "ingest: chats.jsonl.gz: read as messages",
         "ingest: 30.parquet, 45.parquet: read as prompt_response",
-        "ingest: 60 of 60 rows kept",
+        "60 of 60 rows kept",
         "read as text",
     ):
         assert line in output, output
@@ -92,7 +92,10 @@ AT = "data.problems.sources[0]"
     ("source", "line"),
     [
         ({"path": "mine/none/*.csv"}, f"{AT}.path: no file matches mine/none/*.csv"),
-        ({"path": "mine/shards", "format": "text", "columns": {"prompt": "q"}}, f"{AT}.columns: renames 'prompt'"),
+        (
+            {"path": "mine/shards", "format": "text", "columns": {"prompt": "q"}},
+            f"{AT}.columns: format text has no field 'prompt'",
+        ),
         ({"path": "mine/rows.csv", "format": "csv"}, f"{AT}.format: 'csv' is none of: auto, messages"),
         ({"path": "o/n/rows.xlsx", "revision": "0" * 40}, f"{AT}.path: o/n/rows.xlsx is no file of rows"),
     ],
