@@ -109,6 +109,7 @@ def runs(tmp_path_factory) -> dict[str, dict]:
         "reward": run("reward", test_reward.SETTINGS, data=folder / "pairs.jsonl", valid=folder / "held.jsonl"),
         "distill": run("distill", test_distill.FORWARD_KL, **taught),
         "grpo": run("rl", test_rl.settings_of(**SOLVED, kl=0.1, watch_kl=1), **prompts),
+        "replaced": run("rl", test_rl.settings_of(**SOLVED, dynamic_sampling=2, mask_truncated=True), **prompts),
         "sdpo": run("rl", test_rl.settings_of("sdpo", **SOLVED), **prompts),
         "srpo": run("rl", test_rl.settings_of("srpo", **SOLVED), **prompts),
         "rlsd": run("rl", test_rl.settings_of("rlsd", **SOLVED), **prompts),
@@ -152,7 +153,8 @@ def two(runs, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name", ["sft", "lora", "choices", "cpt", "reward", "distill", "grpo", "sdpo", "srpo", "rlsd", "rlrt", "opd"]
+    "name",
+    ["sft", "lora", "choices", "cpt", "reward", "distill", "grpo", "replaced", "sdpo", "srpo", "rlsd", "rlrt", "opd"],
 )
 def test_two_processes_learn_what_one_learns(one, two, runs, name):
     single, double = one / name / "out", two / name / "out"
