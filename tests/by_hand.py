@@ -132,6 +132,42 @@ def sequence_surrogate(logp, old_logp, mask, advantages, low, high, beta=0.0, re
     return found
 
 
+def spoken_advantages(values, weights, size, normalized):
+    """Advantages where rewards may say nothing (None): `values` is [B, rewards]. Of the sum of those that speak, over
+    the group, or of each over those of the group that it speaks of (a lone one has no deviation, and none says so)."""
+    found = []
+    for begin in range(0, len(values), size):
+        group = [list(row) for row in values[begin : begin + size]]
+        if normalized:
+            for k in range(len(weights)):
+                spoken = [i for i in range(size) if group[i][k] is not None]
+                column = [float(group[i][k]) for i in spoken]
+                each = group_advantages(column, len(column), "group") if len(column) > 1 else [0.0] * len(column)
+                for i, value in zip(spoken, each, strict=True):
+                    group[i][k] = value
+        totals = [sum(w * v for w, v in zip(weights, row, strict=True) if v is not None) for row in group]
+        voiced = [i for i in range(size) if any(v is not None for v in values[begin + i])]
+        mean = sum(totals[i] for i in voiced) / max(len(voiced), 1)
+        found += [totals[i] - mean if i in voiced else 0.0 for i in range(size)]
+    return np.array(found)
+
+
+def clipped(logp, old_logp, mask, advantages, low, high, method):
+    """Share of the tokens, of GSPO of the responses, whose ratio is clipped: where it takes the gradient away or, of
+    CISPO, where it takes of the weight."""
+    hits = []
+    for b in range(len(logp)):
+        tokens = [t for t in range(logp.shape[1]) if mask[b, t]]
+        logs = [logp[b, t] - old_logp[b, t] for t in tokens]
+        each = [advantages[b]] * len(tokens) if np.ndim(advantages) == 1 else [advantages[b, t] for t in tokens]
+        if method == "gspo":
+            logs, each = [sum(logs) / max(len(logs), 1)], [advantages[b]]
+        for log, a in zip(logs, each, strict=True):
+            above, below = math.exp(log) > 1 + high, math.exp(log) < 1 - low
+            hits.append((above and a != 0) if method == "cispo" else (above and a > 0) or (below and a < 0))
+    return sum(hits) / len(hits)
+
+
 def aggregate(per_token, mask, loss_type, longest):
     """Scalar. `longest` is the limit of a completion's tokens, which Dr. GRPO divides by."""
     sums = [sum(x for x, m in zip(*row, strict=True) if m) for row in zip(per_token, mask, strict=True)]

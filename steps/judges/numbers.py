@@ -54,6 +54,9 @@ _HEDGES = frozenset(
     " cannot dozens hundreds thousands millions somewhere near oder nicht ou pas o y ni unknown impossible".split()
 )
 _CHINESE_HEDGES = re.compile("[或不非约至]|大于|小于")
+# Before and behind a number: it is not the number alone that is meant.
+_TIMES = frozenset("twice thrice double triple quadruple".split())
+_RAISED = frozenset("squared cubed hundredth hundredths thousandth thousandths millionth millionths".split())
 # A number behind one of these counts parts of the text.
 _LABELS = frozenset(
     "step part case problem question exercise chapter section option equation line page example method solution"
@@ -128,7 +131,9 @@ def _with_words(found: re.Match, text: str) -> Quantity:
     last = re.search(r"[^\W\d_]+$", lead)
     if last and last[0].lower() in _LABELS:
         raise Unread("the number of a part")
-    if re.search(r"[-+*/^√!|\\{}\[\]]", before.replace("- ", "").rstrip("*_`")):
+    if last and last[0].lower() in _TIMES:
+        raise Unread(f"{last[0]!r} before the number")
+    if re.search(r"[-+*/^√!|±\\{}\[\]]|(?<![^\W\d_])[^\W\d_]\($", before.replace("- ", "").rstrip("*_`")):
         raise Unread("a formula")
     money = (found["money"] or "").strip() or _currency(lead)
     value, unit = _unit(value, after, money)
@@ -173,6 +178,8 @@ def _unit(value: Fraction, after: str, money: str) -> tuple[Fraction, str]:
     words = re.findall(r"[^\W\d_]+", after.lower())
     if words and (words[0] in _JOINING or words[-1] in _JOINING):
         raise Unread("the answer goes on")
+    if words and words[0] in _RAISED:
+        raise Unread(f"{words[0]!r} behind the number")
     first = re.match(r"[^\W\d_]+", after)
     if after and not first and after[0] not in f"%°¢.,;:{units.CURRENCIES}":
         raise Unread(f"{after[:20]!r} behind the number")

@@ -1,7 +1,8 @@
 """A judge that is stricter than a reward: what a policy is held to that may have found out what its reward pays for.
 
-Right is a response that comes to its end, answers once, behind one mark, says nothing after that, is right by the judge
-of its row, and keeps the row's constraint where it has one. Nothing that a reward is told loosens it.
+Right is a response that comes to its end, answers once, behind one mark, says nothing after that where it is `####`,
+is right by the judge of its row, and keeps the row's constraint where it has one. Nothing that a reward is told loosens
+it.
 """
 
 from collections.abc import Sequence

@@ -2,6 +2,7 @@
 
 import re
 from fractions import Fraction
+from itertools import zip_longest
 
 SPELLED = {
     "%": "percent pct percents",
@@ -52,9 +53,11 @@ _SCALES = {
 _OF = {unit: (kind, Fraction(size)) for kind, units in _SCALES.items() for unit, size in units.items()}
 # They say how much is meant of it, and not what it is.
 _FILLING = frozenset(
-    "a an the of in total all together altogether each left remaining more per_se now only exactly away long old tall"
+    "a an the of total all together altogether each left remaining more per_se now only exactly away long old tall"
     " high wide deep later ago extra additional away.".split()
 )
+# Between them and a number, "in" is an inch: 6 in wide, but 6 in total.
+_SIZES = frozenset("long wide tall high deep thick".split())
 _POWER = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 
 
@@ -67,8 +70,10 @@ def unit_of(text: str) -> str:
 
 def _product(text: str) -> str:
     words, power, found = re.sub(r"\^\s*\(?(\d)\)?", r"^\1 ", text).split(), 1, []
-    for word in words:
+    for word, following in zip_longest(words, words[1:], fillvalue="long"):
         bare, _, own = word.strip(".,;:!()").partition("^")
+        if bare.lower() == "in" and not own and following not in _SIZES:
+            continue
         if bare.lower().rstrip(".") in _POWER:
             power = _POWER[bare.lower().rstrip(".")]
         elif bare and bare.lower() not in _FILLING:
@@ -107,9 +112,10 @@ def ratio(one: str, other: str) -> Fraction | None:
     """How much of the other unit one of the first is; None where they measure different things."""
     if one == other:
         return Fraction(1)
-    (kind, size), (other_kind, other_size) = _OF.get(one, ("", Fraction(1))), _OF.get(other, (" ", Fraction(1)))
-    if kind == other_kind:
-        return size / other_size
+    (base, _, power), (other_base, _, other_power) = one.partition("^"), other.partition("^")
+    (kind, size), (other_kind, other_size) = (_OF.get(base, ("", Fraction(1))), _OF.get(other_base, (" ", Fraction(1))))
+    if kind == other_kind and power == other_power:
+        return (size / other_size) ** int(power or 1)
     # "5 apples" and "5 green apples", but not "5 miles" and "5 miles/h".
     own, others = {*one.split()}, {*other.split()}
     words = all(re.fullmatch(r"[^\W\d_]{3,}", word) for word in own ^ others)

@@ -27,6 +27,10 @@ class Judged(NamedTuple):
     scored: dict[str, list[Scored]]
     totals: list[float]
 
+    def says(self, i: int) -> bool:
+        """Whether some reward says something of a response."""
+        return any(each[i].note != "silent" for each in self.scored.values())
+
     def show(self, i: int) -> str:
         """One response with what each reward gives it, on one line."""
         parts = []
@@ -146,9 +150,11 @@ def order_checks(cases: list[Case], judged: Judged, settings: dict) -> list[Chec
 
 
 def spread_check(judged: Judged, first: int, size: int, least: float) -> Check:
-    """Groups of `size` consecutive samples, from index `first` on, whose total reward varies."""
+    """Groups of `size` consecutive samples, from index `first` on, whose total reward varies over those of which a
+    reward says something."""
     groups = [range(i, i + size) for i in range(first, len(judged.totals), size)]
-    varies = [max(judged.totals[i] for i in group) - min(judged.totals[i] for i in group) > TIE for group in groups]
+    said = [[judged.totals[i] for i in group if judged.says(i)] for group in groups]
+    varies = [bool(own) and max(own) - min(own) > TIE for own in said]
     flat = [group for group, hit in zip(groups, varies, strict=True) if not hit][:EXAMPLES]
     return at_least(
         "groups of the start policy whose reward varies",

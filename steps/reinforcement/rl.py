@@ -106,13 +106,14 @@ def main(args: argparse.Namespace) -> None:
     if disagreements:
         write_jsonl(out / "disagreements.jsonl", highest(disagreements, settings["keep_groups"]))
     collapsed = collapses(log)
-    exploited = exploits(rollouts.gathered(work / "strict", plan.batches))
+    exploited = exploits(rollouts.gathered(work / "strict", plan.batches), plan.batches)
     for sentence in collapsed if trainer.warned else (*exploited, *collapsed):
         print(f"warning: {sentence}", flush=True)
+    replaced = round(sum(row.get("replaced", 0) for row in log))
     counts = {
         "prompts": len(rows),
         "steps": len(log),
-        "samples": plan.batches * settings["prompts"] * settings["generations"],
+        "samples": (plan.batches * settings["prompts"] + replaced) * settings["generations"],
         "tokens": log[-1]["tokens"],
         "generated_tokens": log[-1]["generated"],
         "failures": dict(Counter(failure["reward"] for failure in failed)),

@@ -177,13 +177,15 @@ class PolicyTrainer(Resumable, ScoredSamples, TokenScores, GRPOTrainer):
     def signal(self, output: dict) -> dict:
         """Who is taught by the teacher, with which prompt, and what that changes of the advantages."""
         success, size = self.settings["success"], self.settings["generations"]
-        correct = self.values[:, self.plan.names.index(success["reward"])] >= success["least"]
-        self.note("correct", correct.float().mean().item())
+        told = self.values[:, self.plan.names.index(success["reward"])]
+        known, correct = ~told.isnan(), told >= success["least"]
+        if known.any():
+            self.note("correct", correct[known].float().mean().item())
         # TRL's count is of batches, all or none, where rewards are scaled by the batch.
         flat = without_spread(self.values, self.reward_weights.to(self.values), size, self.settings)
         self.note("no_signal", flat.float().mean().item())
         correct = correct[self.own]
-        self.hold(correct)
+        self.hold(correct, known[self.own])
         if not self.teacher:
             return {}
         taught = self.method.taught(correct, output["advantages"], size)
@@ -264,17 +266,44 @@ class PolicyTrainer(Resumable, ScoredSamples, TokenScores, GRPOTrainer):
         logps = self.scored[0]
         if isinstance(self.method, Weighted):
             inputs = inputs | {"advantages": self.token_advantages(inputs, logps.detach())}
-        if "ref_per_token_logps" in inputs and not self.beta:
+        if "ref_per_token_logps" in inputs:
             self.watch(inputs, logps.detach())
         # TRL counts tokens by the ratio for a vLLM that it runs, which it has not.
         self.use_vllm = "importance_sampling_ratio" in inputs
         loss = super()._compute_loss(model, inputs)
         self.use_vllm = False
-        # Of CISPO's loss, the tokens whose weight was clipped.
-        self._metrics["train"][LOGGED["clipped"]] += self._metrics["train"].pop("cispo_clip_ratio", [])
+        self.count_by_tokens(inputs, logps.detach())
         if distilled:
             loss = loss + self.method.loss(self.lesson(inputs, logps, teacher_logits))
         return hooks.penalised(loss, self.model, self.current_gradient_accumulation_steps)
+
+    def count_by_tokens(self, inputs: dict, logps: torch.Tensor) -> None:
+        """What is logged of tokens as a mean over those of the whole batch: TRL takes that of the means of its parts,
+        and of a part that is masked as a whole 0."""
+        metrics, mask = self._metrics["train"], inputs["completion_mask"]
+        names = ["entropy", "kl", LOGGED["clipped"]]
+        if self.beta:
+            # TRL's own, which is of the loss, and weighted by the ratio of policies.
+            metrics["kl"].pop()
+        if "cispo_clip_ratio" in metrics:
+            # TRL leaves out those that lower a probability, whose weight is clipped as well.
+            del metrics["cispo_clip_ratio"]
+            ratio = torch.exp(logps - inputs.get("old_per_token_logps", logps))
+            clipped = (ratio > self.epsilon_high) & (inputs["advantages"] != 0)[:, None]
+            self.note(LOGGED["clipped"], self.mean_over_tokens(clipped, mask))
+        elif self.importance_sampling_level == "sequence":
+            names.remove(LOGGED["clipped"])
+        tokens, counted = processes.total(mask.sum().item()), inputs["num_items_in_batch"].item()
+        for name in names:
+            if name in metrics and counted:
+                metrics[name][-1] *= tokens * self.passes / counted
+            else:
+                metrics.pop(name, None)
+
+    def mean_over_tokens(self, values: torch.Tensor, mask: torch.Tensor) -> float:
+        """Of [b, T], over the part at hand of all processes; 0 where all of it is masked."""
+        total, tokens = processes.gathered(torch.stack([(values * mask).sum(), mask.sum()]).double()[None]).sum(0)
+        return (total / tokens.clamp(min=1)).item()
 
     def token_advantages(self, inputs: dict, logps: torch.Tensor) -> torch.Tensor:
         """[b, T] by a weighted method; the student is compared as it was when it wrote the tokens."""
@@ -304,7 +333,4 @@ class PolicyTrainer(Resumable, ScoredSamples, TokenScores, GRPOTrainer):
     def watch(self, inputs: dict, logps: torch.Tensor) -> None:
         """KL(policy ‖ start) per token, estimated on those that were sampled (k3 of Schulman 2020)."""
         ratio = inputs["ref_per_token_logps"] - logps
-        mask = inputs["completion_mask"]
-        sums = torch.stack([((ratio.exp() - ratio - 1) * mask).sum(), mask.sum().float()])
-        kl, tokens = processes.gathered(sums[None]).sum(0)
-        self.note("kl", (kl / tokens).item())
+        self.note("kl", self.mean_over_tokens(ratio.exp() - ratio - 1, inputs["completion_mask"]))

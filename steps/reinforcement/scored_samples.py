@@ -26,20 +26,29 @@ def rounded(value: float) -> float | None:
 
 
 def without_spread(values: Any, weights: Any, size: int, settings: dict) -> Any:
-    """[groups] bool: whose samples all have one reward, each by itself where each is normalised by itself.
+    """[groups] bool: whose samples all have one reward, and so no advantage within their group.
 
     Args:
-        values: [samples, rewards], NaN where one says nothing.
+        values: [samples, rewards], NaN where one says nothing; a sample of which none says anything is left out.
         weights: [rewards].
         size: samples of a group.
     """
     import torch
+    from trl.trainer.utils import nanstd
 
-    parts = (values * weights).nan_to_num(0.0)
-    if settings.get("aggregation") != "normalize_then_sum":
-        parts = parts.sum(1, keepdim=True)
-    parts = parts.view(-1, size, parts.shape[1])
-    return torch.isclose(parts, parts[:, :1]).all(2).all(1)
+    grouped = values.view(-1, size, values.shape[1])
+    silent = grouped.isnan().all(2)
+    if settings.get("aggregation") == "normalize_then_sum":
+        grouped = (grouped - grouped.nanmean(1, keepdim=True)) / (nanstd(grouped, dim=1, keepdim=True) + 1e-4)
+    totals = (grouped * weights).nansum(2)
+    low, high = totals.masked_fill(silent, math.inf).amin(1), totals.masked_fill(silent, -math.inf).amax(1)
+    # What is normalised cancels up to rounding.
+    return torch.isclose(low, high, atol=1e-6) | (low > high)
+
+
+def told(scored: Scored) -> float:
+    """The value of a reward; NaN where it says nothing."""
+    return math.nan if scored.note == "silent" else scored.value
 
 
 def spare_rows(plan: RolloutPlan, rollout: int, seed: int) -> list[int]:
@@ -58,7 +67,9 @@ class ScoredSamples:
         own: the samples of a step that are this process's: whole groups.
         batch: the row of each of them, of the rollouts at hand.
         values: [samples of all processes, rewards] of the rollouts at hand; NaN where a reward says nothing.
-        failed: scores of this process's rollouts at hand that a reward could not give.
+        failed: scores of this process's rollouts at hand that a reward could not give, of replaced groups too.
+        timeouts: answers among them that nobody could compare in time.
+        drawn: groups that were drawn instead of others for them, in all processes.
         plain: [samples] GRPO's advantages, before the method changes them.
         written: this process's samples of the rollouts at hand.
         generated: tokens written for them, those of replaced groups among them.
@@ -75,6 +86,8 @@ class ScoredSamples:
     batch: list[dict]
     values: Any
     failed: list[dict]
+    timeouts: int
+    drawn: int
     plain: Any
     written: list[Sample]
     generated: int
@@ -95,6 +108,7 @@ class ScoredSamples:
         """TRL's rollout_func: every prompt comes `generations` times in a row."""
         settings, size = self.settings, self.settings["generations"]
         rows, self.generated, self.ahead = self.batch[::size], 0, None
+        self.failed, self.timeouts, self.drawn = [], 0, 0
         groups = self.write(rows, [settings["seed"], self.rollout])
         if settings.get("dynamic_sampling"):
             self.replace_flat(rows, groups)
@@ -132,19 +146,23 @@ class ScoredSamples:
         """
         settings, first = self.settings, self.own.start // self.settings["generations"]
         spare = spare_rows(self.plan, self.rollout, settings["seed"])
-        scored, drawn = [self.results([row], group) for row, group in zip(rows, groups, strict=True)], 0
+        scored = [self.results([row], group) for row, group in zip(rows, groups, strict=True)]
         for turn in range(settings["dynamic_sampling"]):
             flat = [i for i, results in enumerate(scored) if self.is_flat(results)]
-            if not processes.total(len(flat)):
+            drawn = round(processes.total(len(flat)))
+            if not drawn:
                 break
             for i in flat:
+                for name, results in scored[i].items():
+                    texts = [sample.text for sample in groups[i]]
+                    self.account(name, [rows[i]] * len(texts), texts, results)
                 if spare:
                     rows[i] = self.rows[spare[(turn * self.plan.prompts + first + i) % len(spare)]]
             new = self.write([rows[i] for i in flat], [settings["seed"], self.rollout, turn + 1])
             for i, group in zip(flat, new, strict=True):
                 groups[i], scored[i] = group, self.results([rows[i]], group)
-            drawn += len(flat)
-        self.note("replaced", processes.total(drawn))
+            self.drawn += drawn
+        self.note("replaced", self.drawn)
         self.batch = [row for row in rows for _ in range(settings["generations"])]
         self.ahead = {name: [one for own in scored for one in own[name]] for name in self.plan.names}
 
@@ -157,7 +175,7 @@ class ScoredSamples:
     def is_flat(self, results: dict[str, list[Scored]]) -> bool:
         import torch
 
-        values = torch.tensor([[one.value for one in results[name]] for name in self.plan.names]).T
+        values = torch.tensor([[told(one) for one in results[name]] for name in self.plan.names]).T
         return bool(without_spread(values, self.reward_weights.to(values), len(values), self.settings).all())
 
     def reward_function(self, name: str) -> Callable[..., list[float | None]]:
@@ -175,15 +193,18 @@ class ScoredSamples:
         tokens, size = [len(ids) for ids in completion_ids], self.settings["generations"]
         groups = [size] * (len(texts) // size)
         results = self.ahead[name] if self.ahead else self.rewards.score(name, self.batch, texts, tokens, groups)
-        for row, text, result in zip(self.batch, texts, results, strict=True):
+        self.account(name, self.batch, texts, results)
+        return [None if result.note == "silent" else result.value for result in results]
+
+    def account(self, name: str, rows: list[dict], texts: list[str], results: list[Scored]) -> None:
+        """Write down what a reward could not score."""
+        for row, text, result in zip(rows, texts, results, strict=True):
             if result.error is not None:
                 place = {key: row[key] for key in ("id", "file", "line", "row")}
                 self.failed.append(place | {"reward": name, "error": result.error, "response": text})
         self.timeouts += sum(result.note == "timeout" for result in results)
-        return [None if result.note == "silent" else result.value for result in results]
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
-        self.failed, self.timeouts = [], 0
         # Of all processes, as TRL gathers them.
         self.values = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         failed = round(processes.total(len(self.failed)))
@@ -196,8 +217,9 @@ class ScoredSamples:
         """Raises ValueError where more scores failed so far than `max_failures` allows; `now` are the newest."""
         earlier = [round(entry["failures"]) for entry in self.state.log_history if "failures" in entry]
         failed, most = sum(earlier) + now, self.settings["max_failures"]
-        samples = self.settings["prompts"] * self.settings["generations"]
-        share = failed / (samples * len(self.plan.names) * (self.rollout + 1))
+        replaced = self.drawn + sum(round(entry.get("replaced", 0)) for entry in self.state.log_history)
+        groups = self.settings["prompts"] * (self.rollout + 1) + replaced
+        share = failed / (groups * self.settings["generations"] * len(self.plan.names))
         if now and share > most and not self.failed:
             raise ValueError(f"{failed} scores failed so far, the last in another process")
         if self.failed and share > most:
@@ -208,21 +230,23 @@ class ScoredSamples:
                 f" the completion was {first['response'][:200]!r}"
             )
 
-    def hold(self, correct: Any) -> None:
+    def hold(self, correct: Any, known: Any) -> None:
         """Hold the rollouts at hand against a stricter judge, and note what of them counts as correct and is not right.
 
         Args:
             correct: [own samples] bool.
+            known: [own samples] bool, whether the reward says so or not; without, their group is not compared.
         """
         texts = [self.engine.chat.reopened(text) for text in self.texts()]
         ended = [sample.ids[-1] in self.engine.stop_ids for sample in self.written]
         verdicts = strict_verdicts(self.strict, self.batch, texts, ended)
         size, step, correct = self.settings["generations"], self.state.global_step + 1, correct.tolist()
+        known = known.tolist()
         totals = (self.values[self.own] * self.reward_weights.to(self.values)).nansum(1).tolist()
         groups, wrong = [], []
         for begin in range(0, len(verdicts), size):
             members = range(begin, begin + size)
-            if any(verdicts[i] is None for i in members):
+            if any(verdicts[i] is None or not known[i] for i in members):
                 continue
             right = [verdicts[i].right for i in members]
             counted = [correct[i] for i in members]

@@ -35,6 +35,11 @@ from steps.judges.shapes import shape_of
         ("x = 4 + 5 = 9", Fraction(9), ""),
         ("2^-70", Fraction(1, 2**70), ""),
         (r"0.1\overline{6}", Fraction(1, 6), ""),
+        ("12 in", Fraction(12), "in"),
+        ("6 in. long", Fraction(6), "in"),
+        ("36 square in", Fraction(36), "in^2"),
+        ("6 in total", Fraction(6), ""),
+        ("6 in the red box", Fraction(6), "red box"),
         ("The total is 42 apples.", Fraction(42), "apple"),
         ("1 and 1/2", Fraction(3, 2), ""),
         ("1,200 and 1/2", Fraction(2401, 2), ""),
@@ -65,6 +70,8 @@ def test_numbers_are_read_exactly(text, value, unit):
         ("12 and", Unread), ("12 eggs or", Unread), ("1 and 3/2", Several), ("2.5 and 1/2", Several),
         ("two and three", Several), ("one two", Several), ("half of 36", Several), ("one half of twenty", Several),
         ("half past 5", Unread), ("the third", Unread), ("5 p", Unread),
+        ("twice 7", Unread), ("Double 7 is meant", Unread), ("7 squared", Unread), ("7 cubed", Unread),
+        ("7 hundredths", Unread), ("±7", Unread), (r"\pm 7", Unread), ("f(7)", Unread),
     ],
 )  # fmt: skip
 def test_what_is_no_one_number_is_none(text, error):
@@ -86,7 +93,8 @@ def test_arithmetic(text, value):
 @pytest.mark.parametrize(
     ("one", "other", "factor"),
     [("cm", "m", Fraction(1, 100)), ("min", "h", Fraction(1, 60)), ("mile", "mile", 1), ("mile", "egg", None),
-     ("apple", "green apple", 1), ("mile", "mile/h", None), ("cm", "cm^2", None)],
+     ("apple", "green apple", 1), ("mile", "mile/h", None), ("cm", "cm^2", None),
+     ("cm^2", "m^2", Fraction(1, 10**4)), ("in^3", "ft^3", Fraction(1, 1728)), ("m^2", "m^3", None)],
 )  # fmt: skip
 def test_units(one, other, factor):
     assert units.ratio(one, other) == factor
@@ -158,6 +166,8 @@ def test_the_kind_of_a_gold(gold, kind):
         ("5 o'clock", "5:30", "wrong"), ("5:00", "5 o'clock", "right"), ("5:00 p.m.", "5 o'clock", "wrong"),
         ("17 Uhr", "5:00", "wrong"), ("5 miles", "5 o'clock", "wrong"), ("2 and a half", "2.5", "right"),
         ("2 and a half", "3", "wrong"), ("1.5", "1 and 1/2", "right"), ("5", "two and three", "ambiguous"),
+        ("12 ft", "12 in", "wrong"), ("1 ft", "12 in", "right"), ("36 ft^2", "36 in^2", "wrong"),
+        ("1 m^2", "10000 cm^2", "right"), ("6", "6 in total", "right"), ("5 miles", "5 in", "wrong"),
         ("Paris", "Parish", "wrong"), ("7", "", "unread"), ("7", "9" * 1000, "unread"),
     ],
 )  # fmt: skip

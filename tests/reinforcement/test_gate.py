@@ -378,6 +378,12 @@ def test_a_reward_without_spread_is_stopped(step, samples, capsys):
     assert table(out)["groups of the start policy whose reward varies"]["value"] == "1.0"
 
 
+def test_a_reward_that_speaks_of_equal_samples_only_has_no_spread(step, custom, capsys):
+    """None is no value beside 1: whoever alone is told 1 has no advantage."""
+    error, _ = stopped(step, capsys, **custom("return 1.0 if equal(worked_answer(response) or '', answer) else None"))
+    assert error.endswith("groups of the start policy whose reward varies, share, at least 0.1, found 0")
+
+
 def test_what_counts_as_correct_must_be_within_reach_of_the_self_distilled(step, capsys):
     assert "known-good correct" not in table(step())
     assert table(step(method="sdpo"))["known-good correct"]["value"] == "1.0"

@@ -322,6 +322,11 @@ class Reference:
             held["advantages"] = np.array([0 if g else a for g, a in zip(gone, self.advantages, strict=True)])
         return held
 
+    def clipped(self, weights: dict, held: dict) -> float:
+        logp = by_hand.chosen(self.logits(weights, self.prepared.prompts), self.tokens)
+        clip = self.settings["clip"]
+        return by_hand.clipped(logp, held["old"], self.mask, held["advantages"], clip["low"], clip["high"], self.method)
+
     def loss(self, weights: dict, held: dict) -> float:
         settings, kin = self.settings, self.kin
         student = self.logits(weights, self.prepared.prompts)
@@ -408,6 +413,11 @@ def test_loss_gradient_and_log_are_those_of_the_formula(case, start, tmp_path, d
         held = reference.fixed(number, step["weights"], first, teacher, first)
         close(step["loss"], reference.loss(step["weights"], held))
         close(log[number]["loss"], step["loss"])
+        close(log[number]["clipped"], reference.clipped(step["weights"], held))
+        if "ref" in held:
+            logp = by_hand.chosen(reference.logits(step["weights"], prepared.prompts), reference.tokens)
+            k3 = np.exp(held["ref"] - logp) - (held["ref"] - logp) - 1
+            close(log[number]["kl"], k3[reference.mask].mean(), rtol=1e-5)
     # The slope of the second step's loss along a random direction of the trained weights; there, policy, older policy,
     # teacher and start are four different models.
     draw = torch.Generator().manual_seed(0)
@@ -454,8 +464,6 @@ def check_log(log: list[dict], prepared: Prepared, reference: Reference, first: 
     if reference.kin:
         expected["distilled"] = np.mean(told)
     for column, value in expected.items():
-        if column == "entropy" and reference.settings["batch_size"] < len(ANSWER):
-            continue  # the mean of the parts' means
         np.testing.assert_allclose(row[column], value, rtol=0, atol=1e-5, err_msg=column)
     assert ("kl" in row) == bool(reference.settings["kl"] or reference.settings["watch_kl"])
     close(row.get("kl", 0), 0)
@@ -473,6 +481,34 @@ def test_kl_to_the_start_is_watched(start, tmp_path, doubles):
     )
     found = np.exp(before - after) - (before - after) - 1
     np.testing.assert_allclose(log[1]["kl"], found[reference.mask].mean(), rtol=1e-5)
+
+
+def test_what_no_token_says_is_not_logged(start, tmp_path, doubles):
+    """Where all responses are cut and masked: an entropy of 0 would be a collapse."""
+    prepared = Prepared(checkpoints.load_tokenizer(start))
+    ends = prepared.tokenizer.eos_token_id
+    prepared.ids = [[3 if token == ends else token for token in ids] for ids in prepared.ids]
+    settings = settings_of("grpo", steps=1, watch_kl=1, **PARTS | {"kl": 0.0, "mask_truncated": True})
+    trainer, plan = build(start, tmp_path, settings, prepared)
+    log = training.train(trainer, plan, "grpo")
+    assert log[0]["loss"] == 0 and not {"entropy", "kl", "clipped"} & log[0].keys()
+    assert collapses(log) == ["100 % of the responses are cut at max_new_tokens at the end"]
+
+
+def test_kl_of_a_part_that_is_masked_is_no_number_of_the_others(start, tmp_path, doubles):
+    """The first part of the batch is cut; what is logged is of the tokens that count, however they are divided."""
+    logs = []
+    for size in (20, 4):
+        prepared = Prepared(checkpoints.load_tokenizer(start))
+        ends = prepared.tokenizer.eos_token_id
+        prepared.ids = [[*ids[:-1], 3 if i % 3 else ends] for i, ids in enumerate(prepared.ids)]
+        settings = settings_of("grpo", watch_kl=1, iterations=1, batch_size=size, mask_truncated=True)
+        trainer, plan = build(start, tmp_path / f"{size}", settings, prepared)
+        logs.append(training.train(trainer, plan, "grpo"))
+    for whole, parts in zip(*logs, strict=True):
+        for column in ("entropy", "kl", "loss", "grad_norm"):
+            close(parts[column], whole[column], err_msg=column)
+    assert logs[0][1]["kl"] > 1e-6
 
 
 def test_a_teacher_whose_prompt_does_not_fit_leaves_the_sample_to_grpo(start, tmp_path, doubles):
@@ -726,13 +762,88 @@ def test_groups_without_spread_give_way_to_other_rows(rounds, flat_rows, start, 
     assert hashes(run(start, tmp_path / "killed", settings)) == hashes(whole)
 
 
-def test_a_group_is_without_spread_by_its_sum_or_by_each_reward():
+def test_a_group_is_without_spread_where_nobody_has_an_advantage():
     import torch
 
-    values, weights = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 2.0], [2.0, float("nan")]]), torch.tensor([1.0, 1.0])
-    assert without_spread(values, weights, 2, {}).tolist() == [True, False]
-    assert without_spread(values, weights, 2, {"aggregation": "normalize_then_sum"}).tolist() == [False, False]
-    assert without_spread(values, weights * 0, 2, {"aggregation": "normalize_then_sum"}).tolist() == [True, True]
+    draw, none = np.random.default_rng(0), float("nan")
+    for normalized, size in ((False, 2), (True, 2), (True, 3)):
+        settings = {"aggregation": "normalize_then_sum"} if normalized else {}
+        for _ in range(300):
+            values = draw.integers(0, 2, (2 * size, 2)).astype(float)
+            values[draw.random(values.shape) < 0.3] = none
+            weights = draw.choice([0.0, 0.5, 1.0], 2)
+            spoken = [[None if v != v else v for v in row] for row in values]
+            gained = by_hand.spoken_advantages(spoken, weights, size, normalized).reshape(2, size)
+            flat = without_spread(torch.tensor(values), torch.tensor(weights), size, settings)
+            assert flat.tolist() == (np.abs(gained) < 1e-6).all(1).tolist(), (values, weights)
+    # One that alone is told, and rewards that take from each other what they give.
+    alone, against = torch.tensor([[1.0], [none], [none], [none]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    assert without_spread(alone, torch.ones(1), 4, {}).tolist() == [True]
+    assert without_spread(against, torch.ones(2), 2, {"aggregation": "normalize_then_sum"}).tolist() == [True]
+
+
+FAILING = """
+def failing(prompt, responses, answer, row):
+    if row["row"] < 6:
+        raise RuntimeError("a row below six")
+    return [float(i) for i in range(len(responses))]
+"""
+
+
+def test_a_reward_that_fails_on_a_group_that_gives_way_has_failed(start, tmp_path):
+    """Its samples score 0, all of them: that is no spread, and hid the failure."""
+    file = tmp_path / "failing.py"
+    file.write_text(FAILING)
+    reward = {"kind": "custom", "weight": 1.0, "file": str(file), "function": "failing", "group": True}
+    settings = settings_of("grpo", **REAL | {
+        "steps": 2, "saves": 0, "rewards": {"failing": reward}, "success": {"reward": "failing", "least": 1.0},
+        "dynamic_sampling": 3, "max_failures": 1.0,
+    })  # fmt: skip
+    out = run(start, tmp_path / "run", settings)
+    plan = plan_rollouts(made_rows(9), settings)
+    drawn, failed = 6, []
+    for step in range(2):
+        asked, spare = plan.order[3 * step : 3 * step + 3], spare_rows(plan, step, 0)
+        for turn in range(4):
+            flat = [i for i in range(3) if asked[i] < 6]
+            failed += [f"rows:{asked[i]}" for i in flat for _ in range(SIZE)]
+            if turn < 3:
+                drawn += len(flat)
+                for i in flat:
+                    asked[i] = spare[(3 * turn + i) % 6]
+    found = list(read_jsonl(out / "failures.jsonl"))
+    assert sorted(one["id"] for one in found) == sorted(failed) and failed
+    counts = read_json(out / "manifest.json")["counts"]
+    assert counts["failures"] == {"failing": len(failed)} and counts["samples"] == drawn * SIZE
+    # Beyond the share of all that was drawn the run stops.
+    share = len(failed) / (drawn * SIZE)
+    run(start, tmp_path / "kept", settings | {"max_failures": 1.0})
+    with pytest.raises(ValueError, match=r"reward failing: \d+ scores failed so far"):
+        run(start, tmp_path / "stopped", settings | {"max_failures": 0.5 * share})
+
+
+SILENT = """
+def silent(prompt, response, answer, row):
+    return None if row["row"] % 3 else 1.0
+"""
+
+
+def test_a_sample_of_which_the_reward_says_nothing_is_neither_correct_nor_not(start, tmp_path):
+    file = tmp_path / "silent.py"
+    file.write_text(SILENT)
+    reward = {"kind": "custom", "weight": 1.0, "file": str(file), "function": "silent"}
+    settings = settings_of("grpo", **REAL | {
+        "steps": 3, "saves": 0, "rewards": {"silent": reward}, "success": {"reward": "silent", "least": 1.0},
+        "curriculum": "easy_to_hard",
+    })  # fmt: skip
+    out = run(start, tmp_path / "run", settings)
+    log = (out / "training_log.csv").read_text().splitlines()
+    rows = [dict(zip(log[0].split(","), line.split(","), strict=True)) for line in log[1:]]
+    order = plan_rollouts(made_rows(9), settings).order
+    told = [any(i % 3 == 0 for i in order[3 * step : 3 * step + 3]) for step in range(3)]
+    assert [row["correct"] for row in rows] == ["1" if one else "" for one in told]
+    # The judge is compared where the reward speaks: it takes none of these for right.
+    assert [(row["strict"], row["strict_gap"]) for row in rows] == [("0", "1") if one else ("", "") for one in told]
 
 
 def test_the_sampler_is_the_policy_where_it_samples_itself(start, tmp_path):
@@ -917,15 +1028,20 @@ def test_a_reward_that_is_exploited_is_flagged_within_ten_steps(start, tmp_path,
     assert all(one["reward"] == 1.0 and "####" in one["response"] for one in wrong)
 
 
-def gaps(level: float, steps: range, draw, size: int = 16) -> list[dict]:
-    """Groups of four samples, each of which is counted correct and wrong with this probability."""
-    return [{"step": step, "gap": draw.binomial(4, level) / 4} for step in steps for _ in range(size)]
+def gaps(level: float, steps: range, draw, size: int = 16, counted: float = 0.5) -> list[dict]:
+    """Groups of eight samples; of those that count as correct this share is wrong."""
+    groups = []
+    for step in steps:
+        correct = draw.binomial(8, counted, size)
+        wrong = draw.binomial(correct, level)
+        groups += [{"step": step, "right": (c - w) / 8, "gap": w / 8} for c, w in zip(correct, wrong, strict=True)]
+    return groups
 
 
 def test_a_gap_that_stays_is_not_flagged_and_one_that_opens_is():
     draw = np.random.default_rng(0)
-    flagged = sum(bool(exploits(gaps(0.15, range(1, 61), draw))) for _ in range(200))
-    assert flagged <= 10
+    for level in (0.02, 0.15, 0.4):
+        assert sum(bool(exploits(gaps(level, range(1, 61), draw))) for _ in range(100)) <= 5
     found = [exploits(gaps(0.1, range(1, 21), draw) + gaps(0.4, range(21, 61), draw)) for _ in range(50)]
     assert all(found)
     steps = [int(sentence.split("by step ")[1].split()[0]) for (sentence,) in found]
@@ -939,7 +1055,25 @@ def test_a_gap_that_stays_is_not_flagged_and_one_that_opens_is():
     # Where a gap closes nothing is said, nor of so few steps that there is nothing to compare.
     assert not exploits(gaps(0.4, range(1, 21), draw) + gaps(0.1, range(21, 41), draw))
     assert exploits([]) == exploits(gaps(0.4, range(1, 2), draw)) == []
-    assert exploits([{"step": step, "gap": float(step == 2)} for step in (1, 2) for _ in range(30)])
+    assert exploits([{"step": step, "right": 0.0, "gap": float(step == 2)} for step in (1, 2) for _ in range(30)])
+
+
+@pytest.mark.parametrize(("prompts", "after"), [(4, 0.9), (8, 0.5), (16, 0.3)])
+def test_an_exploit_is_seen_in_few_groups(prompts, after):
+    """Of one that opens half way through 40 steps at least two thirds are seen, by the last of them."""
+    draw = np.random.default_rng(1)
+    runs = [gaps(0.05, range(1, 21), draw, prompts) + gaps(after, range(21, 41), draw, prompts) for _ in range(60)]
+    assert sum(bool(exploits(groups)) for groups in runs) >= 40
+
+
+def test_a_policy_that_learns_is_not_flagged_for_having_more_answers():
+    """From 0.2 to 0.9 counts as correct; a tenth of it is wrong to the stricter judge all along."""
+    draw = np.random.default_rng(2)
+    flagged = 0
+    for _ in range(40):
+        groups = [gaps(0.1, range(step, step + 1), draw, 32, min(0.9, 0.2 + 0.02 * step)) for step in range(1, 61)]
+        flagged += bool(exploits([group for own in groups for group in own]))
+    assert flagged <= 2
 
 
 def test_the_interval_of_an_opened_gap_by_hand():
@@ -953,7 +1087,10 @@ def test_the_interval_of_an_opened_gap_by_hand():
         return (-b - root) / (2 * a), (-b + root) / (2 * a)
 
     parts = [0.5 - ends(0.5)[0], ends(0.1)[1] - 0.1, 0.0, ends(0.0)[1]]
-    close(opened(before, now, 2.0), 0.4 - sum(part**2 for part in parts) ** 0.5)
+    below = 0.4 - sum(part**2 for part in parts) ** 0.5
+    close(opened(before, now, 2.0), below)
+    # Of gaps of a quarter each, a quarter of it: no group was seen to lose more.
+    close(opened(before, now / 4, 2.0), below / 4)
 
 
 def history(**columns: list[float]) -> list[dict]:
@@ -979,6 +1116,26 @@ def test_a_collapse_is_told_in_words(columns, words):
     found = collapses(history(**columns))
     assert len(found) == (words is not None)
     assert words is None or words in found[0]
+
+
+def test_a_share_of_correct_samples_that_only_varies_did_not_fall():
+    """Of 4 prompts with 8 samples each, the best of 28 windows is far above the last by chance."""
+    draw = np.random.default_rng(0)
+
+    def shares(left: float) -> list[float]:
+        chances = [draw.beta(1, 3, 4) * (left if step >= 15 else 1.0) for step in range(30)]
+        return [draw.binomial(8, chance).mean() / 8 for chance in chances]
+
+    def told(left: float) -> int:
+        rows = [
+            [{**row, "correct": c} for row, c in zip(history() * 2, shares(left), strict=False)] for _ in range(200)
+        ]
+        return sum(bool(collapses(own)) for own in rows)
+
+    assert told(1.0) <= 10
+    steep = [[{**row, "correct": c} for row, c in zip(history(), [0.5, 0.6] * 5 + [0.1, 0.2] * 5, strict=True)]]
+    assert collapses(steep[0]) == ["the share of correct samples fell from 55 to 15 %"]
+    assert not collapses(history(correct=[0.38, 0.25] + [0.3] * 18)[:2])
 
 
 def test_a_log_of_several_steps_per_rollouts_can_be_judged():
