@@ -52,7 +52,7 @@ _ALIKE = str.maketrans(
 
 
 # Behind an answer, these decorate it.
-_ORNAMENTS = re.compile("(?<=[\\w.!])[\u2705\u2713\u2714\u2728\u2b50\U0001f300-\U0001faff\ufe0f\u200d\\s]+$")
+_ORNAMENTS = re.compile("(?<=[\\w.!*)])[\u2705\u2713\u2714\u2728\u2b50\U0001f300-\U0001faff\ufe0f\u200d\\s]+$")
 
 
 def characters(text: str) -> str:
