@@ -352,15 +352,23 @@ def _number(value: Any) -> float | None:
     return finite(value.item() if hasattr(value, "item") else value)
 
 
+# What a function calls a row; the second is verl's name.
+_ROW = ("row", "extra_info")
+
+
 def _taken(function: Callable, arguments: list) -> list:
-    """The arguments that a function takes: all, or all but the last.
+    """The arguments that a function takes: all, or all but the last. A parameter with a default is the function's own,
+    unless it is called as the last one is.
 
     Raises:
         TypeError: it takes neither.
     """
-    for own in (arguments, arguments[:-1]):
+    signature = inspect.signature(function)
+    parameters = [*signature.parameters.values()][len(arguments) - 1 :]
+    is_own = parameters and parameters[0].default is not inspect.Parameter.empty and parameters[0].name not in _ROW
+    for own in (arguments[:-1],) if is_own else (arguments, arguments[:-1]):
         try:
-            inspect.signature(function).bind(*own)
+            signature.bind(*own)
             return own
         except TypeError as error:
             problem = error

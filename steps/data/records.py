@@ -296,7 +296,7 @@ class Reader:
         if "answer" not in found:
             return None
         column, value = found["answer"]
-        answer = answer_of(value[0] if isinstance(value, list) and len(value) == 1 else value, column)
+        answer = answer_of(value, column)
         if answer is None and column in self.required:
             raise missing(column)
         return answer

@@ -93,12 +93,13 @@ class Part(_Accounts):
 class Ledger(_Accounts):
     """The kept and the quarantined rows of one step, written as they come, and the counts that must add up.
 
-    Files appear under their names when `close` has checked the counts. Kept rows go to one of the files `kept`.
+    Files appear under their names when `close` has checked the counts. Kept rows go to one of the files `kept`, the
+    others to what `close` calls `aside`.
     """
 
-    def __init__(self, out: Path, step: str, kept: tuple[str, ...] = (ROWS,)):
+    def __init__(self, out: Path, step: str, kept: tuple[str, ...] = (ROWS,), aside: str = QUARANTINE):
         super().__init__(step)
-        self.out = out
+        self.out, self.aside = out, aside
         self.files = {name: open(out / f".{name}.partial", "wb") for name in (*kept, QUARANTINE)}
 
     def add(self, part: Part) -> None:
@@ -141,9 +142,9 @@ class Ledger(_Accounts):
         assert set(self.kept) | set(self.quarantined) <= set(self.entered)
         for name, file in self.files.items():
             file.close()
-            (self.out / f".{name}.partial").replace(self.out / name)
+            (self.out / f".{name}.partial").replace(self.out / (self.aside if name == QUARANTINE else name))
         reasons = sum(self.quarantined.values(), Counter())
-        say(self.step, account(self.entered.total(), self.kept.total(), reasons, self.out / QUARANTINE))
+        say(self.step, account(self.entered.total(), self.kept.total(), reasons, self.out / self.aside))
         counts = {
             "in": self.entered.total(),
             "kept": self.kept.total(),

@@ -391,6 +391,7 @@ def check_order(messages: list[dict], columns: list[str], answered: bool = True)
             expected = "assistant"
         before = role
     if before != ("assistant" if answered else "user"):
-        hint = "add the assistant's answer, or remove the last turn" if answered else "end with what the user asks"
+        missing_answer = "add the assistant's answer, name the field of a verifiable one (columns: {answer: its name}),"
+        hint = f"{missing_answer} or remove the last turn" if answered else "end with what the user asks"
         who = "assistant" if answered else "user"
         raise RowProblem("role_order", columns[-1], hint, f"the last turn is not the {who}'s")

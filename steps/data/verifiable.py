@@ -1,8 +1,11 @@
 """What of a record says whether a response is right: its answer, the constraint of its instruction."""
 
+import contextlib
+import re
 from decimal import Decimal
 from typing import Any
 
+from steps.data.readers import parse
 from steps.data.rows import RowProblem
 from steps.data.values import check_unicode, from_text, is_blank, missing, text_of, wrong_type
 from steps.judges.instructions import CHECKS
@@ -10,6 +13,8 @@ from steps.judges.reading import Read, last_boxes, worked_answer
 
 # Words of a response that a constraint may ask for: far more than any response has.
 MAX_CHECK_COUNT = 10_000
+# JSON, and no interval.
+_LIST_OF_TEXTS = re.compile(r'\s*\[\s*"')
 
 
 def final_answer(response: str) -> str | None:
@@ -22,7 +27,9 @@ def final_answer(response: str) -> str | None:
 
 
 def answer_of(value: Any, column: str) -> str | None:
-    """A verifiable answer as text, None where there is none: a judge takes separators away when it compares."""
+    """A verifiable answer as text, None where there is none: a judge takes separators away when it compares. Of a
+    worked solution, as GSM8K's `answer` is one, it is what is marked in it."""
+    value = _single(value)
     if isinstance(value, float | Decimal):
         # Plain digits, as a person writes them.
         value = Decimal(str(value))
@@ -36,7 +43,16 @@ def answer_of(value: Any, column: str) -> str | None:
     if value is None or is_blank(value):
         return None
     check_unicode(value, column)
-    return value.strip()
+    return final_answer(value) or value.strip()
+
+
+def _single(value: Any) -> Any:
+    """The one answer of a list, which may be the JSON text of one: ["42"] is 42, [42] an interval without an end."""
+    found = value
+    if isinstance(value, str) and _LIST_OF_TEXTS.match(value):
+        with contextlib.suppress(ValueError, RecursionError):
+            found = parse(value)
+    return found[0] if isinstance(found, list) and len(found) == 1 else value
 
 
 def check_of(value: Any, column: str) -> dict | None:

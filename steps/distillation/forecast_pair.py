@@ -91,10 +91,8 @@ class Pair:
             engine, f"from {self.settings['prefixes'][k]:.0%} of a response", asked, 1, limits, (CONTINUED, k)
         )
         ids = [(*tokens, *one.ids) for tokens, (one,) in zip(begun, samples, strict=True)]
-        if not ids:
-            return []  # on which the tokenizer raises: no response may be long enough to be continued
         whole = [unended(row, engine.stop_ids) for row in ids]
-        return [*map(engine.chat.reopened, engine.tokenizer.batch_decode(whole, skip_special_tokens=True))]
+        return [*map(engine.chat.reopened, engine.chat.texts(whole))]
 
 
 def unended(ids: Sequence[int], stop_ids: list[int]) -> list[int]:

@@ -189,7 +189,7 @@ class Engine(Coder):
                 if differ:
                     writing &= last[rows] > step
                 if stop and (step + 1) % STOP_EVERY == 0:
-                    so_far = self.tokenizer.batch_decode(written[rows, : step + 1], skip_special_tokens=True)
+                    so_far = self.chat.texts(written[rows, : step + 1].tolist())
                     writing &= torch.tensor([not any(s in text for s in stop) for text in so_far], device=device)
                 left = int(writing.sum())
                 if left == 0 or step + 1 == max_new_tokens:
@@ -203,10 +203,7 @@ class Engine(Coder):
 
         self.tokens += int(count.sum())
         summed_logps = self._numbers(logp.tolist())
-        texts = self.tokenizer.batch_decode(
-            [row[:length] for row, length in zip(written.tolist(), lengths.tolist(), strict=True)],
-            skip_special_tokens=True,
-        )
+        texts = self.chat.texts([row[:length] for row, length in zip(written.tolist(), lengths.tolist(), strict=True)])
         return [
             Sample(self._said(_cut(text, stop), prompts[row // n]), summed, size, tuple(ids[:size]), tuple(each[:size]))
             for row, (text, summed, size, ids, each) in enumerate(

@@ -162,7 +162,7 @@ class VLLMEngine(Coder):
         (response,) = output.outputs
         ids = tuple(response.token_ids)
         said = ids[:-1] if ids[-1] in self.stop_ids else ids
-        text = self.tokenizer.decode(said, skip_special_tokens=True)
+        (text,) = self.chat.texts([said])
         logps = tuple(of[token].logprob for token, of in zip(ids, response.logprobs, strict=True))
         summed = self._numbers(response.cumulative_logprob)
         return Sample(self._said(_cut(text, stop), prompt), summed, len(ids), ids, logps)

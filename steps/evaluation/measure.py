@@ -100,7 +100,8 @@ def is_cut(engine: Coder, sample: Sample, limit: int, stop: Sequence[str]) -> bo
     """Whether a response had `limit` tokens and no end."""
     if sample.tokens < limit or sample.ids[-1] in engine.stop_ids:
         return False
-    return not (stop and any(s in engine.tokenizer.decode(sample.ids, skip_special_tokens=True) for s in stop))
+    (text,) = engine.chat.texts([sample.ids])
+    return not any(s in text for s in stop)
 
 
 def seed_tasks(tasks: dict) -> None:

@@ -52,10 +52,15 @@ _ALIKE = str.maketrans(
 )
 
 
+# Behind an answer, these decorate it.
+_ORNAMENTS = re.compile("(?<=[\\w.!*)])[\u2705\u2713\u2714\u2728\u2b50\U0001f300-\U0001faff\ufe0f\u200d\\s]+$")
+
+
 def characters(text: str) -> str:
     """NFKC, which would make 23 of 2³, and 11/2 of 1½: exponents, indices and fractions are set apart before."""
     if text.isascii():
         return text
+    text = _ORNAMENTS.sub("", text)
     text = re.sub("(?<=\\d)[\u00a0\u2009\u202f’](?=\\d{3}(?!\\d))", ",", text)
     text = re.sub("(?<=\\d)(?=[¼-¾⅐-⅞])", " ", text)
     text = _SUPERSCRIPT.sub(r"^{\g<0>}", text)
@@ -88,6 +93,8 @@ _SCRIPT = re.compile(r"([_^])\s*\{([^{}]*)\}(?!\d)")
 _SCRIPT_BEFORE_DIGIT = re.compile(r"([_^])\s*\{([^{}]*)\}(?=\d)")
 _GROUP = re.compile(r"\\(?:text(?:bf|it|rm|tt)?|mbox|math(?:rm|bf|it|sf|bb|cal)|operatorname\*?|boxed)\s*\{([^{}]*)\}")
 _COMMAND = re.compile(r"\\([A-Za-z]+)\s*")
+# Without its braces a group would go on with the command before it: \\cdot\\text{s}.
+_GLUED = re.compile(r"(\\[A-Za-z]+)(?=\\(?:text|mbox|math|operatorname|boxed))")
 # One symbol, number or word: a part of a formula that needs no brackets.
 _SIMPLE = re.compile(r"-?(?:\d+(?:\.\d+)?|√?(?:\d+|[^\W\d_])|\\[A-Za-z]+)")
 
@@ -97,15 +104,21 @@ def _latex(text: str) -> str:
     text = re.sub(r"(?<!\\)(?:\\[,!;: ]|~)", " ", text.replace("{,}", ",").replace(r"\%", "%").replace(r"\$", "$"))
     # Of a mixed number, the whole part.
     text = re.sub(r"(?<=\d)(?=\\[dtc]?frac)", " ", text)
-    before = None
+    text, before = _GLUED.sub(r"\1 ", text), None
     while before != text:
         before = text
         text = _GROUP.sub(r"\1", text)
-        text = _SCRIPT.sub(lambda found: found[1] + _part(found[2]), text)
+        text = _SCRIPT.sub(_raised, text)
         text = _SCRIPT_BEFORE_DIGIT.sub(r"\1(\2)", text)
         text = _ROOT.sub(lambda found: "√" + _part(found[1]), text)
         text = _FRACTION.sub(lambda found: f"{_part(found[1])}/{_part(found[2])}", text)
     return re.sub(r"\\([{}_#&|])", r"\1", _COMMAND.sub(_symbol, text).replace("^°", "°"))
+
+
+def _raised(script: re.Match) -> str:
+    part = _part(script[2])
+    # Its letters would go on in those behind it: ^{\\circ}C.
+    return script[1] + part + (" " if part.startswith("\\") else "")
 
 
 def _part(text: str) -> str:

@@ -26,7 +26,7 @@ class Unverifiable(Exception):
     """Why nobody can tell whether two expressions are equal."""
 
 
-_BASE = re.compile(r"(-?[0-9A-Fa-f]+)_\(?([2-9]|[12]\d|3[0-6]|[a-z]{3,})\)?")
+_BASE = re.compile(r"\(?(-?[0-9A-Fa-f]+)\)?_\(?([2-9]|[12]\d|3[0-6]|[a-z]{3,})\)?")
 _LABELLED = re.compile(r"[(\[]?\s*([A-Ja-j])\s*[)\].:]\s*\S.*", re.DOTALL)
 _CHOSEN = re.compile(r".{0,40}\b(?:answer|option|choice)\b\s*(?:is|:|=)?\s*[(\[]?([A-J])[)\]]?", re.IGNORECASE)
 _TRAILING_UNIT = re.compile(r"(.*?)\s*\\text\s*\{([^{}]*)\}\s*(\^\s*\{?\d\}?)?", re.DOTALL)
@@ -103,13 +103,25 @@ def compare(gold: str, given: str, mathematics: Mathematics | None) -> tuple[Out
     if kind == "base":
         return _told(_digits(typed) is not None and _digits(typed) == _digits(typed_gold), "number of that base")
     if kind == "text":
-        return _told(canonical(typed) == canonical(typed_gold), "text")
+        return _told(_bare(typed) == _bare(typed_gold), "text")
     return _told(_same(gold, given, mathematics), kind)
 
 
 def same(answer: str, other: str) -> bool:
     """Whether two answers are one, as far as that needs no calculation with symbols."""
     return compare(other, answer, None)[0] == "right"
+
+
+_LEADING = re.compile(r"(?:(?:on|in|at|the|an?)\s+)+(?=\w)")
+_RATIO = re.compile(r"(\d+(?:\.\d+)?)\s*(?::|to)\s*(\d+(?:\.\d+)?)")
+
+
+def _bare(typed: str) -> str:
+    """A text without what leads to it: on Monday, the Nile. 2 to 3 is 2:3."""
+    text = canonical(typed)
+    if ratio_of := _RATIO.fullmatch(text):
+        return f"{ratio_of[1]}:{ratio_of[2]}"
+    return _LEADING.sub("", text, count=1) if _LEADING.match(text) else text
 
 
 def _told(right: bool, what: str) -> tuple[Outcome, str]:
@@ -150,10 +162,12 @@ def _number(gold: str, given: str, mathematics: Mathematics | None) -> tuple[Out
         return _told(same_quantity(expected, read_number(typed)), "number")
     except Unread as problem:
         several, why = isinstance(problem, Several), str(problem)
-    if shape.kind == "scalar" and mathematics is not None and not _unfinished(shape.parts[0]):
+    if shape.kind == "scalar" and mathematics is not None and not _unfinished(shape.parts[0], gold):
         formula = for_grammar(without_unit(shape.parts[0])[0])
         if formula and re.search(r"\\(?!text)|[\^!A-Za-z]", formula):
-            right = mathematics(formula, f"({expected.value})" if expected.value < 0 else _literal(expected))
+            literal = f"({expected.value})" if expected.value < 0 else _literal(expected)
+            is_angle = expected.unit == "°" and r"\pi" in formula
+            right = mathematics(formula, rf"{literal}\cdot\frac{{\pi}}{{180}}" if is_angle else literal)
             return _told(right, "number")
     if shape.kind in ("list", "set", "union"):
         several = True
@@ -172,9 +186,14 @@ def _literal(number: Quantity) -> str:
     return str(value) if value.denominator == 1 else rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
 
 
-def _unfinished(text: str) -> bool:
-    """9 + 9 is a way to 18, often the question's own, and no answer."""
+_WRITTEN_OUT = re.compile(r"[-+]?[\d.,]+\W*[^\W\d]*")
+
+
+def _unfinished(text: str, gold: str) -> bool:
+    """9 + 9 is a way to 18, often the question's own, and no answer. 2 * 2^8 says 2^9 as well as that does."""
     typed = plain(text)
+    if not _WRITTEN_OUT.fullmatch(plain(tidy(gold))):
+        return False
     return re.search(r"[+*]|[\d)!]\s*-", typed) is not None and evaluate(typed) is not None and not is_literal(typed)
 
 
@@ -193,10 +212,20 @@ def _same(gold: str, given: str, mathematics: Mathematics | None) -> bool:
         (expected, unit), (found, other_unit) = without_unit(one), without_unit(other)
         if unit and other_unit and ratio(unit, other_unit) != 1:
             return False
+        found, expected = _in_radians(found, expected), _in_radians(expected, found)
         formulas = for_grammar(found), for_grammar(expected)
         return bool(formulas[0] and formulas[1]) and mathematics(*formulas)  # type: ignore[arg-type]
 
     return same_shape(shape_of(tidy(gold)), shape_of(tidy(given)), same)
+
+
+_ANGLE = re.compile(r"(-?\d+(?:\.\d+)?)\s*\^\s*\{?\s*\\circ\s*\}?")
+
+
+def _in_radians(text: str, other: str) -> str:
+    """An angle in degrees where the other one is given by \\pi."""
+    angle = _ANGLE.fullmatch(text.strip()) if r"\pi" in other else None
+    return rf"\frac{{{angle[1]}\pi}}{{180}}" if angle else text
 
 
 def without_unit(text: str) -> tuple[str, str]:

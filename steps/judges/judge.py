@@ -9,6 +9,7 @@ name them all. `unread` has no answer to compare, `unverifiable` one that nobody
 answer is asked for: neither is wrong.
 """
 
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -24,6 +25,8 @@ AUTO = "auto"
 SECONDS = 2.0
 # Answers without a letter or a digit.
 _SIGNS = frozenset("∅ ∞ -∞ {} + - * / = < > ≤ ≥".split())
+# As verl's rows have the tests of a program.
+_OBJECT = re.compile(r'\s*\{\s*"[^"]*"\s*:')
 # Comparisons that are not made twice: samples of one row repeat each other.
 REMEMBERED = 1 << 14
 # Different answers of a response that are looked at, and comparisons of expressions that all of them may cost. Each has
@@ -116,6 +119,8 @@ class Judge:
         assert gold is not None
         if not any(map(str.isalnum, gold)) and canonical(gold) not in _SIGNS:
             return "it has no letter and no digit"
+        if _OBJECT.match(gold):
+            return "it is an object of JSON"
         if self.kind != "math" or kind_of(gold) != "expression":
             return ""
         # With its spelling taken away, which alone would call it right.

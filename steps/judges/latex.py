@@ -19,13 +19,21 @@ _NAMES = {
     "degree": "circ", "dbinom": "binom", "tbinom": "binom", "lt": "<", "gt": ">", "bar": "overline", "fbox": "boxed",
     "mathbf": "text", "mathrm": "text", "textbf": "text", "textrm": "text", "textit": "text", "mathit": "text",
     "mbox": "text", "underline": "text", "operatorname": "text", "mathsf": "text", "lor": "or", "vee": "or",
+    "boldsymbol": "text", "bm": "text", "mathtt": "text", "texttt": "text", "emph": "text",
+    "langle": "(", "rangle": ")", "lang": "(", "rang": ")",
 }  # fmt: skip
 _DROPPED = re.compile(
-    r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|hspace\{[^{}]*\}|color\{[^{}]*\}|phantom\{[^{}]*\}|quad|qquad)(?![A-Za-z])\.?"
+    r"\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|hspace\{[^{}]*\}|color(?:\[\w*\])?\{[^{}]*\}|phantom\{[^{}]*\}|quad|qquad"
+    r"|tiny|scriptsize|footnotesize|small|normalsize|large|Large|LARGE|huge|Huge|bf|bfseries|rm|it|sf|tt)(?![A-Za-z])\.?"
 )
+# Lines that are set below each other.
+_ALIGNED = re.compile(r"\\begin\{(aligned|align\*?|gathered|split)\}(.*)\\end\{\1\}", re.DOTALL)
 _NAME = re.compile(r"\\([A-Za-z]+)")
 # One argument of a command: a group, a command or a sign.
 _ARGUMENT = r"\s*(\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}|\\[A-Za-z]+|[^\s{}\\])"
+# A group is there for what it begins with: {\color{red}9}.
+_STYLED = re.compile(rf"\{{\s*((?:{_DROPPED.pattern})+)([^{{}}]*)\}}")
+_COLOURED = re.compile(rf"\\textcolor(?:\[\w*\])?\{{[^{{}}]*\}}{_ARGUMENT}")
 _FRACTION, _BINOMIAL = (re.compile(rf"\\({name}){_ARGUMENT}{_ARGUMENT}") for name in ("frac", "binom"))
 _ROOT = re.compile(rf"\\sqrt(\s*\[[^\[\]]*\])?{_ARGUMENT}")
 _OVER = re.compile(r"\{([^{}]+)\\(over|choose)(?![A-Za-z])([^{}]+)\}")
@@ -46,6 +54,11 @@ def tidy(text: str) -> str:
     for sign, command in _SYMBOLS.items():
         text = text.replace(sign, command)
     text = re.sub(r"(?<![A-Za-z\\])(sqrt|pi|infty|infinity)(?![A-Za-z])", _command, text)
+    text = _STYLED.sub(lambda found: found[2], text)
+    text = _COLOURED.sub(lambda found: found[1].removeprefix("{").removesuffix("}"), text)
+    if aligned := _ALIGNED.search(text):
+        rows = re.split(r"\\\\", aligned[2].replace("&", " "))
+        text = text[: aligned.start()] + ", ".join(row.strip() for row in rows if row.strip()) + text[aligned.end() :]
     text = _NAME.sub(_named, _DROPPED.sub(" ", text))
     text = re.sub(r"\\[,!;:]|(?<!\\)\\ |~(?!~)", " ", text).replace("{,}", ",").replace(r"\%", "%").replace(r"\$", "$")
     text = _OVER.sub(lambda found: rf"\{'frac' if found[2] == 'over' else 'binom'}{{{found[1]}}}{{{found[3]}}}", text)
@@ -70,7 +83,7 @@ def _command(found: re.Match) -> str:
 
 def _named(found: re.Match) -> str:
     name = _NAMES.get(found[1], found[1])
-    return name + " " if name in ("<", ">", "or") else f"\\{name}"
+    return name + " " if name in ("<", ">", "or", "(", ")") else f"\\{name}"
 
 
 def _braced(argument: str) -> str:

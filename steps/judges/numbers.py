@@ -28,12 +28,14 @@ class Several(Unread):
 
 
 _GROUP = r"\d{1,3}(?:,\d{3})+(?![\d]|[,']\d)(?:\.\d+)?"
+# Lakhs and crores: 1,50,000.
+_INDIAN = r"\d{1,2}(?:,\d{2})+,\d{3}(?![\d]|[,']\d)(?:\.\d+)?"
 _SPACED = r"\d{1,3}(?:[ '_\u00a0\u2009\u202f]\d{3})+(?!\d)(?:\.\d+)?"
 _EUROPEAN = r"\d{1,3}(?:\.\d{3})+,\d+(?![\d,])|\d{1,3}(?:\.\d{3}){2,}(?![\d.])"
 _COMMA = r"(?<![\d,])\d+,(?:\d{1,2}|\d{4,}|(?<=\b0,)\d+)(?![\d,])"
-_DIGITS = rf"(?:{_EUROPEAN}|{_GROUP}|{_SPACED}|{_COMMA}|\d+(?:\.\d+)?|\.\d+)"
+_DIGITS = rf"(?:{_EUROPEAN}|{_GROUP}|{_INDIAN}|{_SPACED}|{_COMMA}|\d+(?:\.\d+)?|\.\d+)"
 # What is raised or lowered is a part of a unit or of a symbol.
-_SIGN = r"(?<![\^_])(?:(?<![\w)\d.])[-+]\s?)?"
+_SIGN = r"(?<![\^_])(?<![\^_]-)(?:(?<![\w)\d.])[-+]\s?)?"
 _MONEY = rf"[{re.escape(units.CURRENCIES)}]"
 _TENS = r"(?:[eE][-+]?\d{1,4}(?![\d.])|\s*[*x]\s*10\s*\^\s*\(?[-+]?\d{1,4}\)?)"
 NUMERAL = re.compile(
@@ -42,14 +44,14 @@ NUMERAL = re.compile(
 )
 _REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot|overbar)\s*\{?(\d+)\}?")
 _POWER_OF_UNIT = re.compile(r"(?<![^\W\d_])(mm|cm|m|km|ft|in|yd)([23])(?!\w)")
-_MARKUP = re.compile(r"</?(?:b|i|em|strong|u|code|p)>|(?<!\w)\*\*|\*\*(?!\w)|(?<!\w)__|__(?!\w)|`")
+_MARKUP = re.compile(r"</?[a-z]{1,12}>|(?<!\w)\*\*|\*\*(?!\w)|(?<!\w)__|__(?!\w)|`")
 _BELOW_ZERO = re.compile(r"\b(?:minus|negative)\s+(?=[\d.$€£¥₹])", re.IGNORECASE)
 _STRUCK = re.compile(r"~~.*?~~")
 _ORDINAL = re.compile(r"^(?:st|nd|rd|th)\b")
 
 # Behind one of these a number is not what the answer is.
 _HEDGES = frozenset(
-    "not no or between less fewer than over under below above least most nearly almost about around roughly maybe"
+    "not no or between less fewer than over under below above least most nearly almost maybe"
     " perhaps either neither never but if unless except from until half third thirds quarter quarters isn't don't"
     " cannot dozens hundreds thousands millions somewhere near oder nicht ou pas o y ni unknown impossible".split()
 )
@@ -86,7 +88,7 @@ def _of_equation(sides: list[str]) -> Quantity:
         sides.reverse()
     found = read_side(sides[-1])
     for side in filter(None, sides[:-1]):
-        value = evaluate(side)
+        value = evaluate(re.sub(_MONEY, "", side))
         if value is None and not re.search(r"[^\W\d_]", side):
             raise Unread(f"{side} cannot be worked out")
         if value is not None and value != found.value:
@@ -113,8 +115,32 @@ def read_side(text: str) -> Quantity:
     if not numerals:
         raise Unread("no number")
     if len(numerals) > 1:
-        raise Several("several numbers")
+        if (several := _compound(text)) is not None:
+            return several
+        if not (span := _SPAN.fullmatch(text)) or len(numerals) > 2:
+            raise Several("several numbers")
+        text = span[1]
     return _with_words(numerals[0], text)
+
+
+_PART = re.compile(rf"\s*(?:,|and\b)?\s*(?P<money>{_MONEY})?({_DIGITS})\s*([^\W\d_]*)\.?")
+_SPAN = re.compile(
+    rf"(\D*{_DIGITS}\s+[^\W\d_][^\d]*?)\s+(?:over|in|for|after|within|during|every)\s+(?:the\s+\w+\s+)?{_DIGITS}\s+"
+    r"(?:second|minute|hour|day|week|month|year)s?\W*"
+)
+
+
+def _compound(text: str) -> Quantity | None:
+    """3 hours 30 minutes, 4 dollars and 50 cents: each unit smaller than the one before, all in the first."""
+    amount, first, last, place = Fraction(0), "", None, 0
+    while place < len(text) and (found := _PART.match(text, place)):
+        unit = units.unit_of(found[3]) or found["money"] or ""
+        first = first or unit
+        size = units.ratio(unit, first) if unit else None
+        if size is None or (last is not None and size >= last):
+            return None
+        amount, last, place = amount + size * _decimal(found[2]), size, found.end()
+    return None if text[place:].strip() else Quantity(amount, first)
 
 
 def _with_words(found: re.Match, text: str) -> Quantity:
@@ -133,7 +159,7 @@ def _with_words(found: re.Match, text: str) -> Quantity:
         raise Unread("the number of a part")
     if last and last[0].lower() in _TIMES:
         raise Unread(f"{last[0]!r} before the number")
-    if re.search(r"[-+*/^√!|±\\{}\[\]]|(?<![^\W\d_])[^\W\d_]\($", before.replace("- ", "").rstrip("*_`")):
+    if re.search(r"[-+*/^√!|±∓\\{}\[\]]|(?<![^\W\d_])[^\W\d_]\($", before.replace("- ", "").rstrip("*_`")):
         raise Unread("a formula")
     money = (found["money"] or "").strip() or _currency(lead)
     value, unit = _unit(value, after, money)
@@ -159,6 +185,10 @@ _JOINING = frozenset("and or but nor plus minus versus than und oder et ou".spli
 _SHORT_MULTIPLIERS = {"k": 1000, "m": 10**6, "mn": 10**6, "b": 10**9, "bn": 10**9}
 
 
+# m*s^-2 is a product of units.
+_OF_UNITS = re.compile(r"(?<=[^\W\d])\*(?=[^\W\d])|\^\(?-(?=\d)")
+
+
 def _unit(value: Fraction, after: str, money: str) -> tuple[Fraction, str]:
     """What follows a number: multipliers of it, then its unit."""
     glued = after[:1].strip() != ""
@@ -168,7 +198,7 @@ def _unit(value: Fraction, after: str, money: str) -> tuple[Fraction, str]:
         bare = word.strip(".,;:").lower()
         if bare in _MULTIPLIERS:
             value *= _MULTIPLIERS[bare]
-        elif glued and bare in _SHORT_MULTIPLIERS and (money or word == "k"):
+        elif glued and bare in _SHORT_MULTIPLIERS and (money or word in ("k", "M", "B")):
             value *= _SHORT_MULTIPLIERS[bare]
         else:
             break
@@ -189,7 +219,7 @@ def _unit(value: Fraction, after: str, money: str) -> tuple[Fraction, str]:
         )
         if not known:
             raise Unread(f"{first[0]!r} is no unit")
-    if re.search(r"[+*=\\{}√π|]|(?<!\w)-", after.replace("**", "")):
+    if re.search(r"[+*=\\{}√π|]|(?<!\w)-", _OF_UNITS.sub(" ", after.replace("**", ""))):
         raise Unread("a formula")
     return value, units.unit_of(after)
 
@@ -224,7 +254,7 @@ def _decimal(digits: str) -> Fraction:
     digits = re.sub(r"[ '_\u00a0\u2009\u202f]", "", digits)
     if re.fullmatch(_EUROPEAN, digits):
         digits = digits.replace(".", "").replace(",", ".")
-    elif re.fullmatch(_GROUP, digits):
+    elif re.fullmatch(rf"{_GROUP}|{_INDIAN}", digits):
         digits = digits.replace(",", "")
     return Fraction(digits.replace(",", "."))
 
@@ -274,6 +304,8 @@ def in_digits(text: str) -> str:
     """Numbers in English words in digits, with their fractions: 1 and a half is 1 1/2. Of a text that has digits other
     words stay: "one each" is no second number."""
     in_words = not re.search(r"\d", text)
+    if found := _CHINESE.fullmatch(text):
+        return f"{_counted_in_chinese(found[1])}{found[2]}"
     text = _MIXED.sub(
         _mixed, _FRACTION.sub(_fraction, _ALONE.sub("1/2", text, count=1) if _ALONE.match(text) else text)
     )
@@ -294,6 +326,24 @@ def _mixed(found: re.Match) -> str:
         return found[0]
     whole = found["whole"].replace(",", "")
     return f"{whole if whole.isdigit() else _counted(whole.lower())} {found['above']}/{found['below']}"
+
+
+_CHINESE_DIGITS = {sign: i for i, sign in enumerate("零一二三四五六七八九")} | {"两": 2, "〇": 0}
+_CHINESE_TENS = {"十": 10, "百": 100, "千": 1000}
+# Of a whole answer, with a measure word: 三亚 is a city.
+_CHINESE = re.compile(r"([零〇一二两三四五六七八九十百千万亿]+)([个人元天年岁只本支张块米次件位名辆棵头条分秒]?)")
+
+
+def _counted_in_chinese(run: str) -> int:
+    total = section = digit = 0
+    for sign in run:
+        if sign in _CHINESE_DIGITS:
+            digit = 10 * digit + _CHINESE_DIGITS[sign]
+        elif sign in _CHINESE_TENS:
+            section, digit = section + (digit or 1) * _CHINESE_TENS[sign], 0
+        else:
+            total, section, digit = (total + section + digit) * (10**4 if sign == "万" else 10**8), 0, 0
+    return total + section + digit
 
 
 def _counted(run: str) -> int:
@@ -330,20 +380,30 @@ def same_quantity(gold: Quantity, given: Quantity) -> bool:
 
 # The unit of an hour without minutes; of "o'clock" also without its half of the day.
 HOURS = ("o'clock", "uhr")
+_HALVES = (
+    (re.compile(r"\s+in the morning$"), " am"),
+    (re.compile(r"\s+(?:in the (?:afternoon|evening)|at night)$"), " pm"),
+)
+_NAMED_TIMES = {"noon": 720, "midday": 720, "12 noon": 720, "midnight": 0, "12 midnight": 0}
 _CLOCK = re.compile(
-    r"0?(\d{1,2})(?::(\d\d))?(?::00)?\s?(?:(?:o'clock\s?)?(?:([ap])\.?\s?m\.?)|(uhr|o'clock)|(?:h|hrs)\b)?",
+    r"0?(\d{1,2})(?::(\d\d)|\.(\d\d)(?=\s?[ap]\.?\s?m))?(?::00)?\s?(?:(?:o'clock\s?)?(?:([ap])\.?\s?m\.?)|(uhr|o'clock)|(?:h|hrs)\b)?",
     re.IGNORECASE,
 )
 
 
 def read_time(text: str) -> int | None:
-    """Minutes since midnight of a time of the day, which has a colon, am and pm, or o'clock; None of another text."""
-    found = _CLOCK.fullmatch(text.strip())
-    if not found or not (found[2] or found[3] or found[4]):
+    """Minutes since midnight of a time of the day, which has a colon, am and pm, or o'clock; None of another."""
+    text = text.strip().lower()
+    if text in _NAMED_TIMES:
+        return _NAMED_TIMES[text]
+    for pattern, half in _HALVES:
+        text = pattern.sub(half, text)
+    found = _CLOCK.fullmatch(text)
+    if not found or not any(found.groups()[1:]):
         return None
-    hour, minute = int(found[1]), int(found[2] or 0)
-    if found[3]:
+    hour, minute = int(found[1]), int(found[2] or found[3] or 0)
+    if found[4]:
         if not 1 <= hour <= 12:
             return None
-        hour = hour % 12 + 12 * (found[3].lower() == "p")
+        hour = hour % 12 + 12 * (found[4] == "p")
     return 60 * hour + minute if hour < 24 and minute < 60 else None

@@ -22,10 +22,20 @@ _SHORT, _LONG = re.compile(f"[{_SHORT_WORDS}]"), re.compile(f"[{_LONG_WORDS}]")
 UNSPACED_WORD = re.compile(f"([{_SHORT_WORDS}{_LONG_WORDS}])")
 _DOLLAR = re.compile(r"^\$(?=\s?[\d.])(?!.*\$$)")
 
-# How templates set thinking apart: Qwen3's and DeepSeek's, Mistral's, gpt-oss's analysis, and names in use besides.
-_THINKING = re.compile(
-    r"<(/?)(?:think|thinking|thought|reasoning|seed:think)>|\[(/?)THINK\]|<\|channel\|>(analysis|final)(?:<\|message\|>)?"
+# How templates set thinking apart: Qwen3's, DeepSeek's and Seed's tags, Mistral's, Kimi's, those of Cohere and of
+# OpenThoughts, gpt-oss's channels, and names in use besides.
+THINKING = re.compile(
+    r"[<\[◁]\|?(?:(?P<ends>/|end_(?:of_)?)|(?:begin|start)_(?:of_)?)?(?:seed:)?(?:think(?:ing)?|thought|reasoning)\|?[>\]▷]"
+    r"|<\|channel\|>(?P<channel>analysis|commentary|final)(?:<\|message\|>)?",
+    re.IGNORECASE,
 )
+_CHANNEL = "<|channel|>"
+
+
+def marks_thinking(token: str) -> bool:
+    """Whether a token is a mark of thinking, or one that a mark begins with: without it nobody could tell what of a
+    response is thought."""
+    return token == _CHANNEL or THINKING.fullmatch(token) is not None
 
 
 # What ends a turn, where a decoder left it.
@@ -36,8 +46,8 @@ def said(response: str) -> str:
     """A response without its thinking: what follows the last that ends, without one that does not. Qwen3's chat
     template puts a block of it, if an empty one, before every answer that is trained on."""
     begin, end = 0, len(response)
-    for mark in _THINKING.finditer(response):
-        closes = "/" in (mark[1] or mark[2] or "") or mark[3] == "final"
+    for mark in THINKING.finditer(response):
+        closes = mark["ends"] or (mark["channel"] or "").lower() == "final"
         begin, end = (mark.end(), len(response)) if closes else (begin, min(end, mark.start()))
     text = _SPECIAL.sub("", response[begin:end])
     return text.lstrip() if begin else text
@@ -54,6 +64,18 @@ def normalize(text: str) -> str:
 _SHARPS = re.compile(r"(?<!#)####(?!#)")
 
 
+# GSM8K's notes to a calculator: <<9+9=18>>.
+_CALCULATED = re.compile(r"<<[^<>]*>>")
+# Tags that end what the answer is in, and the end of a line that was escaped once too often.
+_ENDS = re.compile(r"(?:(?:</\w{1,20}>|\\n)\s*)+$")
+_MOST_ENDS = 100
+
+
+def _bare(line: str) -> str:
+    line = _CALCULATED.sub("", line).strip()
+    return (line[:-_MOST_ENDS] + _ENDS.sub("", line[-_MOST_ENDS:])).strip()
+
+
 def sharps_split(response: str) -> list[str]:
     """What stands before, between and behind the marks `####` of a response."""
     return _SHARPS.split(said(response))
@@ -61,7 +83,7 @@ def sharps_split(response: str) -> list[str]:
 
 def behind_sharps(response: str) -> list[str]:
     """What follows each `####` of a response on its line."""
-    return [part.strip().split("\n", 1)[0].strip() for part in sharps_split(response)[1:]]
+    return [_bare(part.strip().split("\n", 1)[0]) for part in sharps_split(response)[1:]]
 
 
 def worked_answer(response: str) -> str | None:

@@ -30,8 +30,15 @@ class Shape(NamedTuple):
 
 
 _EMPTY = re.compile(r"\\emptyset|\\\{\s*\\\}|\{\s*\}|no (?:real )?solutions?", re.IGNORECASE)
-_MATRIX = re.compile(r"\\begin\{([pbvBV]?(?:small)?matrix|array)\}(?:\{[lcr|]+\})?(.*)\\end\{\1\}", re.DOTALL)
+# All real numbers, as what x is an element of.
+_REALS = re.compile(r"(?:\\mathbb|\\text)\s*\{?\s*R\s*\}?|ℝ|all (?:the )?real numbers?|all reals", re.IGNORECASE)
+_MATRIX = re.compile(
+    r"([^&]*?)\s*\\begin\{([pbvBV]?(?:small)?matrix|array)\}(?:\{[lcr|]+\})?(.*)\\end\{\2\}", re.DOTALL
+)
 _RELATION = re.compile(r"\\(?:le|ge|ne|in|approx|equiv)(?![A-Za-z])|[=<>]=?")
+_APPROXIMATELY, _DECIMAL = re.compile(r"\\approx(?![A-Za-z])|≈"), re.compile(r"-?\d*\.\d+")
+# Of a matrix: a number, without a relation, a list or a matrix.
+_FACTOR = re.compile(r"(?:[-\d./\s()]|\\(?:frac|sqrt|cdot)(?![A-Za-z])|[{}])*")
 _LISTED = re.compile(r"[,;]|\\text\s*\{\s*,?\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])")
 _CUP = re.compile(r"\\cup(?![A-Za-z])")
 # A symbol, as what is solved for: x, x_1, \theta, f(x), AB.
@@ -48,9 +55,15 @@ def shape_of(text: str) -> Shape:
     text = text.strip().rstrip(".;,").strip()
     if _EMPTY.fullmatch(text):
         return Shape("set", ())
-    if found := _MATRIX.fullmatch(text):
-        rows = [row for row in re.split(r"\\\\", found[2]) if row.strip()]
-        return Shape("matrix", tuple(tuple(cell.strip() for cell in row.split("&")) for row in rows))
+    if _REALS.fullmatch(text):
+        return Shape("bracket", (Shape("scalar", (r"-\infty",)), Shape("scalar", (r"\infty",))), "()")
+    if (found := _MATRIX.fullmatch(text)) and _FACTOR.fullmatch(found[1]):
+        rows = [row for row in re.split(r"\\\\", found[3]) if row.strip()]
+        # A number before a matrix is of each of its cells.
+        factor = "-1" if found[1] == "-" else found[1]
+        times, closing = (f"({factor})(", ")") if factor else ("", "")
+        return Shape("matrix", tuple(tuple(times + cell.strip() + closing for cell in row.split("&")) for row in rows))
+    text = _exact(text)
     for sign, kind in ((_LISTED, "list"), (_CUP, "union")):
         parts = split(text, sign)
         if len(parts) > 1 and all(parts):
@@ -75,6 +88,13 @@ def shape_of(text: str) -> Shape:
         both = (f"{before}{sign if before.strip() or sign == '-' else ''}{after}" for sign in "+-")
         return Shape("list", tuple(Shape("scalar", (one.strip(),)) for one in both))
     return Shape("scalar", (text,))
+
+
+def _exact(text: str) -> str:
+    """Of 2\\sqrt{3} \\approx 3.46 the side that is meant; x \\approx 3.46 stays."""
+    parts = split(text, _APPROXIMATELY)
+    before = parts[0].rpartition("=")[2].strip()
+    return parts[0] if len(parts) == 2 and not _NAME.fullmatch(before) and _DECIMAL.match(parts[1]) else text
 
 
 def _listed(kind: str, parts: list[str]) -> Shape:

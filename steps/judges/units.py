@@ -61,10 +61,15 @@ _SIZES = frozenset("long wide tall high deep thick".split())
 _POWER = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 
 
+# m s^-1 is m/s.
+_BELOW = re.compile(r"\s*([^\W\d_]+)\s*\^\s*\(?-(\d)\)?")
+
+
 def unit_of(text: str) -> str:
     """What stands behind a number as one spelling: `km^2`, `mile/h`, `green apple`; "" where it is no unit."""
     text = text.replace("**", "^").replace("*", " ").strip(" .,;:!-")
     text = re.sub(r"\s*/\s*|\s+per\s+|^per\s+|\s+an?\s+(?=hour|minute|second|day|week|month|year)", "/", text)
+    text = _BELOW.sub(r"/\1^\2", text)
     return "/".join(_product(part) for part in text.split("/")).removesuffix("/")
 
 
@@ -108,14 +113,28 @@ def _singulars(word: str):
         yield word[:-1]
 
 
+def _measured(unit: str) -> tuple[dict[str, int], Fraction] | None:
+    """What a unit measures, as powers, and how much of it it is: km/h is length per time; None of an unknown one."""
+    powers, size = dict[str, int](), Fraction(1)
+    for below, part in enumerate(unit.split("/")):
+        for factor in part.split():
+            name, _, exponent = factor.partition("^")
+            if name not in _OF or not (exponent or "1").isdigit():
+                return None
+            power = int(exponent or 1) * (-1 if below else 1)
+            kind, of_one = _OF[name]
+            powers[kind] = powers.get(kind, 0) + power
+            size *= of_one**power
+    return powers, size
+
+
 def ratio(one: str, other: str) -> Fraction | None:
     """How much of the other unit one of the first is; None where they measure different things."""
     if one == other:
         return Fraction(1)
-    (base, _, power), (other_base, _, other_power) = one.partition("^"), other.partition("^")
-    (kind, size), (other_kind, other_size) = (_OF.get(base, ("", Fraction(1))), _OF.get(other_base, (" ", Fraction(1))))
-    if kind == other_kind and power == other_power:
-        return (size / other_size) ** int(power or 1)
+    measured, measured_other = _measured(one), _measured(other)
+    if measured and measured_other and measured[0] == measured_other[0]:
+        return measured[1] / measured_other[1]
     # "5 apples" and "5 green apples", but not "5 miles" and "5 miles/h".
     own, others = {*one.split()}, {*other.split()}
     words = all(re.fullmatch(r"[^\W\d_]{3,}", word) for word in own ^ others)

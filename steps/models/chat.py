@@ -10,10 +10,11 @@ was said.
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from steps.judges.reading import marks_thinking
 from steps.models import checkpoints
 from steps.models.files import one_line
 from steps.models.unfit import Unfit
@@ -84,6 +85,9 @@ class Chat:
                 f"{tokenizer.name_or_path}: the tokenizer has no chat template; name one by models.<name>.chat_template"
             )
         added = {*tokenizer.all_special_tokens, *(t.content for t in tokenizer.added_tokens_decoder.values())}
+        special = {i: token.content for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self._unsaid = frozenset(i for i, token in special.items() if not marks_thinking(token))
+        self._keeps_marks = len(self._unsaid) < len(special)
         self._added = re.compile("|".join(re.escape(token) for token in sorted(added, key=len, reverse=True)) or "$^")
         self.controls = checkpoints.control_tokens(tokenizer)
         self._takes_text = False
@@ -217,6 +221,14 @@ class Chat:
         except Unfit as unfit:
             return unfit
         return None
+
+    def texts(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        """What a model wrote, without special tokens, but for those that mark thinking: Mistral's and gpt-oss's are
+        special, and who judges an answer would find it in the thought."""
+        if not self._keeps_marks:
+            return self.tokenizer.batch_decode(ids, skip_special_tokens=True) if len(ids) else []
+        kept = [[i for i in row if i not in self._unsaid] for row in ids]
+        return self.tokenizer.batch_decode(kept, skip_special_tokens=False) if kept else []
 
     def reopened(self, response: str) -> str:
         """A response as it reads alone. One that never closes the thought which its prompt `opens` begins with the mark

@@ -45,7 +45,7 @@ from steps.core.files import csv_text, fresh_folder, read_jsonl, write_jsonl, wr
 from steps.core.manifest import write_manifest
 from steps.core.progress import Progress
 from steps.core.step import run, step_parser
-from steps.data.rows import QUARANTINE, ROWS, Ledger, RowProblem, prompt_of, read_rows
+from steps.data.rows import Ledger, RowProblem, prompt_of, read_rows
 from steps.engines import rollouts
 from steps.models import checkpoints, teachers
 from steps.models.chat import Chat
@@ -57,6 +57,7 @@ from steps.settings import rewards as reward_settings
 
 # Conversations judged at once by a model: its size matters for the kinds `self` and `preference` only.
 BATCH = 64
+PROMPTS = "prompts.jsonl"
 
 
 # --- rows ----------------------------------------------------------------------------------------
@@ -219,18 +220,16 @@ def main(args: argparse.Namespace) -> None:
     stop(checks)
 
     out = fresh_folder(args.out)
-    ledger = Ledger(out, "gate")
+    ledger = Ledger(out, "gate", (PROMPTS,), aside="left_out.jsonl")
     for row in rows:
         ledger.enter(row["file"])
         problem = problems.get(row["id"]) or left_out(row, settings["pass_rate"])
         if problem is None:
-            ledger.keep(row)
+            ledger.keep(row, PROMPTS)
         else:
             ledger.quarantine(row, problem, prompt_of(row))
     counts = ledger.close()
     assert counts["kept"] == len(kept) and counts["in"] == len(rows)
-    (out / ROWS).replace(out / "prompts.jsonl")
-    (out / QUARANTINE).replace(out / "left_out.jsonl")
     write_jsonl(out / "cases.jsonl", case_rows(cases, judged))
     write_table(out / "gate.csv", checks)
     counts["cases"] = dict(sorted(Counter(case.kind for case in cases).items()))

@@ -181,15 +181,15 @@ class ScoredSamples:
     def reward_function(self, name: str) -> Callable[..., list[float | None]]:
         """A reward as TRL calls it, and by the name that it logs; None of a sample is in no sum, mean or deviation."""
 
-        def reward(prompts, completions, completion_ids, **_):
-            return self.score(name, completions, completion_ids)
+        def reward(completion_ids, **_):
+            return self.score(name, completion_ids)
 
         reward.__name__ = name
         return reward
 
-    def score(self, name: str, completions: list, completion_ids: list) -> list[float | None]:
+    def score(self, name: str, completion_ids: list) -> list[float | None]:
         """One reward of every sample; what it could not score is written down, and counted."""
-        texts = [self.engine.chat.reopened(completion[0]["content"]) for completion in completions]
+        texts = [sample.text for sample in self.written]
         tokens, size = [len(ids) for ids in completion_ids], self.settings["generations"]
         groups = [size] * (len(texts) // size)
         results = self.ahead[name] if self.ahead else self.rewards.score(name, self.batch, texts, tokens, groups)
@@ -237,7 +237,7 @@ class ScoredSamples:
             correct: [own samples] bool.
             known: [own samples] bool, whether the reward says so or not; without, their group is not compared.
         """
-        texts = [self.engine.chat.reopened(text) for text in self.texts()]
+        texts = [sample.text for sample in self.written]
         ended = [sample.ids[-1] in self.engine.stop_ids for sample in self.written]
         verdicts = strict_verdicts(self.strict, self.batch, texts, ended)
         size, step, correct = self.settings["generations"], self.state.global_step + 1, correct.tolist()
@@ -280,7 +280,7 @@ class ScoredSamples:
     def texts(self, count: int | None = None) -> list[str]:
         """The first responses of the rollouts at hand, or all."""
         ids = [list(sample.ids) for sample in self.written[:count]]
-        return self.processing_class.batch_decode(ids, skip_special_tokens=True) if ids else []
+        return self.engine.chat.texts(ids)
 
     def keep(self) -> None:
         """Some groups of the rollouts, and the failed scores, as files that a resumed run writes again."""

@@ -560,6 +560,25 @@ def test_a_conversation_without_a_response_needs_an_answer():
     assert row == {"messages": [ASKED], "answer": None, "check": check}
 
 
+@pytest.mark.parametrize(
+    ("written", "answer"),
+    [
+        ("2 + 2 = 4\n#### 4", "4"),
+        ("#### 4", "4"),
+        (r"So $\boxed{\frac{1}{2}}$.", r"\frac{1}{2}"),
+        ('["4"]', "4"),
+        ("[4]", "[4]"),
+        ("[1, 2]", "[1, 2]"),
+        ('["4", "5"]', '["4", "5"]'),
+        ("#### A heading\nand text", "#### A heading\nand text"),
+        (r"\boxed{3} or maybe \boxed{4}", r"\boxed{3} or maybe \boxed{4}"),
+    ],
+)
+def test_of_a_worked_solution_the_answer_is_what_it_marks(written, answer):
+    """GSM8K's field `answer` is one."""
+    assert row_of({"prompt": "2 + 2?", "answer": written}, "prompt_answer")["answer"] == answer
+
+
 @pytest.mark.parametrize("truth", ["4", 4, ["4"], 4.0])
 def test_the_answer_of_verl_lies_in_an_object(truth):
     record = {"prompt": [ASKED], "reward_model": {"style": "rule", "ground_truth": truth}, "extra_info": {"index": 1}}

@@ -55,6 +55,23 @@ from steps.judges.shapes import shape_of
         ("one million, two hundred thousand and five", Fraction(1200005), ""),
         ("one fifth grader", Fraction(1), "fifth grader"),
         ("5 o'clock", Fraction(5), "o'clock"),
+        ("2 hours 45 minutes", Fraction(11, 4), "h"),
+        ("1 h, 1 min and 1 s", Fraction(3661, 3600), "h"),
+        ("7 dollars and 5 cents", Fraction(705, 100), "$"),
+        ("6 feet 3 inches", Fraction(25, 4), "ft"),
+        ("12,34,567", Fraction(1234567), ""),
+        ("2.5M", Fraction(2500000), ""),
+        ("about 12", Fraction(12), ""),
+        ("$50 - $8 = $42", Fraction(42), "$"),
+        ("41 visitors over 2 weeks", Fraction(41), "visitor"),
+        ("<answer>7</answer>", Fraction(7), ""),
+        ("7 ✅", Fraction(7), ""),
+        ("三十七", Fraction(37), ""),
+        ("一百零五元", Fraction(105), "¥"),
+        ("两万三千", Fraction(23000), ""),
+        ("二〇二四", Fraction(2024), ""),
+        ("-4°C", Fraction(-4), "°C"),
+        (r"4\,\text{m}\cdot\text{s}^{-2}", Fraction(4), "m/s^2"),
     ],
 )
 def test_numbers_are_read_exactly(text, value, unit):
@@ -80,6 +97,25 @@ def test_what_is_no_one_number_is_none(text, error):
 
 
 @pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("±7", Unread),
+        (r"\mp 7", Unread),
+        ("5 cats and 8 dogs", Several),
+        ("45 minutes 2 hours", Several),
+        ("2 hours 3 hours", Several),
+        ("41 visitors and 2 weeks", Several),
+        ("41 visitors over 2 floors", Several),
+        ("三亚", Unread),
+        ("1,50,00", Several),
+    ],
+)
+def test_numbers_beside_each_other_are_one_amount_only_where_their_units_say_so(text, error):
+    with pytest.raises(error):
+        read_number(plain(tidy(text)))
+
+
+@pytest.mark.parametrize(
     ("text", "value"),
     [
         ("9+9", 18), ("2^10", 1024), ("5!", 120), ("(1+2)*3-4/2", 7), ("-3^2", -9), ("√49", 7), ("2(3)", 6),
@@ -94,7 +130,9 @@ def test_arithmetic(text, value):
     ("one", "other", "factor"),
     [("cm", "m", Fraction(1, 100)), ("min", "h", Fraction(1, 60)), ("mile", "mile", 1), ("mile", "egg", None),
      ("apple", "green apple", 1), ("mile", "mile/h", None), ("cm", "cm^2", None),
-     ("cm^2", "m^2", Fraction(1, 10**4)), ("in^3", "ft^3", Fraction(1, 1728)), ("m^2", "m^3", None)],
+     ("cm^2", "m^2", Fraction(1, 10**4)), ("in^3", "ft^3", Fraction(1, 1728)), ("m^2", "m^3", None),
+     ("km/h", "m/s", Fraction(5, 18)), ("ft^2", "in^2", 144), ("m^3", "cm^3", 10**6), ("m/s", "m/s^2", None),
+     ("km^2", "km^3", None), ("$/h", "cent/min", Fraction(5, 3)), ("egg/h", "m/h", None)],
 )  # fmt: skip
 def test_units(one, other, factor):
     assert units.ratio(one, other) == factor
@@ -113,6 +151,13 @@ def test_units(one, other, factor):
         ("17 Uhr", 1020),
         ("5 h", None),
         ("16:30 h", 990),
+        ("4:30 in the afternoon", 990),
+        ("4 in the morning", 240),
+        ("9:15 at night", 1275),
+        ("4.30 pm", 990),
+        ("4.30", None),
+        ("noon", 720),
+        ("midnight", 0),
     ],
 )
 def test_times(text, minutes):
@@ -168,11 +213,45 @@ def test_the_kind_of_a_gold(gold, kind):
         ("2 and a half", "3", "wrong"), ("1.5", "1 and 1/2", "right"), ("5", "two and three", "ambiguous"),
         ("12 ft", "12 in", "wrong"), ("1 ft", "12 in", "right"), ("36 ft^2", "36 in^2", "wrong"),
         ("1 m^2", "10000 cm^2", "right"), ("6", "6 in total", "right"), ("5 miles", "5 in", "wrong"),
-        ("Paris", "Parish", "wrong"), ("7", "", "unread"), ("7", "9" * 1000, "unread"),
+        ("Paris", "Parish", "wrong"), ("Friday", "on Friday", "right"), ("the Nile", "Nile", "right"),
+        ("Friday", "not on Friday", "wrong"), ("3:7", "3 to 7", "right"), ("3:7", "7 to 3", "wrong"),
+        ("7", "±7", "ambiguous"), ("7", r"\mp 7", "unread"), ("(1,2)", r"\langle 1, 2 \rangle", "right"),
+        ("101_2", "(101)_2", "right"), ("101_2", "(110)_2", "wrong"), (r"\mathbb{R}", r"(-\infty, \infty)", "right"),
+        (r"\mathbb{R}", r"\text{all real numbers}", "right"), (r"\mathbb{R}", r"\mathbb{Q}", "wrong"),
+        ("8", r"\begin{aligned} x &= 8 \end{aligned}", "right"), ("8", r"\textcolor{red}{8}", "right"),
+        ("8", r"\Large 8", "right"), ("8", r"{\color{red}8}", "right"),
+        (r"\sqrt{5}", r"\sqrt{5} \approx 2.24", "right"),
+        (r"\sqrt{5}", r"x \approx 2.24", "wrong"), (r"\sqrt{5}", r"\sqrt{7} \approx 2.24", "wrong"),
+        ("3 hours", "180 minutes", "right"), ("3 hours", "2 hours 60 minutes", "right"),
+        ("3.5", "3 hours 30 minutes", "right"),
+        ("30", "3 hours 30 minutes", "wrong"), ("7", "", "unread"), ("7", "9" * 1000, "unread"),
     ],
 )  # fmt: skip
 def test_verdicts_that_need_no_process(gold, given, outcome):
     assert compare(gold, given, None)[0] == outcome
+
+
+def test_a_number_before_a_matrix_is_of_each_of_its_cells():
+    asked = []
+
+    def same(one: str, other: str) -> bool:
+        asked.append((one.replace(" ", ""), other.replace(" ", "")))
+        return True
+
+    matrix = r"\begin{pmatrix} 1 \\ x^{2} \end{pmatrix}"
+    assert compare(r"\begin{pmatrix} 3 \\ x \end{pmatrix}", rf"\frac{{1}}{{5}}{matrix}", same)[0] == "right"
+    assert asked == [(r"(\frac{1}{5})(1)", "3"), (r"(\frac{1}{5})(x^{2})", "x")]
+    assert shape_of(f"A = {matrix}").kind == "relation"
+
+
+@pytest.mark.parametrize(("gold", "given"), [(r"\frac{2\pi}{3}", r"120^\circ"), (r"120^\circ", r"\frac{2\pi}{3}")])
+def test_an_angle_is_one_in_degrees_and_in_radians(gold, given):
+    """120 pi / 180."""
+    asked = []
+    compare(gold, given, lambda one, other: asked.append({one, other}) or True)
+    assert len(asked) == 1 and any(side.endswith(r"\pi}{180}") for side in asked[0])
+    # 60 pi is no angle of 60 degrees, and a bare 60 is none.
+    assert compare(r"\frac{\pi}{3}", "60", lambda one, other: r"\pi}{180" in one)[0] == "wrong"
 
 
 def test_what_has_one_form_is_right_whatever_its_kind():

@@ -189,11 +189,22 @@ def test_the_answers_of_a_response_by_its_marks(response, mark, answers):
         "<think>#### 1</think>\n#### 2\n<think>or #### 3",
         "[THINK]#### 1[/THINK]#### 2",
         "<|channel|>analysis<|message|>#### 1<|channel|>final<|message|>#### 2",
+        "◁think▷#### 1◁/think▷#### 2",
+        "<|begin_of_thought|>#### 1<|end_of_thought|>\n<|begin_of_solution|>#### 2\n<|end_of_solution|>",
+        "<|START_THINKING|>#### 1<|END_THINKING|>#### 2",
+        "<|channel|>commentary<|message|>#### 1<|channel|>final<|message|>#### 2",
         "<reasoning>\n#### 1\n</reasoning>\n\n#### 2",
     ],
 )
 def test_thinking_of_every_template_is_cut_off(response):
     assert reading.marked(response, "####") == [("2",)]
+
+
+@pytest.mark.parametrize(
+    "line", ["7</answer>", "7\\n", "<<3+4=7>>7", "7 </solution> </answer>", "7", " 7\\n\\n", "<<7>> 7"]
+)
+def test_what_frames_an_answer_is_no_part_of_it(line):
+    assert reading.marked(f"#### {line}", "####") == [("7",)]
 
 
 def test_headings_are_no_answers_beside_one():

@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 import trl
 
+from steps.judges.reading import worked_answer
 from steps.models.chat import Chat
 from steps.models.unfit import Unfit
 from steps.training.supervised import encode
 from steps.training.texts import texts, texts_of
 from tests.chats import FAMILIES
+from tests.conftest import build_tokenizer
 from tests.fuzzed_chats import TOOLS, fuzz, tokenizer_of
 
 CALLS = [{"name": "weather", "arguments": {"city": "Zürich"}}]
@@ -233,3 +235,30 @@ def test_a_row_of_many_turns_that_is_too_long_is_told_at_once(chats, monkeypatch
         *(len(one[0].ids) for one in others[:2]),
         None,
     ]
+
+
+@pytest.mark.parametrize(
+    "said", ["[THINK]#### 18[/THINK]", "<|channel|>analysis<|message|>#### 18<|channel|>final<|message|>"]
+)
+def test_marks_of_thinking_are_read_where_they_are_special_tokens(said):
+    """By hand: who reads the text without them finds the answer of the thought."""
+    tokenizer = build_tokenizer(["#### 18 19 I cannot tell."])
+    marks = ["[THINK]", "[/THINK]", "<|channel|>", "<|message|>", "<|other|>"]
+    tokenizer.add_special_tokens({"extra_special_tokens": marks})
+    chat = Chat(tokenizer)
+
+    def read_of(text: str) -> str:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+        (decoded,) = chat.texts([ids])
+        assert "<|other|>" not in decoded and tokenizer.eos_token not in decoded
+        return worked_answer(decoded)
+
+    assert read_of(said + "<|other|>I cannot tell.") is None
+    assert read_of(said + "<|other|>#### 19") == "19"
+
+
+def test_what_was_written_is_read_without_special_tokens(chats):
+    for chat in chats.values():
+        ids = chat.tokenizer("2 and 2", add_special_tokens=False)["input_ids"]
+        assert chat.texts([[*ids, chat.tokenizer.eos_token_id]]) == [chat.tokenizer.decode(ids)]
+        assert chat.texts([]) == []

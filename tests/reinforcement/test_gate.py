@@ -252,6 +252,9 @@ def test_a_sound_reward_passes_and_rows_are_accounted_for(step, rows, capsys):
     assert counts["cases"] == {"bad": 16, "exploiting": 32, "good": 8, "malformed": 32} and counts["samples"] == 48
     assert list(read_jsonl(out / "prompts.jsonl")) == [row for row in rows if 0 < row["pass_rate"] < 1]
     left_out = list(read_jsonl(out / "left_out.jsonl"))
+    assert {file.name for file in out.iterdir()} >= {"prompts.jsonl", "left_out.jsonl"}
+    said = capsys.readouterr().out
+    assert str(out / "left_out.jsonl") in said and not (out / "quarantine.jsonl").exists()
     assert [(record["row"], record["reason"]) for record in left_out] == [
         (0, "never_solved"),
         (4, "always_solved"),
@@ -269,7 +272,7 @@ def test_a_sound_reward_passes_and_rows_are_accounted_for(step, rows, capsys):
     assert lines["groups of the start policy whose reward varies"]["value"] == "0.666667"
     assert lines["samples of the start policy without a readable answer"]["value"] == "0.0625"
     assert lines["responses on which a reward raised"]["n"] == str(8 + 16 + 32 + 32 + 48)
-    assert "known-good above malformed" in capsys.readouterr().out
+    assert "known-good above malformed" in said
 
     cases = list(read_jsonl(out / "cases.jsonl"))
     assert len(cases) == 88

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from steps.reinforcement.methods import groups, rlrt, rlsd, sdpo, srpo
+from steps.reinforcement.methods import groups, method_of, rlrt, rlsd, sdpo, srpo
 from tests import by_hand
 
 SIZE, LENGTH, VOCABULARY = 4, 5, 11
@@ -374,3 +374,9 @@ def test_gradient_of_the_surrogate_with_token_advantages_is_finite_differences(m
             step[b, 0, v] = 1e-5
             slope = (value(start + step) - value(start - step)) / 2e-5
             np.testing.assert_allclose(logits.grad[b, 0, v], slope, rtol=0, atol=1e-8)
+
+
+def test_cispo_says_what_a_row_lacks_without_settings_of_the_loss():
+    """As the gate asks it."""
+    assert method_of({"method": "cispo"}).problem({"answer": "4"}) is None
+    assert method_of({"method": "cispo", "clip": {"high": 4.0}}).config == {"loss_type": "cispo", "epsilon_high": 5.0}

@@ -257,6 +257,20 @@ def reward(prompt, response, answer, row):
     assert custom_files(settings) == [tmp_path / "half.py", tmp_path / "mine.py", tmp_path / "quarter.py"]
 
 
+def test_a_parameter_with_a_default_is_the_functions_own(tmp_path):
+    source = """
+def own(prompt, response, answer, tolerance=0.25): return tolerance
+def row(prompt, response, answer, row=None): return row["level"]
+def verl(data_source, solution_str, ground_truth, extra_info=None): return extra_info["level"]
+def more(prompt, response, answer, row, scale=2.0): return scale * row["level"]
+"""
+    given = {}
+    for name in ("own", "row", "verl", "more"):
+        with Rewards({"mine": custom(tmp_path / "mine.py", source) | {"function": name}}) as rewards:
+            given[name] = rewards.score("mine", [make_row(level=7)], ["a"], [1])[0].value
+    assert given == {"own": 0.25, "row": 7.0, "verl": 7.0, "more": 14.0}
+
+
 HOSTILE = {
     "raises": ("raise KeyError('no\\nsuch')", "KeyError: 'no"),
     "exits": ("import sys; sys.exit('enough')", "SystemExit: enough"),

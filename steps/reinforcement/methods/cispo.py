@@ -16,7 +16,7 @@ from steps.reinforcement.methods import interface
 class Method(interface.Method):
     """The weight of a token is clipped, not its gradient."""
 
-    def __init__(self, settings: dict):
-        super().__init__(settings)
-        # TRL takes the bound itself, and not its distance from 1.
-        self.config: dict[str, Any] = {"loss_type": "cispo", "epsilon_high": 1 + settings["clip"]["high"]}
+    @property
+    def config(self) -> dict[str, Any]:  # type: ignore[override]
+        """TRL takes the bound itself, not its distance from 1. The gate, which asks nothing of the loss, has none."""
+        return {"loss_type": "cispo", "epsilon_high": 1 + self.settings["clip"]["high"]}
