@@ -136,11 +136,10 @@ def test_an_answer_in_a_thought_that_the_template_opened_is_none(
     ((answer,),) = tasks.filter_marked([[measured]], [row])
     with Rewards({"answer": {"kind": "answer", "weight": 1.0}}) as rewards:
         training = SimpleNamespace(
-            engine=engine, rewards=rewards, batch=[row], failed=[], timeouts=0, ahead=None, settings={"generations": 1}
-        )
-        # As TRL decodes them.
-        decoded = engine.tokenizer.decode(ids, skip_special_tokens=True)
-        (rewarded,) = ScoredSamples.score(training, "answer", [[{"content": decoded}]], [ids])
+            written=[sample], rewards=rewards, batch=[row], ahead=None, settings={"generations": 1},
+            account=lambda *_: None,
+        )  # fmt: skip
+        (rewarded,) = ScoredSamples.score(training, "answer", [ids])
     told = [rates == [1.0], verdict.right, generated, tasks.score_number(row, [answer])["exact_match"] == 1.0]
     assert [*told, rewarded == 1.0] == [right] * 5
 

@@ -6,6 +6,7 @@ Steps are run as they are, over an engine that says what was written down; what 
 import argparse
 import re
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -162,7 +163,7 @@ def _all_verdicts(answers, engine, checkpoint, tmp_path) -> dict[str, bool]:
     told: dict[str, dict[str, bool]] = {
         "the judge": _judged(rows, answers),
         "reward": _rewarded(rows, answers),
-        "rl": _trained(rows, answers, engine),
+        "rl": _trained(rows, answers),
         "difficulty": _sampled(difficulty, rows, checkpoint, tmp_path),
         "bucket": _sampled(bucket, rows, checkpoint, tmp_path),
         "detection": _detected(rows, engine),
@@ -219,14 +220,16 @@ def _rewarded(rows, answers):
         return _by_id(rows, [one.value == 1.0 for one in rewards.score("answer", rows, texts, [1] * len(rows))])
 
 
-def _trained(rows, answers, engine):
+def _trained(rows, answers):
     """As TRL hands rl its samples; none that its stricter judge takes counts as wrong."""
     rows, texts = _worked(rows, answers)
     with Rewards({"answer": {"kind": "answer", "weight": 1.0}}) as rewards, RowJudge() as judge:
+        written = [SimpleNamespace(text=text) for text in texts]
         training = SimpleNamespace(
-            engine=engine, rewards=rewards, batch=rows, failed=[], timeouts=0, ahead=None, settings={"generations": 1}
+            written=written, rewards=rewards, batch=rows, failed=[], timeouts=0, ahead=None, settings={"generations": 1}
         )
-        given = ScoredSamples.score(training, "answer", [[{"content": text}] for text in texts], [[1]] * len(rows))
+        training.account = partial(ScoredSamples.account, training)
+        given = ScoredSamples.score(training, "answer", [[1]] * len(rows))
         strict = strict_verdicts(judge, rows, texts, [True] * len(rows))
     assert not training.failed
     assert not [

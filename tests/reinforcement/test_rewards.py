@@ -185,7 +185,7 @@ def reward(prompt, response, answer):
     failed = [response for response, one in zip(responses, scored, strict=True) if one.error]
     assert failed == ["text", "nan", "inf", "huge", "missing\nkey"]
     assert scored[1] == Scored(0.0, note="silent")
-    assert scored[2].error == "TypeError: returned '1.0', which is no finite number"
+    assert scored[2].error == "TypeError: returned '1.0', which is no finite number of float32"
     assert scored[6].error.startswith("KeyError") and "\n" not in scored[6].error
 
 
@@ -416,6 +416,7 @@ def test_a_training_stops_where_more_scores_failed_than_max_failures_allows(fail
         plan=SimpleNamespace(names=["mine", "other"]),
         rollout=1 if earlier else 0,
         failed=[one] * failed,
+        drawn=0,
     )
     if stops:
         with pytest.raises(ValueError, match=rf"^reward mine: {failed + earlier} scores failed so far"):
