@@ -16,7 +16,7 @@ from steps.reinforcement.methods import interface
 class Method(interface.Method):
     """The weight of a token is clipped, not its gradient."""
 
-    def __init__(self, settings: dict):
-        super().__init__(settings)
+    @property
+    def config(self) -> dict[str, Any]:
         # TRL takes the bound itself, and not its distance from 1.
-        self.config: dict[str, Any] = {"loss_type": "cispo", "epsilon_high": 1 + settings["clip"]["high"]}
+        return {"loss_type": "cispo", "epsilon_high": 1 + self.settings["clip"]["high"]}
