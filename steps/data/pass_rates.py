@@ -13,7 +13,7 @@ from steps.engines import rollouts
 from steps.engines.interface import Coder
 from steps.engines.load import load_engine
 from steps.judges.judge import Verdict
-from steps.judges.rows import RowJudge, by_answer
+from steps.judges.rows import RowJudge, by_answer, judges_of
 from steps.models import checkpoints
 
 BUCKETS = ("easy", "medium", "hard", "unverified")
@@ -114,6 +114,7 @@ def measure(args, step: str, rows: list[dict], keep_samples: bool) -> None:
     counts = {"in": len(rows), "kept": len(rows), "quarantined": {}}
     counts |= {name: sum(row["bucket"] == name for row in rows) for name in BUCKETS}
     outcomes = Counter(verdict.outcome for own in verdicts for verdict in own)
+    counts["judges"] = judges_of(map(by_answer, verifiable))
     counts |= {"truncated_prompts": engine.truncated, "verdicts": dict(sorted(outcomes.items()))}
     # They are among the unverified.
     counts["excluded"] = rollouts.reasons(excluded)

@@ -26,6 +26,8 @@ from steps.data.values import (
 from steps.data.verifiable import answer_of, check_of, final_answer
 from steps.settings.formats import BAD, FORMATS, GOOD, NAMED, TURN_KEYS, changes, is_asking, is_telling
 
+# Of a margin: beyond, a loss in float32 says nothing.
+WIDEST = 1000.0
 _MISSING = object()
 _NOTHING: dict[str, tuple[str, Any]] = {}
 _PROMPT = {"prompt"}
@@ -106,7 +108,8 @@ class Reader:
             self.unused[escaped(name)] = None
 
     def __call__(self, record: Any) -> tuple[list[dict], str | None, dict]:
-        """Messages and answer of a record, and what only some rows have: "rejected", "check", "tools", "label".
+        """Messages and answer of a record, and what only some rows have: "rejected", "margin", "check", "tools",
+        "label".
 
         Raises:
             RowProblem: it does not fit its format. `data/README.md` has every reason.
@@ -189,6 +192,8 @@ class Reader:
             raise missing(next((name for name, part in self.optional.items() if part == "prompt"), "prompt"))
         if "rejected" in found:
             extras["rejected"] = self._pair(messages, columns, found)
+        if "margin" in found:
+            extras["margin"] = _margin(*found["margin"])
         if "beside" in found:
             _check_shown(messages, found["beside"][1])
         answer = self._answer(found)
@@ -365,6 +370,12 @@ def _check_shown(messages: list[dict], beside: list[tuple[str, Any]]) -> None:
 
 def _is_number(value: bool | float | str) -> bool:
     return not isinstance(value, bool) and str(value).strip().lstrip("-").replace(".", "", 1).isdigit()
+
+
+def _margin(column: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= WIDEST:
+        raise wrong_type(column, f"a number from 0 to {WIDEST:g}", value)
+    return float(value)
 
 
 def _unwritten(value: Any, column: str) -> Any:

@@ -380,6 +380,7 @@ def main(args) -> None:
     out = fresh_folder(args.out)
     by_file: defaultdict[str, Counter[str]] = defaultdict(Counter)
     reasons: Counter[str] = Counter()
+    judges: Counter[str] = Counter()
     order: list[tuple] = []
     with (
         RowJudge() as judging,
@@ -396,6 +397,7 @@ def main(args) -> None:
                 reasons[record["reason"]] += 1
                 not_examined.write(json.dumps(record, ensure_ascii=False) + "\n")
             for place, record in enumerate(records):
+                judges[record["judge"]] += 1
                 by_file[record["file"]].update(examined=1, unlearned=int(record["unlearned"]))
                 if record["unlearned"]:
                     order.append((-record["severity"], record["pass_n"], record["id"], group, place))
@@ -415,6 +417,7 @@ def main(args) -> None:
             "examined": examined,
             "excluded": {reason: reasons[reason] for reason in dict.fromkeys((*REASONS, *sorted(reasons)))},
             "unlearned": len(order),
+            "judges": dict(sorted(judges.items())),
             "by_file": {file: dict(counts) for file, counts in sorted(by_file.items())},
         },
         seed=settings["seed"],

@@ -35,7 +35,7 @@ from steps.data.rows import QUARANTINE, ROWS, Ledger, RowProblem, read_rows, wor
 from steps.engines.interface import Sample
 from steps.engines.load import load_engine
 from steps.engines.rollouts import askable, reasons
-from steps.judges.rows import RowJudge, reference, unverifiable
+from steps.judges.rows import RowJudge, judges_of, reference, unverifiable
 from steps.models import checkpoints
 from steps.settings.generate import Generate
 
@@ -224,6 +224,8 @@ def main(args: argparse.Namespace) -> None:
     (out / ROWS).replace(out / "train.jsonl")
     assert (out / QUARANTINE).is_file()
     counts |= {"prompts": len(rows), "prompts_kept": prompts_kept, "unverified": unverified, "given_up": given_up}
+    if settings["verify"]:
+        counts["judges"] = judges_of(rows, settings["short_answer_words"])
     if without:
         write_jsonl(out / "excluded.jsonl", without)
         counts["excluded"] = reasons(without)

@@ -33,7 +33,7 @@ from steps.core.work import work_folder
 from steps.distillation.opd_plan import LOG_COLUMNS, POSITION_COLUMNS, DrawPlan, plan_draws
 from steps.engines import rollouts
 from steps.engines import vllm_rollouts as vllm_sampler
-from steps.judges.rows import RowJudge
+from steps.judges.rows import RowJudge, judges_of
 from steps.models import checkpoints, teachers
 from steps.models.adapters.attach import attach, weight_counts
 from steps.models.chat import Chat
@@ -154,6 +154,7 @@ def main(args: argparse.Namespace) -> None:
     write_text(out / "positions.csv", log_csv(positions, POSITION_COLUMNS))
     counts = {
         "prompts": {name: len(rows) for name, rows in zip(left_out, prompts, strict=True)},
+        "judges": judges_of(chain(*prompts), settings["short_answer_words"]),
         "left_out": left_out,
         **({"excluded": rollouts.reasons(without)} if without else {}),
         "steps": len(log),

@@ -1,7 +1,8 @@
 """Judging rows: what of a row says whether a response is right, and the verdicts of all samples of all rows."""
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 
@@ -38,6 +39,19 @@ def by_answer(row: dict) -> dict:
 def kind_of_row(row: dict, gold: str) -> str:
     """The judge of a row: that of its data set, which the row has, or the first that its answer needs."""
     return row.get("judge") or kind_for([gold])
+
+
+def judges_of(rows: Iterable[dict], short_answer_words: int = 0) -> dict[str, int]:
+    """How many rows each judge has, as `RowJudge.verdict` gives them to it: of `KINDS`, `instruction` for a row with a
+    "check", `none` for one that nobody can judge. For a manifest."""
+
+    def judge(row: dict) -> str:
+        if "check" in row:
+            return "instruction"
+        found = reference(row, short_answer_words)
+        return "none" if found is None else kind_of_row(row, found[1])
+
+    return dict(sorted(Counter(map(judge, rows)).items()))
 
 
 class RowJudge:

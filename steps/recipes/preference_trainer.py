@@ -57,10 +57,10 @@ class PreferenceTrainer(Resumable, RewardTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         # TRL's own gathers the scores of all processes, which may have different numbers of pairs.
-        share = inputs.pop("share")
+        share, apart = inputs.pop("share"), inputs.pop("margin", 0.0)
         chosen, rejected = model(**inputs, use_cache=False).logits.squeeze(-1).chunk(2)
         own = {"accuracy": (chosen > rejected).float().mean(), "margin": (chosen - rejected).mean()}
         for name, value in own.items():
             mean = processes.total(share * value.item()) / processes.count()
             self._metrics["train"][name].append(mean)
-        return -share * torch.nn.functional.logsigmoid(chosen - rejected).mean()
+        return -share * torch.nn.functional.logsigmoid(chosen - rejected - apart).mean()

@@ -28,7 +28,7 @@ class PairPlan(Plan):
 
 
 def encode_pairs(path: Path, tokenizer: Any, max_length: int) -> tuple[list[dict], list[dict]]:
-    """Every pair of a file as {"id", "chosen_ids", "rejected_ids"}, or skipped with the reason.
+    """Every pair of a file as {"id", "chosen_ids", "rejected_ids", "margin"}, or skipped with the reason.
 
     Raises:
         ValueError: no pair is left.
@@ -49,6 +49,7 @@ def encode_pairs(path: Path, tokenizer: Any, max_length: int) -> tuple[list[dict
             skipped.append(skip(row, unfit, "reward"))
             continue
         own = {key: row[key] for key in ("file", *DIFFICULTY) if key in row}
+        own["margin"] = row.get("margin", 0.0)
         kept.append({"id": row["id"], **own, "chosen_ids": ids[0], "rejected_ids": ids[1]})
         progress.update(done)
     if not kept:

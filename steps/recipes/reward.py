@@ -3,10 +3,12 @@
 Reads rows with "messages", whose last turn is the chosen response, and "rejected", the other response to the same
 prompt. Both are rendered with the tokenizer's chat template; the model, a sequence classifier with one label, gives
 either a scalar r at its last token, and the loss is −log σ(r_chosen − r_rejected): the likelihood of Bradley and Terry
-(1952, doi:10.2307/2334029), as equation 1 of Ouyang et al. (2022, arXiv:2203.02155) with one pair per prompt. All
-weights are trained; the head starts from the seed. Pairs of which a response is too long are not cut: they go to
-`skipped.jsonl`, counted in the manifest. `reward.json` says how often the model ranks held-out pairs as they are, and
-by how much. A killed run resumes from its work folder and ends with the bytes of an undisturbed one.
+(1952, doi:10.2307/2334029), as equation 1 of Ouyang et al. (2022, arXiv:2203.02155) with one pair per prompt. Of a pair
+that says by how much the chosen one is better ("margin"), it is −log σ(r_chosen − r_rejected − margin), as equation 2
+of Llama 2 (2023, arXiv:2307.09288). All weights are trained; the head starts from the seed. Pairs of which a response
+is too long are not cut: they go to `skipped.jsonl`, counted in the manifest. `reward.json` says how often the model
+ranks held-out pairs as they are, and by how much. A killed run resumes from its work folder and ends with the bytes of
+an undisturbed one.
 
 Run as: python -m steps.recipes.reward --settings '{"learning_rate": 0.0001, …}' --parent results/fable/study/sft
     --data train.jsonl --valid valid.jsonl --work work/fable/reward --out results/fable/study/reward
@@ -53,6 +55,7 @@ def margins(trainer: Any, pairs: list[dict], batch_size: int) -> np.ndarray:
     for start in range(0, len(pairs), batch_size):
         members = order[start : start + batch_size]
         inputs = trainer._prepare_inputs(collate([pairs[i] for i in members]))
+        inputs.pop("margin", None)
         with torch.no_grad(), trainer.compute_loss_context_manager():
             chosen, rejected = trainer.model(**inputs, use_cache=False).logits[:, 0].double().chunk(2)
         differences[members] = (chosen - rejected).cpu().numpy()

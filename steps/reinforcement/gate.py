@@ -47,6 +47,7 @@ from steps.core.progress import Progress
 from steps.core.step import run, step_parser
 from steps.data.rows import Ledger, RowProblem, prompt_of, read_rows
 from steps.engines import rollouts
+from steps.judges.rows import judges_of
 from steps.models import checkpoints, teachers
 from steps.models.chat import Chat
 from steps.reinforcement.gate_checks import Check, Judged, all_checks, judge, stop
@@ -233,6 +234,7 @@ def main(args: argparse.Namespace) -> None:
     write_jsonl(out / "cases.jsonl", case_rows(cases, judged))
     write_table(out / "gate.csv", checks)
     counts["cases"] = dict(sorted(Counter(case.kind for case in cases).items()))
+    counts["judges"] = judges_of(kept)
     counts["samples"] = sum(len(record["responses"]) for record in samples.values())
     write_manifest(
         out, step="gate", settings=settings, inputs=inputs, counts=counts, seed=settings["seed"], started=started

@@ -34,6 +34,7 @@ from steps.core.step import run, step_parser
 from steps.core.work import work_folder
 from steps.engines import rollouts
 from steps.engines import vllm_rollouts as vllm_sampler
+from steps.judges.rows import judges_of
 from steps.models import checkpoints
 from steps.models.adapters.attach import attach, weight_counts
 from steps.reinforcement import rewards
@@ -112,6 +113,7 @@ def main(args: argparse.Namespace) -> None:
     replaced = round(sum(row.get("replaced", 0) for row in log))
     counts = {
         "prompts": len(rows),
+        "judges": judges_of(rows),
         "steps": len(log),
         "samples": (plan.batches * settings["prompts"] + replaced) * settings["generations"],
         "tokens": log[-1]["tokens"],

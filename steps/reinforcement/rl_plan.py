@@ -20,7 +20,7 @@ LOGGED = {
     "sampler_gap": "sampler_gap",
 }
 # Those that not every run has.
-OPTIONAL = {name: name for name in ("replaced", "ratios_cut", "strict", "strict_gap")}
+OPTIONAL = {name: name for name in ("kl_weight", "replaced", "ratios_cut", "strict", "strict_gap")}
 # Columns that count from the first step on.
 SUMMED = ("generated", "failures", "timeouts")
 

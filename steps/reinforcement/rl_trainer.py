@@ -22,7 +22,7 @@ from steps.engines import rollouts
 from steps.engines import vllm_rollouts as vllm_sampler
 from steps.judges.rows import RowJudge
 from steps.models.adapters import hooks
-from steps.reinforcement import importance
+from steps.reinforcement import importance, kl_weight
 from steps.reinforcement.methods import method_of
 from steps.reinforcement.methods.interface import Distilled, Lesson, SelfTaught, Weighted
 from steps.reinforcement.rl_plan import LOGGED, RolloutPlan
@@ -141,12 +141,11 @@ class PolicyTrainer(Resumable, ScoredSamples, TokenScores, GRPOTrainer):
         # another model: the start's weights are put on here instead.
         self.beta = 0.0
         output = super()._generate_and_score_completions(inputs)
-        self.beta = self.settings["kl"]
         self.plain = output["advantages"]
         if self.settings.get("importance"):
             output |= self.correction(output)
         output |= self.signal(output)
-        if self.beta or self.watched:
+        if self.settings["kl"] or self.watched:
             with self_teacher.swapped_weights(self.model, self.start):
                 output["ref_per_token_logps"] = self.logps(output["prompt_ids"], output["prompt_mask"], output)
         self.keep()
@@ -266,6 +265,7 @@ class PolicyTrainer(Resumable, ScoredSamples, TokenScores, GRPOTrainer):
         logps = self.scored[0]
         if isinstance(self.method, Weighted):
             inputs = inputs | {"advantages": self.token_advantages(inputs, logps.detach())}
+        self.beta = self.weigh_kl()
         if "ref_per_token_logps" in inputs:
             self.watch(inputs, logps.detach())
         # TRL counts tokens by the ratio for a vLLM that it runs, which it has not.
@@ -304,6 +304,14 @@ class PolicyTrainer(Resumable, ScoredSamples, TokenScores, GRPOTrainer):
         """Of [b, T], over the part at hand of all processes; 0 where all of it is masked."""
         total, tokens = processes.gathered(torch.stack([(values * mask).sum(), mask.sum()]).double()[None]).sum(0)
         return (total / tokens.clamp(min=1)).item()
+
+    def weigh_kl(self) -> float:
+        """The weight of the divergence at the step at hand; a scheduled one is logged, once a step."""
+        kl = self.settings["kl"]
+        weight = kl_weight.kl_weight(kl, self.state.global_step, self.state.log_history)
+        if isinstance(kl, dict):
+            self._metrics["train"][kl_weight.COLUMN] = [weight]
+        return weight
 
     def token_advantages(self, inputs: dict, logps: torch.Tensor) -> torch.Tensor:
         """[b, T] by a weighted method; the student is compared as it was when it wrote the tokens."""

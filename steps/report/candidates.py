@@ -132,6 +132,33 @@ def _score(task: str, members: list[Checkpoint]) -> Score:
     return Score(task, rows[0]["axis"], rows[0]["metric"], estimate, items, seeds, truncated, others)
 
 
+def sampled_score(candidate: Candidate, task: str) -> Score | None:
+    """pass@1 of one sampled task of the target; an item's value is the share of its samples that are right, in each
+    seed. None where it was not sampled."""
+    members = [m for m in candidate.members if m.results and task in m.results["sampling"]]
+    if not members:
+        return None
+    rows = [m.results["sampling"][task] for m in members]
+    n = rows[0]["n"]
+    once = [
+        row["pass@1"] if row["pass@1"]["stderr"]
+        # Where all items agree, resampling shows no chance at all.
+        else row["pass@1"] | {"interval": intervals.wilson(row["pass@1"]["value"], n)}
+        for row in rows
+    ]  # fmt: skip
+    if any("interval" in row for row in once):
+        once = [
+            row if "interval" in row else
+            row | {"interval": tuple(row["value"] + side * intervals.Z * row["stderr"] for side in (-1, 1))}
+            for row in once
+        ]  # fmt: skip
+    seeds = [
+        {s["doc_id"]: float(np.mean(s["correct"])) for s in m.samples if s["task"] == task and s["kind"] == "sampled"}
+        for m in members
+    ]
+    return Score(task, "target", "pass@1", pooled(once, n), items_of(seeds), tuple(m.seed for m in members))
+
+
 def items_of(seeds: Sequence[dict[Any, float]]) -> dict[Any, tuple[float, ...]]:
     """Item → its value in each seed, from what each seed made of the same items."""
     return {doc: tuple(seed[doc] for seed in seeds) for doc in seeds[0]}
@@ -354,12 +381,18 @@ def settings_of(candidate: Candidate) -> dict:
 
 
 def matched(candidate: Candidate, other: Candidate) -> tuple[Candidate, Candidate]:
-    """Two candidates with no more than the seeds that both have; as they are where they have none in common."""
-    common = set(candidate.seeds) & set(other.seeds)
+    """Two candidates with no more than the seeds that both have; as they are where they have none in common. While a
+    study is half done, with no more than those of which both were measured."""
+    common = _measured_seeds(candidate) & _measured_seeds(other)
     ours, theirs = with_seeds(candidate, common), with_seeds(other, common)
     if common and ours.seeds != theirs.seeds and sorted(ours.seeds) == sorted(theirs.seeds):
         theirs = with_seeds(theirs, common, sorted(theirs.members, key=lambda member: ours.seeds.index(member.seed)))
     return ours, theirs
+
+
+def _measured_seeds(candidate: Candidate) -> set[int]:
+    measured = {m.seed for m in candidate.members if m.results and m.seed is not None}
+    return measured or set(candidate.seeds)
 
 
 def with_seeds(candidate: Candidate, seeds: set[int], order: list[Checkpoint] | None = None) -> Candidate:

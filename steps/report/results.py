@@ -93,6 +93,12 @@ def level(cell: str) -> str:
     return cell.split(" [")[0]
 
 
+def reading(cell: str) -> str:
+    """What the interval of a difference says: more, less, or undecided where it has 0."""
+    low, high = (float(end.replace("−", "-")) for end in cell.split(" [")[1].rstrip("]").split(", "))
+    return "more" if low > 0 else "less" if high < 0 else "undecided"
+
+
 def number(value: float) -> str:
     """Three digits, or all of those before the point."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
@@ -142,9 +148,10 @@ def page(reports: Path) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"level": level, "combine": lambda one, other: one | other}
+    environment.filters |= {"level": level, "reading": reading, "combine": lambda one, other: one | other}
     tables = Tables(reports / "fable_full/tables")
     told = {name: getattr(tables, name) for name in ("cell", "count", "rows", "table")}
+    told["variant"] = Tables(reports / "fable_variants/tables").cell
     return environment.get_template(TEMPLATE).render(**told, benches=benches(reports / "bench"))
 
 

@@ -18,6 +18,8 @@ PARTS = {
     "response": "what is answered: a text, a turn or a list of turns",
     "thinking": "the reasoning before the response",
     "rejected": "another response, which is worse: as `response`",
+    "margin": "by how much the response is better than the rejected one: a number of 0 or more, by which stage reward"
+    " has their scores differ",
     "responses": "several responses, the best first",
     "scores": "a number for each of them, a higher one for a better one. A list of as many numbers by another name"
     " quarantines its row",
@@ -29,6 +31,8 @@ PARTS = {
     "check": "the constraint that a response keeps: an object, or the JSON text of one",
     "document": "running text",
 }
+# Optional fields of pairs.
+_OF_PAIRS = {"margin": "margin"}
 # Optional fields of every format but text, each with its part.
 SHARED = {
     "system": "system",
@@ -210,14 +214,14 @@ FORMATS = {
         {"chosen": "response", "rejected": "rejected"},
         {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"},
         _PAIR,
-        {"prompt": "prompt", "history": "history", **SHARED},
+        {"prompt": "prompt", "history": "history", **_OF_PAIRS, **SHARED},
     ),
     "alpaca_preference": Format(
         "LLaMA-Factory: the same of an instruction",
         {"instruction": "prompt", "chosen": "response", "rejected": "rejected"},
         {"instruction": "2 + 2?", "input": "", "chosen": "4", "rejected": "5"},
         _PAIR,
-        {"input": "input", "history": "history", **SHARED},
+        {"input": "input", "history": "history", **_OF_PAIRS, **SHARED},
     ),
     "sharegpt_preference": Format(
         "LLaMA-Factory: the same of a conversation",
@@ -228,7 +232,7 @@ FORMATS = {
             "rejected": {"from": "gpt", "value": "5"},
         },
         _PAIR,
-        SHARED,
+        _OF_PAIRS | SHARED,
     ),
     "openai_preference": Format(
         "OpenAI: the same as lists of turns",
@@ -239,7 +243,7 @@ FORMATS = {
             "non_preferred_output": [_turn("assistant", "5")],
         },
         _PAIR,
-        {"input.tools": "tools", **SHARED},
+        {"input.tools": "tools", **_OF_PAIRS, **SHARED},
     ),
     "ranking": Format(
         "several responses to a prompt, the best first, or with `scores`: the best becomes the response, the worst the"

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, create_model
 
-from steps.settings.base import OneOf, Seed, Settings, Share, Text
+from steps.settings.base import ByKind, OneOf, Seed, Settings, Share, Steps, Text
 from steps.settings.methods import METHODS
 from steps.settings.names import Name
 from steps.settings.pass_rates import PassRates
@@ -59,6 +59,30 @@ class Importance(Settings):
     least: float | None = Field(None, gt=0, le=1, description="Lower bound; null is 0")
 
 
+class KlRamp(Settings):
+    """Its weight goes from one value to another, and stays there."""
+
+    kind: str
+    start: float = Field(alias="from", ge=0, description="At the first step")
+    end: float = Field(alias="to", ge=0, description="At last")
+    until: Steps = Field(description="Steps after which it is reached")
+
+
+class KlController(Settings):
+    """Its weight rises while the divergence is above a target, and falls below (Ziegler et al., arXiv:1909.08593)."""
+
+    kind: str
+    start: float = Field(alias="from", gt=0, description="At the first step")
+    target: float = Field(gt=0, description="Divergence that is steered to: nats per token, as the log has it")
+    # Above 5, one step could take the weight below 0.
+    gain: float = Field(gt=0, lt=5, description="Times a fifth, how much a step may change it; the paper has 0.1")
+
+
+KL_WEIGHTS: dict[str, type[KlRamp | KlController]] = {"linear": KlRamp, "cosine": KlRamp, "adaptive": KlController}
+KL_WEIGHT = ByKind(KL_WEIGHTS)
+Weight = Annotated[float, Field(ge=0)]
+
+
 class _Rl(OnPolicy):
     """Stage rl, by TRL's GRPOTrainer: which keys act depends on the method."""
 
@@ -71,7 +95,9 @@ class _Rl(OnPolicy):
     success: Success
     max_failures: Share = Field(description="Share of scores that may fail; beyond, the run stops")
     clip: Clip
-    kl: float = Field(ge=0, description="Weight of the divergence from the start in the loss")
+    kl: Weight | Annotated[KlRamp | KlController, KL_WEIGHT] = Field(
+        description="Weight of the divergence from the start in the loss: a number, or how it changes"
+    )
     watch_kl: int = Field(ge=0, description="Steps between two measurements of it; 0 never does")
     loss_type: Annotated[str, OneOf(LOSS_TYPES)] = Field(description="Over what the loss is a mean")
     scale_rewards: Annotated[str, OneOf(("group", "batch", "none"))] = Field(
@@ -106,6 +132,8 @@ class _Rl(OnPolicy):
                     f"contexts.{name}: {error} is none of {{prompt}}, {{solution}}, {{answer}}; double other braces"
                 ) from error
         fit_rewards(settings["rewards"])
+        if isinstance(settings["kl"], dict) and "until" in settings["kl"]:
+            _fit_ramp(settings["kl"], settings["steps"])
         if settings.get("aggregation") == "normalize_then_sum" and settings["scale_rewards"] != "group":
             raise ValueError(
                 f"scale_rewards: {settings['scale_rewards']} has no effect with aggregation normalize_then_sum, which"
@@ -116,6 +144,13 @@ class _Rl(OnPolicy):
                 f"importance: needs temperature 1, at which samplers say how likely their tokens were, not"
                 f" {settings['temperature']:g}"
             )
+
+
+def _fit_ramp(kl: dict, steps: int) -> None:
+    if kl["from"] == kl["to"]:
+        raise ValueError(f"kl: from and to are both {kl['from']:g}; write kl: {kl['from']:g}")
+    if kl["until"] > steps:
+        raise ValueError(f"kl.until: {kl['until']} is beyond the {steps} steps, so `to` is not reached; lower it")
 
 
 # A section of its own for each method that has settings.

@@ -408,6 +408,26 @@ def test_a_pair_has_one_prompt_and_two_responses(form, record):
     assert row_of(record, form) == {"messages": TALK, "answer": None, "rejected": "c"}
 
 
+@pytest.mark.parametrize(
+    ("form", "record"),
+    [
+        ("preference", {"prompt": "a", "chosen": "b", "rejected": "c"}),
+        ("alpaca_preference", {"instruction": "a", "chosen": "b", "rejected": "c"}),
+        ("sharegpt_preference", {"conversations": [ASKED], "chosen": TOLD, "rejected": WORSE}),
+        (
+            "openai_preference",
+            {"input": {"messages": [ASKED]}, "preferred_output": [TOLD], "non_preferred_output": [WORSE]},
+        ),
+    ],
+)
+def test_a_pair_may_say_by_how_much(form, record):
+    pair = {"messages": TALK, "answer": None, "rejected": "c"}
+    assert row_of(record | {"margin": 2}, form) == row_of(record | {"margin": 2.0}, form) == pair | {"margin": 2.0}
+    assert row_of(record | {"margin": 0}, form)["margin"] == 0 and row_of(record | {"margin": None}, form) == pair
+    for wrong in (-1, True, "much", [1], float("nan"), float("inf"), 10**400, 1001):
+        assert problem_of(record | {"margin": wrong}, form) == ("wrong_type", "margin")
+
+
 def test_a_rejected_side_that_is_more_than_a_text_is_turns():
     worse = assistant("c", thinking="hm")
     assert row_of({"prompt": "a", "chosen": "b", "rejected": "<think>hm</think>c"}, "preference")["rejected"] == [worse]

@@ -256,6 +256,7 @@ def test_rows_pass_in_chunks_and_the_most_severe_come_first(tmp_path, monkeypatc
         "examined": 30,
         "excluded": {"unverifiable": 0, "truncated": 0, "few_distractors": 0},
         "unlearned": 15,
+        "judges": {"number": 30},
         "by_file": {"a.jsonl": {"examined": 15, "unlearned": 5}, "b.jsonl": {"examined": 15, "unlearned": 10}},
     }
     for record in records:

@@ -423,6 +423,31 @@ MISTAKES = {
         {"a": RL | {"rewards": {"answer": {"kind": "answer", "weight": 1.0, "timeout": 2.0}}}},
         [f"{AT}.rewards.answer.timeout", "no effect with kind answer"],
     ),
+    "a divergence whose weight does not change": (
+        None,
+        {"a": RL | {"kl": {"kind": "linear", "from": 0.1, "to": 0.1, "until": 4}}},
+        [f"{AT}.kl", "both 0.1", "write kl: 0.1"],
+    ),
+    "a divergence whose last weight is not reached": (
+        None,
+        {"a": RL | {"steps": 4, "kl": {"kind": "cosine", "from": 0.1, "to": 0.0, "until": 5}}},
+        [f"{AT}.kl.until", "5 is beyond the 4 steps"],
+    ),
+    "a divergence that is steered from 0": (
+        None,
+        {"a": RL | {"kl": {"kind": "adaptive", "from": 0.0, "target": 0.1, "gain": 0.1}}},
+        [f"{AT}.kl.from", "above 0"],
+    ),
+    "a divergence that is steered to 0": (
+        None,
+        {"a": RL | {"kl": {"kind": "adaptive", "from": 0.1, "target": 0.0, "gain": 0.1}}},
+        [f"{AT}.kl.target", "above 0"],
+    ),
+    "a schedule of the divergence with a key of another": (
+        None,
+        {"a": RL | {"kl": {"kind": "linear", "from": 0.1, "to": 0.0, "until": 4, "target": 0.1}}},
+        [f"{AT}.kl.target", "has no effect with kind linear"],
+    ),
     "a judge that is not there": (None, {"a": RL | {"rewards": JUDGED}}, [f"{AT}.rewards", "`judge`"]),
     "a judge that writes": (
         None,

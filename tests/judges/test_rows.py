@@ -6,7 +6,7 @@ import pytest
 
 from steps.judges.canonical import equal
 from steps.judges.reading import worked_answer
-from steps.judges.rows import RowJudge, kind_of_row, reference, unverifiable
+from steps.judges.rows import RowJudge, judges_of, kind_of_row, reference, unverifiable
 from steps.world import fable
 
 
@@ -53,6 +53,18 @@ def test_a_row_is_judged_as_its_data_set_says(judge):
     assert not judge.verdict(row, response).right
     assert judge.verdict(row | {"judge": "math"}, response).right
     assert not judge.verdict(row | {"judge": "exact"}, r"\boxed{4 apples}").right
+
+
+def test_a_manifest_is_told_which_judges_there_were():
+    def row(**own):
+        said = {"role": "assistant", "content": own.pop("said", "a response that is longer than five words")}
+        return {"messages": [{"role": "user", "content": "?"}, said], "answer": None} | own
+
+    rows = [row(answer="4"), row(answer="x + 1"), row(answer="4", judge="exact"), row(answer="4", judge="math")]
+    rows += [row(said="Paris"), row(), row(answer="4", check={"kind": "uppercase", "words": ["a"]})]
+    found = {"exact": 2, "instruction": 1, "math": 2, "none": 1, "number": 1}
+    assert list(judges_of(rows, 5).items()) == sorted(found.items())
+    assert judges_of(rows) == found | {"exact": 1, "none": 2}
 
 
 def test_prose_is_no_wrong_answer_and_a_short_one_is(judge):

@@ -44,7 +44,9 @@ def pairs(count: int, seed: int) -> list[dict]:
         chosen = [{"role": "assistant", "content": f"{a} + {b} = {a + b}" + random.choice(("", "\n#### pears now"))}]
         where = {"id": f"pairs:{index}", "file": "pairs.jsonl", "line": index + 1, "row": index}
         rejected = "The capital" + random.choice(("", " of Velmora is Tarsk.")) + f" {a} {b}"
-        made.append({"messages": prompt + chosen, "answer": None, "rejected": rejected} | where)
+        # Of every third pair it is said by how much the chosen one is better.
+        margin = {"margin": index / 10} if index % 3 == 0 else {}
+        made.append({"messages": prompt + chosen, "answer": None, "rejected": rejected} | margin | where)
     return made
 
 
@@ -180,7 +182,8 @@ def test_an_adapter_is_read_as_the_model_it_makes(tiny_checkpoint, tmp_path):
 
 
 def test_log_and_weights_match_a_plain_loop(undisturbed, tiny_checkpoint, data, tokenizer):
-    """Loss and gradient by NumPy, one unpadded conversation at a time: L = log(1 + e^−d), dL/dd = −1 / (1 + e^d)."""
+    """Loss and gradient by NumPy, one unpadded conversation at a time: L = log(1 + e^−d), dL/dd = −1 / (1 + e^d), where
+    d is the difference of the scores less the pair's margin."""
     import torch
     from safetensors.torch import load_file
 
@@ -193,14 +196,17 @@ def test_log_and_weights_match_a_plain_loop(undisturbed, tiny_checkpoint, data, 
     order = packing.plan_batches(30, 4, 1, seed=0)
     lines = [line.split(",") for line in (undisturbed / "training_log.csv").read_text().splitlines()]
     assert lines[0] == "step,epoch,loss,learning_rate,grad_norm,tokens,accuracy,margin".split(",")
+    margins = np.array([i / 10 if i % 3 == 0 else 0.0 for i in range(30)])
     tokens = 0
     for step, line in enumerate(lines[1:]):
         batches = order[2 * step : 2 * step + 2]
-        differences = []
+        differences, losses = [], []
         for batch in batches:
             scores = [[model(torch.tensor([kept[i][side]])).logits[0, 0] for side in SIDES] for i in batch]
             d = np.array([chosen.item() - rejected.item() for chosen, rejected in scores])
-            slope = -1 / (1 + np.exp(d)) / len(batch) / len(batches)
+            less = d - margins[batch]
+            slope = -1 / (1 + np.exp(less)) / len(batch) / len(batches)
+            losses.append(np.log1p(np.exp(-less)).mean())
             outputs = [score for pair in scores for score in pair]
             torch.autograd.backward(outputs, [torch.tensor(g, dtype=torch.float32) for s in slope for g in (s, -s)])
             differences.append(d)
@@ -215,7 +221,7 @@ def test_log_and_weights_match_a_plain_loop(undisturbed, tiny_checkpoint, data, 
         expected = {
             "step": step + 1,
             "epoch": sum(map(len, order[: 2 * step + 2])) / 30,
-            "loss": np.mean([np.log1p(np.exp(-d)).mean() for d in differences]),
+            "loss": np.mean(losses),
             "learning_rate": rate,
             "grad_norm": norm,
             "tokens": tokens,

@@ -45,5 +45,5 @@ def test_rows_come_out_with_the_samples_behind_their_pass_rates(tiny_checkpoint,
         assert all(isinstance(text, str) for text in record["responses"])
         assert all(1 <= n <= 12 for n in record["tokens"])
     counts = read_json(tmp_path / "out" / "manifest.json")["counts"]
-    assert counts["in"] == counts["kept"] == 3
+    assert counts["in"] == counts["kept"] == 3 and counts["judges"] == {"number": 2}
     assert (counts["easy"], counts["medium"], counts["hard"], counts["unverified"]) == (0, 0, 2, 1)

@@ -5,16 +5,22 @@ import csv
 import json
 from decimal import Decimal
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 
 from steps.core.files import read_json, read_jsonl, write_jsonl
 from steps.core.manifest import verify_manifest
+from steps.graph.graph import Graph
+from steps.graph.recipes import complete
+from steps.graph.sections import of_rule
 from steps.judges.canonical import equal
 from steps.judges.reading import worked_answer
 from steps.models import checkpoints
 from steps.reinforcement import gate, known_answers
+from steps.settings.methods import METHODS
 from tests.bounds import within
+from tests.workloads import PARAMS
 
 ANSWER = {"kind": "answer", "weight": 1.0}
 SETTINGS = {
@@ -249,6 +255,7 @@ def test_a_sound_reward_passes_and_rows_are_accounted_for(step, rows, capsys):
     counts = verify_manifest(out)["counts"]
     assert (counts["in"], counts["kept"]) == (12, 8)
     assert counts["quarantined"] == {"always_solved": 2, "never_solved": 2}
+    assert counts["judges"] == {"number": 8}
     assert counts["cases"] == {"bad": 16, "exploiting": 32, "good": 8, "malformed": 32} and counts["samples"] == 48
     assert list(read_jsonl(out / "prompts.jsonl")) == [row for row in rows if 0 < row["pass_rate"] < 1]
     left_out = list(read_jsonl(out / "left_out.jsonl"))
@@ -393,6 +400,13 @@ def test_what_counts_as_correct_must_be_within_reach_of_the_self_distilled(step,
     success = {"reward": "answer", "least": 5.0}
     error, _ = stopped(step, capsys, method="sdpo", success=success)
     assert error.endswith("stopped the run: known-good correct, known-bad not, share, at least 0.95, found 0")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_a_gate_which_knows_no_more_than_its_settings(method, step):
+    told = of_rule(Graph(complete(PARAMS)), "gate", SimpleNamespace(node="grpo"))
+    assert SETTINGS.keys() == told.keys()
+    assert step(method=method).is_dir()
 
 
 def test_rows_that_cannot_be_judged_are_left_out_at_once_and_the_rest_trains(step, capsys):

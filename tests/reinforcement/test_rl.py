@@ -18,6 +18,7 @@ from steps.models.adapters.attach import attach
 from steps.reinforcement import rl
 from steps.reinforcement.collapse import collapses
 from steps.reinforcement.exploits import exploits, opened
+from steps.reinforcement.kl_weight import kl_weight
 from steps.reinforcement.methods import sdpo
 from steps.reinforcement.reward_kinds import Scored
 from steps.reinforcement.rl_plan import RolloutPlan, log_columns, plan_rollouts
@@ -298,7 +299,9 @@ class Reference:
         held = {"old": student, "advantages": self.advantages}
         if settings["iterations"] > 1:
             held["old"] = by_hand.chosen(self.logits(old, prompts), self.tokens)
-        if settings["kl"]:
+        weight = KL_BY_HAND[settings["kl"]["kind"]][step] if isinstance(settings["kl"], dict) else settings["kl"]
+        if weight:
+            held["kl"] = weight
             held["ref"] = by_hand.chosen(self.logits(first, prompts), self.tokens)
         if self.method == "cispo":
             held["weights"] = np.minimum(np.exp(student - held["old"]), 1 + settings["clip"]["high"])
@@ -330,7 +333,7 @@ class Reference:
     def loss(self, weights: dict, held: dict) -> float:
         settings, kin = self.settings, self.kin
         student = self.logits(weights, self.prepared.prompts)
-        clips = settings["clip"]["low"], settings["clip"]["high"], settings["kl"], held.get("ref")
+        clips = settings["clip"]["low"], settings["clip"]["high"], held.get("kl", 0.0), held.get("ref")
         logp = by_hand.chosen(student, self.tokens)
         if self.method == "gspo":
             per_token = by_hand.sequence_surrogate(logp, held["old"], self.mask, held["advantages"], *clips)
@@ -357,6 +360,14 @@ class Reference:
 
 
 PARTS = {"batch_size": 4, "iterations": 1, "kl": 0.1}
+KL_SCHEDULES = {
+    "linear": {"kind": "linear", "from": 0.0, "to": 0.06, "until": 2},
+    "cosine": {"kind": "cosine", "from": 0.06, "to": 0.02, "until": 3},
+    "adaptive": {"kind": "adaptive", "from": 0.05, "target": 0.01, "gain": 2.0},
+}
+# In two steps. A half of the way; a third, whose share of half a cosine is a quarter; and a divergence of 0 at the
+# start, which counts as a fifth too low.
+KL_BY_HAND = {"linear": [0.0, 0.03], "cosine": [0.06, 0.05], "adaptive": [0.05, 0.03]}
 CASES = {
     "grpo": {},
     "grpo-by-response": {"loss_type": "grpo", "scale_rewards": "none"} | PARTS,
@@ -373,6 +384,12 @@ CASES = {
         "mask_truncated": True,
         "iterations": 1,
     },
+    "grpo-kl-linear": {"kl": KL_SCHEDULES["linear"]},
+    "grpo-kl-linear-parts": PARTS | {"kl": KL_SCHEDULES["linear"]},
+    "grpo-kl-cosine": {"kl": KL_SCHEDULES["cosine"], "loss_type": "grpo"},
+    # At 3e-3 the divergence of the second step is so large that rounding of positions, in float32, is seen in it.
+    "srpo-kl-adaptive": {"kl": KL_SCHEDULES["adaptive"], "learning_rate": 1e-3},
+    "cispo-kl-adaptive-parts": PARTS | {"kl": KL_SCHEDULES["adaptive"]},
     "gspo-masked": {"loss_type": "grpo", "mask_truncated": True},
     "srpo-masked": {"mask_truncated": True, "importance": {"kind": "truncate", "level": "token", "most": 3.0}},
     "gspo": {"loss_type": "grpo", "clip": {"low": 3e-3, "high": 4e-3}},
@@ -406,6 +423,8 @@ def test_loss_gradient_and_log_are_those_of_the_formula(case, start, tmp_path, d
     log = training.train(trainer, plan, case, watchers=[trainer.teacher] if trainer.teacher else [])
     assert len(steps) == len(log) == 2
 
+    if isinstance(settings["kl"], dict):
+        close([row["kl_weight"] for row in log], KL_BY_HAND[settings["kl"]["kind"]])
     reference = Reference(prepared, settings, trainer.model.eval())
     first = steps[0]["weights"]
     for number, step in enumerate(steps):
@@ -467,6 +486,23 @@ def check_log(log: list[dict], prepared: Prepared, reference: Reference, first: 
         np.testing.assert_allclose(row[column], value, rtol=0, atol=1e-5, err_msg=column)
     assert ("kl" in row) == bool(reference.settings["kl"] or reference.settings["watch_kl"])
     close(row.get("kl", 0), 0)
+
+
+def test_the_weight_of_the_divergence_follows_its_schedule():
+    linear = {"kind": "linear", "from": 0.2, "to": 0.05, "until": 3}
+    close([kl_weight(linear, step, []) for step in range(5)], [0.2, 0.15, 0.1, 0.05, 0.05])
+    cosine = {"kind": "cosine", "from": 0.0, "to": 0.4, "until": 4}
+    close([kl_weight(cosine, step, []) for step in (0, 2, 4, 9)], [0.0, 0.2, 0.4, 0.4])
+    # A quarter of the way down a circle's half: 0.2 (1 - 1 / sqrt 2).
+    close(kl_weight(cosine, 1, []), 0.0585786437626905)
+    adaptive = {"kind": "adaptive", "from": 0.4, "target": 0.02, "gain": 0.5}
+    # Twice the target and none of it count as a fifth too much and too little; 0.021 and 0.018 as they are.
+    history, expected = [], [0.4]
+    for measured, factor in ((0.04, 1.1), (0.0, 0.9), (0.021, 1.025), (0.018, 0.95), (0.02, 1.0)):
+        history.append({"kl": measured, "kl_weight": kl_weight(adaptive, len(history), history), "step": len(history)})
+        expected.append(expected[-1] * factor)
+    close([*(entry["kl_weight"] for entry in history), kl_weight(adaptive, 5, [*history, {"train_loss": 0}])], expected)
+    close(kl_weight(adaptive, 6, [{"kl_weight": 0.3}]), 0.3)  # a step of which all responses are masked
 
 
 def test_kl_to_the_start_is_watched(start, tmp_path, doubles):
@@ -665,8 +701,9 @@ CHOSEN = {"schedule": "wsd", "warmup_steps": 1, "min_lr_ratio": 0.1, "betas": [0
         ("grpo", CHOSEN | {"adapter": {"kind": "lora", "r": 4, "alpha": 8, "dropout": 0.2, "loraplus_ratio": 4.0}}),
         ("sdpo", {"iterations": 2, "adapter": {"kind": "full", "freeze": ["embed_tokens"]}}),
         ("rlsd", {"rlsd": {"teacher": {"kind": "snapshot", "every": 3}}, "kl": 0.05}),
+        ("cispo", {"kl": {"kind": "adaptive", "from": 0.5, "target": 1e-6, "gain": 2.0}, "batch_size": 4}),
     ],
-    ids=["grpo", "sdpo", "rlsd"],
+    ids=["grpo", "sdpo", "rlsd", "adaptive"],
 )
 def test_a_killed_run_ends_as_an_undisturbed_one(method, over, start, tmp_path, monkeypatch):
     import torch
@@ -698,7 +735,8 @@ def test_a_killed_run_ends_as_an_undisturbed_one(method, over, start, tmp_path, 
     assert not list((tmp_path / "killed" / "work").glob("*"))
 
     columns = (resumed / "training_log.csv").read_text().splitlines()[0].split(",")
-    assert columns == log_columns(["vowels", "length"], [{"strict": 0.0, "strict_gap": 0.0}])
+    optional = {"strict": 0.0, "strict_gap": 0.0} | ({"kl_weight": 0.0} if isinstance(settings["kl"], dict) else {})
+    assert columns == log_columns(["vowels", "length"], [optional])
     assert [row["step"] for row in read_jsonl(resumed / "rollouts.jsonl")] == [
         step for step in range(1, 7, settings["iterations"]) for _ in range(2)
     ]

@@ -22,6 +22,7 @@ from steps.reinforcement.section.exploration_tables import reading
 from steps.reinforcement.section.facts import Comparison, Explored, Reinforcement
 from steps.reinforcement.section.figures import dash, look, reinforcement_figures
 from steps.reinforcement.section.gate_tables import gate_table
+from steps.reinforcement.section.pair_tables import pairs_table
 from steps.reinforcement.section.sentences import best_kin, leads
 from steps.reinforcement.section.tables import final_table, reinforcement_tables
 from steps.report import figures, tables
@@ -439,6 +440,70 @@ def test_gates_that_are_alike_stand_once(made):
     assert (row["in"], row["kept"], row["never_solved"], row["always_solved"]) == ("1140", "640", "320", "180")
     text = (out / "index.html").read_text(encoding="utf-8")
     assert "640 of 1,140 rows train grpo-s0; left out: 180 always solved, 320 never solved." in text
+
+
+# --- pairs ---------------------------------------------------------------------------------------
+
+
+def test_runs_that_differ_in_one_thing_are_compared():
+    plain = {"method": "grpo", "right": 0.6, "prompts": 8, "batch_size": 64, "loss_type": "dapo", "clip": {"low": 0.2}}
+    table = pairs_table(
+        contest(
+            grpo=plain,
+            again=plain | {"saves": 3, "learning_rate": None},
+            by_response=plain | {"loss_type": "grpo"},
+            gspo=plain | {"method": "gspo", "loss_type": "grpo", "clip": {"low": 3e-4}},
+            more=plain | {"prompts": 12, "batch_size": 96},
+            dynamic=plain | {"dynamic_sampling": 3},
+            both=plain | {"dynamic_sampling": 3, "mask_truncated": True},
+        )
+    )
+    found = {(row["checkpoint"][:-3], row["against"][:-3]): row["differs"] for row in table.rows}
+    grpo = {
+        "by_response": "loss_type: grpo / dapo",
+        "gspo": "method: gspo / grpo, loss_type: grpo / dapo, clip: low=0.0003 / low=0.2",
+        "more": "prompts: 12 / 8, batch_size: 96 / 64",
+        "dynamic": "dynamic_sampling: 3 / none",
+    }
+    assert found == {(name, start): text for name, text in grpo.items() for start in ("grpo", "again")} | {
+        ("gspo", "by_response"): "method: gspo / grpo, clip: low=0.0003 / low=0.2",
+        ("dynamic", "more"): "prompts: 8 / 12, batch_size: 64 / 96, dynamic_sampling: 3 / none",
+        ("both", "dynamic"): "mask_truncated: true / none",
+    }
+
+
+def test_pairs_differ_by_what_both_answered(made):
+    root, settings, _ = made
+    table = pairs_table(found_in(root, settings))
+    (row,) = (row for row in table.rows if (row["checkpoint"], row["against"]) == ("srpo", "grpo"))
+    assert row["differs"] == "method: srpo / grpo" and row["seeds"] == "0 1 2" and len(row["manifest"]) == 6
+    right = {name: [] for name in ("srpo", "grpo")}
+    written = dict.fromkeys(right, 0)
+    for name, seed in itertools.product(right, range(3)):
+        samples = read_jsonl(root / f"results/fable/evaluation/{name}-s{seed}/samples.jsonl")
+        right[name] += [s["correct"][0] for s in samples if s["task"] == "fable_problems"]
+        (node,) = (node for node in settings["graph"]["nodes"] if node["name"] == f"{name}-s{seed}")
+        log = (Path(node["folder"]) / "training_log.csv").read_text().splitlines()
+        written[name] += int(log[-1].split(",")[LOG.split(",").index("generated")])
+    assert row["target"].value == pytest.approx(np.mean(right["srpo"]) - np.mean(right["grpo"]))
+    assert row["target"].low < row["target"].value < row["target"].high
+    assert row["written"] == pytest.approx(written["srpo"] / written["grpo"])
+    # These runs were not sampled where all checkpoints are.
+    assert row["sampled"] is None and row["n"].startswith("– / ")
+
+
+def test_pairs_differ_by_what_was_sampled_where_it_was():
+    found = contest(grpo={"method": "grpo", "right": 0.5}, cispo={"method": "cispo", "right": 0.5})
+    # Of four questions two samples each; three of eight and six of eight are right.
+    for name, right in (("grpo", [[1, 0], [1, 1], [0, 0], [0, 0]]), ("cispo", [[1, 1], [1, 1], [1, 0], [0, 1]])):
+        (member,) = found.every[f"{name}-s0"].members
+        share = np.mean(right)
+        member.results["sampling"] = {"t": {"n": 4, "pass@1": {"value": share, "stderr": 0.2}}}
+        member.samples += [
+            {"task": "t", "doc_id": i, "kind": "sampled", "correct": [*map(bool, own)]} for i, own in enumerate(right)
+        ]
+    (row,) = pairs_table(found).rows
+    assert row["sampled"].value == pytest.approx(3 / 8) and row["n"].startswith("4 / ")
 
 
 # --- claims --------------------------------------------------------------------------------------

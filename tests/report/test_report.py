@@ -8,6 +8,7 @@ import math
 import random
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from steps.core.files import write_json, write_jsonl, write_text
 from steps.core.step import step_parser
 from steps.core.text import visible
 from steps.report import figures, findings, report, scatter, tables
-from steps.report.candidates import Candidate, Checkpoint, candidates_of, difference, pareto, retention
+from steps.report.candidates import Candidate, Checkpoint, candidates_of, difference, matched, pareto, retention
 from steps.report.overview import row_tables, rows, score_tables
 from steps.settings import stages
 from tests.manifests import seal
@@ -371,6 +372,17 @@ def test_shared_noise_cancels_in_a_change():
     assert gain.value == pytest.approx(0.05)
     assert gain.stderr == pytest.approx(math.sqrt(0.05 * 0.95 / 400), rel=0.08)
     assert retention(candidates["a"], candidates["base"]).stderr == 0  # the same general answers
+
+
+def test_while_a_study_is_half_done_only_seeds_that_both_have_are_compared():
+    def node(recipe, seed, target):
+        return replace(candidate(f"{recipe}-s{seed}", target, 0.9), recipe=recipe, seed=seed)
+
+    unmeasured = replace(node("b", 0, 0.5), results=None, samples=[])
+    candidates = candidates_of([node("a", 0, 0.3), node("a", 1, 0.7), unmeasured, node("b", 1, 0.6)])
+    sides = matched(candidates["a"], candidates["b"])
+    assert [side.seeds for side in sides] == [[1], [1]]
+    assert difference(*sides, "target").value == pytest.approx(0.1)
 
 
 def test_no_change_in_few_items_is_no_certainty():

@@ -32,6 +32,8 @@ def test_cells_and_tables(tables):
         "| which | size |\n| --- | --- |\n| the second | 8 |"
     )
     assert results.level("1.0 [0.5, 1.5]") == "1.0"
+    cells = ("+1.0 [+0.1, +1.5]", "−2.0 [−3.0, −0.5]", "+0.3 [−0.4, +1.0]", "−0.3 [−0.6, 0.0]")
+    assert [*map(results.reading, cells)] == ["more", "less", "undecided", "undecided"]
 
 
 @pytest.mark.parametrize(("column", "row"), [("speed", "a"), ("score %", "c")])
@@ -63,7 +65,7 @@ def test_every_bench_result_is_a_table(tmp_path):
 
 
 def test_a_page_with_benches_shows_them(tmp_path):
-    for folder in ("fable_full", "fable_rates"):
+    for folder in ("fable_full", "fable_rates", "fable_variants"):
         (tmp_path / folder).symlink_to(ROOT / "reports" / folder)
     (tmp_path / "bench").mkdir()
     for name in ("merge", "sort"):

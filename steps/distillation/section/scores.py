@@ -6,7 +6,7 @@ from statistics import fmean
 
 import numpy as np
 
-from steps.report.candidates import Candidate, Score, items_of, matched, paired, paired_axes, pooled
+from steps.report.candidates import Candidate, Score, matched, paired, paired_axes, sampled_score
 from steps.report.choice import CHOOSES, half
 from steps.report.tables import Estimate
 from steps.settings.axes import CAPABILITIES
@@ -48,7 +48,7 @@ class Scores:
             return candidate.on(axis)
         nodes = tuple(m.node for m in candidate.members)
         if nodes not in self._of_target:
-            self._of_target[nodes] = [score for task in self.sampled if (score := _sampled(candidate, task))]
+            self._of_target[nodes] = [score for task in self.sampled if (score := sampled_score(candidate, task))]
         return self._of_target[nodes]
 
     def level(self, candidate: Candidate, axis: str, part: int | None = None) -> Estimate | None:
@@ -92,29 +92,3 @@ class Scores:
         if key not in self._candidates:
             self._candidates[key] = Candidate(key[0], [self.members[node] for node in key])
         return self._candidates[key]
-
-
-def _sampled(candidate: Candidate, task: str) -> Score | None:
-    """pass@1 of one task; an item's value is the share of its samples that are right, a mean over seeds."""
-    members = [m for m in candidate.members if m.results and task in m.results["sampling"]]
-    if not members:
-        return None
-    rows = [m.results["sampling"][task] for m in members]
-    n = rows[0]["n"]
-    once = [
-        row["pass@1"] if row["pass@1"]["stderr"]
-        # Where all items agree, resampling shows no chance at all.
-        else row["pass@1"] | {"interval": intervals.wilson(row["pass@1"]["value"], n)}
-        for row in rows
-    ]  # fmt: skip
-    if any("interval" in row for row in once):
-        once = [
-            row if "interval" in row else
-            row | {"interval": tuple(row["value"] + side * intervals.Z * row["stderr"] for side in (-1, 1))}
-            for row in once
-        ]  # fmt: skip
-    seeds = [
-        {s["doc_id"]: fmean(s["correct"]) for s in m.samples if s["task"] == task and s["kind"] == "sampled"}
-        for m in members
-    ]
-    return Score(task, "target", "pass@1", pooled(once, n), items_of(seeds), tuple(m.seed for m in members))

@@ -17,6 +17,6 @@ class Method(interface.Method):
     """The weight of a token is clipped, not its gradient."""
 
     @property
-    def config(self) -> dict[str, Any]:  # type: ignore[override]
-        """TRL takes the bound itself, not its distance from 1. The gate, which asks nothing of the loss, has none."""
+    def config(self) -> dict[str, Any]:
+        # TRL takes the bound itself, and not its distance from 1.
         return {"loss_type": "cispo", "epsilon_high": 1 + self.settings["clip"]["high"]}

@@ -7,10 +7,14 @@ TRL computes it. A mean over tokens is so near 1 that the paper clips at 3e-4 an
 came between sampling and learning, s is 1 and its gradient that of GRPO with `loss_type: grpo`.
 """
 
+from typing import Any
+
 from steps.reinforcement.methods import interface
 
 
 class Method(interface.Method):
     """One ratio for a whole response."""
 
-    config = {"importance_sampling_level": "sequence"}
+    @property
+    def config(self) -> dict[str, Any]:
+        return {"importance_sampling_level": "sequence"}

@@ -25,18 +25,20 @@ class Method:
     """GRPO alone.
 
     Args:
-        settings: of the recipe.
+        settings: of the recipe; the gate, which asks `problem` only, has not all of them.
 
     Attributes:
         own: the settings under the method's name; None where it has none.
-        config: what TRL's GRPOConfig is given besides, or otherwise.
     """
-
-    config: dict[str, Any] = {}
 
     def __init__(self, settings: dict):
         self.settings = settings
         self.own = settings.get(settings["method"])
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What TRL's GRPOConfig is given besides, or otherwise."""
+        return {}
 
     def problem(self, row: dict) -> RowProblem | None:
         """What a row lacks that the method needs; None where it lacks nothing."""

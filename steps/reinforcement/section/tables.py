@@ -7,6 +7,7 @@ from steps.reinforcement.section.disagreements import disagreements_table
 from steps.reinforcement.section.exploration_tables import changes_table, exploration_table, votes_table
 from steps.reinforcement.section.facts import Comparison, Reinforcement, counted, flags, gain, method_name, steps
 from steps.reinforcement.section.gate_tables import gate_table, prompts_table
+from steps.reinforcement.section.pair_tables import pairs_table
 from steps.reinforcement.section.roles import METHOD, role
 from steps.reinforcement.section.wording import say
 from steps.report.candidates import Candidate, negated
@@ -30,7 +31,7 @@ AVERAGED = [("clipped", "clipped tokens %", "percent"), ("distilled", "distilled
 def reinforcement_tables(study: Reinforcement) -> list[Table]:
     tables = [final_table(study), changes_table(study), exploration_table(study), votes_table(study)]
     tables += [claims_table(study), monitoring_table(study), gate_table(study), prompts_table(study)]
-    tables += [timing_table(study), disagreements_table(study)]
+    tables += [pairs_table(study), timing_table(study), disagreements_table(study)]
     return [table for table in tables if table]
 
 
