@@ -21,7 +21,8 @@ class Shape(NamedTuple):
     Attributes:
         kind: scalar, list, set, bracket (a tuple or an interval), union, relation or matrix.
         parts: of a relation its sides with the signs between them, of a matrix its rows, of a scalar its text.
-        brackets: of a bracket, such as "[)".
+        brackets: of a bracket, such as "[)"; of a matrix "" or, where it stands for its determinant, what is before it
+            and a bar.
     """
 
     kind: str
@@ -62,7 +63,8 @@ def shape_of(text: str) -> Shape:
         # A number before a matrix is of each of its cells.
         factor = "-1" if found[1] == "-" else found[1]
         times, closing = (f"({factor})(", ")") if factor else ("", "")
-        return Shape("matrix", tuple(tuple(times + cell.strip() + closing for cell in row.split("&")) for row in rows))
+        cells = tuple(tuple(times + cell.strip() + closing for cell in row.split("&")) for row in rows)
+        return Shape("matrix", cells, f"{factor}|" if found[2][0] in "vV" else "")
     text = _exact(text)
     for sign, kind in ((_LISTED, "list"), (_CUP, "union")):
         parts = split(text, sign)
@@ -269,7 +271,8 @@ def same_shape(gold: Shape, given: Shape, same: Same) -> bool:
     if gold.kind == "scalar":
         return same(gold.parts[0], given.parts[0])
     if gold.kind == "matrix":
-        return [*map(len, gold.parts)] == [*map(len, given.parts)] and all(
+        alike = gold.brackets == given.brackets and [*map(len, gold.parts)] == [*map(len, given.parts)]
+        return alike and all(
             same_shape(shape_of(one), shape_of(other), same)
             for own, others in zip(gold.parts, given.parts, strict=True)
             for one, other in zip(own, others, strict=True)
