@@ -62,7 +62,7 @@ def check_targets(workflow: Any, targets: list[str] | None = None) -> None:
     known = [name for name in whole if whole[name] and not name.isdigit()]
     for target in targets:
         path = Path(target)
-        if path.suffix in OVERLAYS and path.is_file():
+        if path.suffix in OVERLAYS and path.is_file() and not _is_target(path):
             line = f"{target}: is a file of settings and no target; write --configfile {target}, after the targets"
         elif target in whole and not whole[target]:
             instead = f"name a study, another target or one file{meant('', known)}"

@@ -270,7 +270,12 @@ def test_what_is_no_target(folder, monkeypatch, capsys, target, words):
 def test_what_is_a_target_passes(folder, monkeypatch):
     monkeypatch.chdir(folder)
     workflow = types.SimpleNamespace(rules=[types.SimpleNamespace(name="all", has_wildcards=lambda: False)])
-    command_line.check_targets(workflow, ["all", "results/small/evaluation/sft/manifest.json"])
+    made = folder / "results/small/evaluation/sft/manifest.json"
+    made.parent.mkdir(parents=True)
+    asked = ["all", str(made.relative_to(folder))]
+    command_line.check_targets(workflow, asked)
+    made.write_text("{}")
+    command_line.check_targets(workflow, asked)
     command_line.check_targets(workflow, [])
 
 
