@@ -225,10 +225,8 @@ class Chat:
     def texts(self, ids: Sequence[Sequence[int]]) -> list[str]:
         """What a model wrote, without special tokens, but for those that mark thinking: Mistral's and gpt-oss's are
         special, and who judges an answer would find it in the thought."""
-        if not self._keeps_marks:
-            return self.tokenizer.batch_decode(ids, skip_special_tokens=True) if len(ids) else []
-        kept = [[i for i in row if i not in self._unsaid] for row in ids]
-        return self.tokenizer.batch_decode(kept, skip_special_tokens=False) if kept else []
+        kept = [[i for i in row if i not in self._unsaid] for row in ids] if self._keeps_marks else ids
+        return self.tokenizer.batch_decode(kept, skip_special_tokens=not self._keeps_marks) if len(kept) else []
 
     def reopened(self, response: str) -> str:
         """A response as it reads alone. One that never closes the thought which its prompt `opens` begins with the mark

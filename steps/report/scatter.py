@@ -82,9 +82,23 @@ def scatter(
     for line in lines:
         color = LIGHT[line.color]
         axes.plot(*zip(*line.points, strict=True), color=color, lw=1.2, marker=".", ms=5, alpha=0.8, zorder=2)
+    marks = _points(axes, spots, looks, roots, ringed)
+    figure.draw_without_rendering()  # lays the axes out, which places the labels
+    recipes = Counter(candidate.recipe for candidate in candidates)
+    # The chosen point of a grid needs no more than the name of its recipe.
+    names = {
+        candidate.name: candidate.recipe if candidate.grid and recipes[candidate.recipe] == 1 else candidate.name
+        for candidate in candidates
+    }
+    _label_points(axes, {names[candidate]: xy for candidate, xy in points.items()}, spots, corners)
+    return to_svg(figure, name, title, marks)
+
+
+def _points(axes, spots: dict, looks: dict[str, tuple[str, str]], roots: set[str], ringed: str | None) -> list[Mark]:
+    """Draw every candidate with its intervals; what each says when it is pointed at."""
     marks = []
     for candidate, (target, general) in spots.items():
-        x, y = points[candidate]
+        x, y = 100 * target.value, 100 * general.value
         if candidate == ringed:
             axes.plot(x, y, "o", ms=19, mfc="none", mec=LIGHT["ink"], mew=1.6, zorder=4)
         color, marker = LIGHT[looks[candidate][0]], looks[candidate][1]
@@ -112,15 +126,7 @@ def scatter(
         )
         marks.append(Mark(f"point-{len(marks)}", candidate, f"{candidate}: {levels}"))
         drawn_point[0].set_gid(marks[-1].id)
-    figure.draw_without_rendering()  # lays the axes out, which places the labels
-    recipes = Counter(candidate.recipe for candidate in candidates)
-    # The chosen point of a grid needs no more than the name of its recipe.
-    names = {
-        candidate.name: candidate.recipe if candidate.grid and recipes[candidate.recipe] == 1 else candidate.name
-        for candidate in candidates
-    }
-    _label_points(axes, {names[candidate]: xy for candidate, xy in points.items()}, spots, corners)
-    return to_svg(figure, name, title, marks)
+    return marks
 
 
 def _equal_sums(axes, left: float, right: float, bottom: float, top: float) -> None:
