@@ -562,7 +562,7 @@ def test_a_truncated_parquet_file_is_named(tmp_path):
             {"path": "a.jsonl", "columns": {"promt": "q"}},
             "sources[0].columns: format auto has no field 'promt'; did you mean `prompt`",
         ),
-        ({"path": "b.jsonl", "format": "alpaca"}, "there is no file b.jsonl; correct the path"),
+        ({"path": "b.jsonl", "format": "alpaca"}, "there is no file b.jsonl; did you mean a.jsonl?"),
         ({"path": "*.arrow"}, "no file matches *.arrow; correct the pattern"),
         ({"path": "folder"}, "folder: no file in this folder ends in .json, "),
         ({"path": "splits"}, "splits: it holds the splits test, train; name one, such as splits/test"),
