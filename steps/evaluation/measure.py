@@ -100,8 +100,8 @@ def is_cut(engine: Coder, sample: Sample, limit: int, stop: Sequence[str]) -> bo
     """Whether a response had `limit` tokens and no end."""
     if sample.tokens < limit or sample.ids[-1] in engine.stop_ids:
         return False
-    (text,) = engine.chat.texts([sample.ids])
-    return not any(s in text for s in stop)
+    texts = engine.chat.texts([sample.ids]) if stop else []
+    return not any(s in text for text in texts for s in stop)
 
 
 def seed_tasks(tasks: dict) -> None:

@@ -284,8 +284,11 @@ def check_described(graph: Graph) -> None:
     """Raise a ValueError for a task without rows, such as one whose name is mistyped."""
     described = graph.params["evaluate"]["tasks"]
     for task in graph.asked():
-        of_world = "world" in graph.params and task.startswith(OF_WORLD)
-        if not of_world and not described.get(task, {}).get("data_files"):
+        if described.get(task, {}).get("data_files"):
+            continue
+        if task.startswith(OF_WORLD) and "world" not in graph.params:
+            raise ValueError(f"evaluate: {task} is of the embedded world, which this workload has not; name its own")
+        if not task.startswith(OF_WORLD):
             near = meant(task, [name for name in described if name != task])
             fix = near if "did you mean" in near else "; describe it with data_files: {test: <file>}"
             raise ValueError(f"evaluate.tasks.{task}: has no rows{fix}")

@@ -510,12 +510,13 @@ def test_rows_that_are_shown_are_saved_for_repair_and_the_link_shows_them_again(
     (study,) = SECTION.read(gather(settings, root / "results/fable", root))
     cause = study.rows[0]["label"]
     script = f"""(() => {{
-      URL.createObjectURL = blob => {{ window.saved = blob; return "data:,"; }};
+      window.Blob = function(lines) {{ window.saved = lines.join(""); }};
+      URL.createObjectURL = () => "data:,";
       const cause = document.getElementById("cause");
       cause.value = "{cause}";
       cause.dispatchEvent(new Event("input", {{bubbles: true}}));
       document.getElementById("save").click();
-      return window.saved.text().then(text => ({{text, link: location.hash}}));
+      return {{text: window.saved, link: location.hash}};
     }})()"""
     seen = ask(out / "rows.html", tmp_path, script)
     saved = [json.loads(line) for line in seen["text"].splitlines()]

@@ -219,7 +219,7 @@ def test_our_judge_stands_beside_that_of_a_benchmark():
 class Scripted:
     """An engine that answers from a script: prompt → responses. One that ends in … came to no end."""
 
-    stop_ids, tokenizer = (1,), SimpleNamespace(decode=lambda ids, **_: "so")
+    stop_ids, tokenizer, chat = (1,), None, SimpleNamespace(texts=lambda ids: ["so" for _ in ids])
 
     def __init__(self, script):
         self.script = script

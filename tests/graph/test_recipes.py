@@ -773,7 +773,7 @@ MISTAKES = {
     ),
     "edges that fall": ({"difficulty": {"edges": [0.75, 0.25]}}, None, ["difficulty.edges", "rise"]),
     "more kept than written": ({"generate": {"keep": 3}}, None, ["generate.keep", "3 of 2", "lower it"]),
-    "true for a number": (None, {"a": SFT | {"batch_size": True}}, [f"{AT}.batch_size", "integer", "True"]),
+    "true for a number": (None, {"a": SFT | {"batch_size": True}}, [f"{AT}.batch_size", "integer", "true"]),
     "a number that is none": (None, {"a": SFT | {"learning_rate": float("nan")}}, [f"{AT}.learning_rate", "finite"]),
     "no such valid set": ({"evaluate": {"valid": "nothing"}}, None, ["evaluate.valid", "problems"]),
 }

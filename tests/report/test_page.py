@@ -35,8 +35,7 @@ def ask(page: Path, folder: Path, script: str, width: int = 1400, height: int = 
 
     A window cannot be as narrow as a phone, a frame can.
     """
-    said = f"Promise.resolve({script}).then(said => parent.postMessage(JSON.stringify(said), '*'))"
-    asking = f"<script>setTimeout(() => {said}, 300)</script>"
+    asking = f"<script>setTimeout(() => parent.postMessage(JSON.stringify({script}), '*'), 300)</script>"
     asked = page.with_name(f"asked_{page.name}")
     asked.write_text(page.read_text(encoding="utf-8").replace("</body>", f"{asking}</body>"), encoding="utf-8")
     frame = folder / "frame.html"
