@@ -780,7 +780,7 @@ def words(out: Path) -> list[str]:
 
 def test_before_exploration_there_are_greedy_scores(tmp_path):
     out = make(tmp_path, rl_run(tmp_path, **SMALL, explored=False, gates=False))
-    assert table_names(out) == {"final", "claims", "monitoring"}
+    assert table_names(out) == {"final", "claims", "monitoring", "pairs"}
     measured = {row["claim"] for row in read_table(out, "reinforcement_claims") if row["reading"]}
     assert measured == {"RL forgets less than SFT with the same tokens."}
     assert not {"nan", "None"} & set(words(out))
