@@ -76,7 +76,7 @@ def test_fields_by_other_names_and_paths_that_yaml_would_misread_are_written_as_
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["mine", "no.jsonl", "--test", "test.jsonl"], "there is no file no.jsonl; correct the path"),
+        (["mine", "gone.jsonl", "--test", "test.jsonl"], "there is no file gone.jsonl; correct the path"),
         (["mine", "odd.jsonl", "--test", "test.jsonl"], "odd.jsonl: no format has its fields (left, right)"),
         (["mine", "rows.jsonl", "--test", "rows.jsonl"], "rows.jsonl, line 1: has no 'prompt'"),
         (["mine", "rows.jsonl", "--test", "test.jsonl", "--stock", "shrt"], "evaluate.tasks.own"),
