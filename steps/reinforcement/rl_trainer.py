@@ -141,6 +141,7 @@ class PolicyTrainer(Resumable, ScoredSamples, TokenScores, GRPOTrainer):
         # another model: the start's weights are put on here instead.
         self.beta = 0.0
         output = super()._generate_and_score_completions(inputs)
+        output["sample"] = torch.arange(len(self.written), device=output["prompt_ids"].device)
         self.plain = output["advantages"]
         if self.settings.get("importance"):
             output |= self.correction(output)
@@ -260,7 +261,7 @@ class PolicyTrainer(Resumable, ScoredSamples, TokenScores, GRPOTrainer):
         mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
         self.scored = self._get_per_token_logps_and_entropies(
             model, ids, mask, inputs["completion_ids"].shape[1],
-            compute_entropy=True, compute_aux_loss=self.aux_loss_enabled,
+            compute_entropy=True, compute_aux_loss=self.aux_loss_enabled, samples=inputs["sample"],
         )  # fmt: skip
         logps = self.scored[0]
         if isinstance(self.method, Weighted):

@@ -10,7 +10,7 @@ from steps.settings.names import Name
 from steps.settings.pass_rates import PassRates
 from steps.settings.rewards import REWARD, Reward
 from steps.settings.rewards import fit as fit_rewards
-from steps.settings.sampling import OnPolicy
+from steps.settings.sampling import OnPolicy, truncation
 
 LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo")
 
@@ -144,6 +144,17 @@ class _Rl(OnPolicy):
                 f"importance: needs temperature 1, at which samplers say how likely their tokens were, not"
                 f" {settings['temperature']:g}"
             )
+        for key, value in truncation(settings).items():
+            if settings.get("importance"):
+                raise ValueError(
+                    f"{key}: {value:g} leaves tokens out, and samplers say how likely theirs were among all, by which"
+                    " importance would weigh them; remove one"
+                )
+            if settings["sampler"]["kind"] != "transformers":
+                raise ValueError(
+                    f"{key}: {value:g} leaves tokens out, and the loss needs to know which; write"
+                    f" sampler: {{kind: transformers}}, or remove {key}"
+                )
 
 
 def _fit_ramp(kl: dict, steps: int) -> None:
