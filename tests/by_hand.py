@@ -23,7 +23,7 @@ def chosen(logits, tokens):
 
 
 def chosen_among(logits, tokens, kept):
-    """[B, T] the same where each token was drawn from the kept ones alone ([B] of [tokens] of ids); 0 behind the end."""
+    """[B, T] the same where each token was drawn from the kept ones alone, [B] of [tokens] of ids; 0 behind it."""
     found = np.zeros(tokens.shape)
     for b, places in enumerate(kept):
         for t, ids in enumerate(places):

@@ -217,7 +217,11 @@ class Engine(Coder):
         texts = self.chat.texts([row[:length] for row, length in zip(written.tolist(), lengths.tolist(), strict=True)])
         return [
             Sample(
-                self._said(_cut(text, stop), prompts[row // n]), summed, size, tuple(ids[:size]), tuple(each[:size]),
+                self._said(_cut(text, stop), prompts[row // n]),
+                summed,
+                size,
+                tuple(ids[:size]),
+                tuple(each[:size]),
                 tuple(own[:size]),
             )
             for row, (text, summed, size, ids, each, own) in enumerate(

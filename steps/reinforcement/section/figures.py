@@ -16,6 +16,7 @@ START, CONTROL = ("neutral", "s"), ("neutral", "X")
 # Column of the training log → what its axis says, factor.
 QUANTITIES = {
     "correct": ("correct samples, %", 100),
+    "valid_correct": ("held-out questions right, %", 100),
     "strict_gap": ("correct, but not strictly, points", 100),
     "length": ("response, tokens", 1),
     "entropy": ("entropy, nats per token", 1),
