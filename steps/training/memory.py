@@ -249,7 +249,7 @@ LOGITS = {
     # samples are taught
     "policy": 3.0,
     # of tokens drawn from a part of the vocabulary
-    "policy_cut": 4.5,
+    "policy_cut": 3.3,
     "self_distilled": 6.0,
     # steps/distillation/opd_trainer.py, by support and divergence
     "sampled": 4.0,
