@@ -60,7 +60,7 @@ TRIED = [
     ("cpt", SHORT),
     ("distill", SHORT | {"objective": "forward_kl"}),
     ("reward", SHORT),
-    ("rl", FEW | {"iterations": 2, "method": "srpo", "max_new_tokens": 8}),
+    ("rl", FEW | {"iterations": 2, "method": "srpo", "max_new_tokens": 8, "eval_steps": 1, "keep_best": {}}),
     ("opd", OPD | TEACH | {"off_policy": 0.5, "max_new_tokens": 8, "horizon": {"tokens": 8, "from": 2, "until": 5}}),
 ]
 
