@@ -432,10 +432,12 @@ def _choose(
         probability, order = ordered(probability, cut)
     cumulative = probability.cumsum(-1)
     place = torch.searchsorted(cumulative, (chance * cumulative[:, -1])[:, None], right=True)
-    place = place.clamp(max=logits.shape[-1] - 1)
+    if order is None:
+        assert noted is None, "all tokens are drawn from"
+        return place.clamp(max=logits.shape[-1] - 1).squeeze(-1)
+    sizes = (probability > 0).sum(-1)
     if noted is not None:
-        assert order is not None, "all tokens are drawn from"
-        sizes = (probability > 0).sum(-1)
         ids = order[:, : int(sizes.max())].int().cpu().numpy()
         noted += [own[:size].copy() for own, size in zip(ids, sizes.tolist(), strict=True)]
-    return (place if order is None else order.gather(-1, place)).squeeze(-1)
+    # A chance so near 1 that it is rounded to all of the sum is behind the last.
+    return order.gather(-1, torch.minimum(place, sizes[:, None] - 1)).squeeze(-1)

@@ -202,6 +202,14 @@ def refused(args: argparse.Namespace) -> str:
     return str(error.value)
 
 
+def test_looks_at_held_out_questions_take_time():
+    plain = settings_of("rl", steps=100, prompts=8, generations=5)
+    (found,) = preflight.hours("rl", plain, 36.0).values()
+    # 26 looks, the start's and the last one among them, of a step and a half each.
+    (with_looks,) = preflight.hours("rl", plain | {"eval_steps": 4, "eval_rows": 60}, 36.0).values()
+    assert (found, with_looks) == pytest.approx((1.0, 1.39))
+
+
 def test_too_little_memory_is_said_with_a_fix_that_fits(tiny_checkpoint, tmp_path, monkeypatch):
     settings = settings_of("sft", batch_size=64, max_length=1024, gradient_accumulation=2)
     shape = memory.read_shape(tiny_checkpoint)
