@@ -152,8 +152,8 @@ def try_steps(args: argparse.Namespace, limit: int) -> dict:
 
 
 def hours(stage: str, settings: dict, seconds: float) -> dict[str, float]:
-    """How long the training takes by the seconds of a step; where its rows are not counted yet, a bound for 1,000. A look
-    at held-out questions takes no longer than a step that writes as many responses."""
+    """How long the training takes by the seconds of a step; where its rows are not counted yet, a bound for 1,000. A
+    look at held-out questions takes no longer than a step that writes as many responses."""
     if memory.written_tokens(stage, settings) is not None:
         steps = settings["steps"]
         if every := settings.get("eval_steps"):
