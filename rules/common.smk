@@ -11,11 +11,11 @@ sys.path.insert(0, workflow.basedir)
 
 from steps.core.asked import as_argument
 from steps.core.code import compile_sources
+from steps.core.progress import SAID
 from steps.core.step import ERROR_PREFIX, USER_ERROR
 from steps.graph import (
     checks,
     cluster,
-    command_line,
     delivery,
     display,
     ending,
@@ -24,6 +24,7 @@ from steps.graph import (
     recipes,
     runs,
     sections,
+    targets,
     workload,
 )
 from steps.graph.graph import Graph
@@ -65,7 +66,8 @@ try:
         raise ValueError("pretrain: this workload has no such section; the embedded one has: leave --configfile out")
     # Not in the jobs of a cluster, which have been checked; not for `pretrain`, which makes what the check would miss.
     if workflow.is_main_process and "pretrain" not in sys.argv:
-        checks.check_files(GRAPH)
+        for remark in checks.check_files(GRAPH):
+            print(f"{SAID}{remark}", file=sys.stderr)
     if "deliver" in sys.argv or "checkpoint" in GRAPH.params:
         delivery.check_delivery(GRAPH)
     if "inspect" in sys.argv or {"inspected", "recipe"} & GRAPH.params.keys():

@@ -20,6 +20,7 @@ import yaml
 from steps.core import plain_yaml
 from steps.core.files import write_text
 from steps.core.manifest import verify_manifest
+from steps.core.progress import SAID
 from steps.core.promises import MANIFEST
 from steps.core.step import ERROR_PREFIX, USER_ERROR, told
 from steps.core.text import visible
@@ -123,8 +124,10 @@ def init(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder, file.name)
         write_text(draft, text)
-        checks.check_files(Graph(recipes.complete(workload.load(ROOT, [draft])[0])))
+        remarks = checks.check_files(Graph(recipes.complete(workload.load(ROOT, [draft])[0])))
     write_text(file, text)
+    for remark in remarks:
+        print(f"{SAID}{remark}", file=sys.stderr)
     print(f"{file}: {rows}\nsnakemake -n --configfile {file}")
 
 

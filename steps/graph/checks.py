@@ -12,13 +12,14 @@ from steps.core.promises import MANIFEST
 from steps.core.versions import check_tracker, check_vllm
 from steps.data.hub import wanted
 from steps.data.sources import missing, named, suffixes
-from steps.evaluation.questions import check_task, longest_answer
+from steps.evaluation.questions import check_task, known_to, longest_answer
 from steps.graph.graph import Graph
 from steps.models import checkpoints, composed
 from steps.models.adapters import experts, kinds
 from steps.models.adapters.targets import is_embedding, targeted_embeddings
 from steps.models.context import check_length, stated_context
 from steps.models.files import read_config
+from steps.settings.axes import REPORTED
 from steps.settings.data import is_file_of_template, templated
 from steps.settings.errors import meant
 from steps.settings.formats import FILES
@@ -26,6 +27,8 @@ from steps.settings.stages import STAGES
 
 # How the world calls its tasks, whose rows it writes.
 OF_WORLD = "fable_"
+# Of an axis: with fewer its scores may be off by 10 points and more.
+FEW_QUESTIONS = 100
 
 
 def check_adapters(graph: Graph) -> None:
@@ -294,18 +297,50 @@ def check_described(graph: Graph) -> None:
             raise ValueError(f"evaluate.tasks.{task}: has no rows{fix}")
 
 
-def check_tasks(graph: Graph) -> None:
-    """Raise a ValueError for a task without a template, or whose rows lack what the template asks."""
+def check_tasks(graph: Graph) -> dict[str, int]:
+    """Raise a ValueError for a task without a template, or whose rows lack what the template asks.
+
+    Returns:
+        the questions of each task whose files are here.
+    """
     described = graph.params["evaluate"]["tasks"]
+    counts: dict[str, int] = {}
     for task in graph.asked():
         spec = described.get(task, {})
         files = spec.get("data_files", {}).values()
         later = any(file.startswith(graph.world) for file in files)
-        check_task(task, {key: value for key, value in spec.items() if key != "data_files" or not later})
+        found = check_task(task, {key: value for key, value in spec.items() if key != "data_files" or not later})
+        counts |= {task: found} if found else {}
+    return counts
 
 
-def check_files(graph: Graph) -> None:
-    """Raise a ValueError for what is named, is made by no rule and is not there: a file, vLLM."""
+def remarks(graph: Graph, questions: dict[str, int]) -> list[str]:
+    """What is no mistake and will disappoint: axes of so few questions that their scores say little.
+
+    Args:
+        questions: of each task whose files are here; an axis with a task of another kind is left out.
+    """
+    told, evaluate = [], graph.params["evaluate"]
+    for axis in REPORTED:
+        tasks = evaluate[axis]
+        if not tasks or not {*tasks} <= {*questions}:
+            continue
+        asked = sum(min(questions[task], evaluate["limit"] or questions[task]) for task in tasks)
+        if asked < FEW_QUESTIONS:
+            why = " (evaluate.limit)" if asked < sum(questions[task] for task in tasks) else ""
+            told.append(
+                f"evaluate.{axis}: {asked} question{'s' * (asked != 1)}{why} are few: a score of 50 % may be off by"
+                f" {known_to(asked):.0f} points; 100 questions tell it to 10, 400 to 5"
+            )
+    return told
+
+
+def check_files(graph: Graph) -> list[str]:
+    """Raise a ValueError for what is named, is made by no rule and is not there: a file, vLLM.
+
+    Returns:
+        lines of what is no mistake: see `remarks`.
+    """
     check_templates(Path("tasks"))
     check_described(graph)
     check_models(graph)
@@ -325,10 +360,11 @@ def check_files(graph: Graph) -> None:
                 raise ValueError(f"{where}: {file} is of the embedded world, which this workload has not; name its own")
         elif not Path(file).is_file():
             raise ValueError(f"{where}: {missing(file)}")
-    check_tasks(graph)
+    questions = check_tasks(graph)
     check_rooms(graph)
     if graph.params["engine"] == "vllm":
         check_vllm("engine: vllm")
     for node in graph.nodes.values():
         if node.settings.get("sampler", {}).get("kind") == "vllm":
             check_vllm(f"recipe {node.name}: sampler: {{kind: vllm}}")
+    return remarks(graph, questions)
