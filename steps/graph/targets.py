@@ -103,7 +103,12 @@ def overlay_of(target: str, own: str) -> str | None:
             continue
         name, studies = content.get("workload"), content.get("studies")
         of_path = len(parts) > 1 and parts[0] in MADE and parts[1] == name
-        if name != own and (of_path or (len(parts) == 1 and isinstance(studies, dict) and target in studies)):
+        # One that other overlays stand on has no name of its own.
+        if (
+            isinstance(name, str)
+            and name != own
+            and (of_path or (len(parts) == 1 and isinstance(studies, dict) and target in studies))
+        ):
             return str(file)
     return None
 
