@@ -21,6 +21,7 @@ from steps.graph import (
     ending,
     inspection,
     plan,
+    planning,
     recipes,
     runs,
     sections,
@@ -76,6 +77,10 @@ except ValueError as error:
     files = " + ".join(map(os.path.relpath, workflow.configfiles or [workload.DEFAULTS]))
     print(f"{ERROR_PREFIX}{files}: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(USER_ERROR)
+
+
+if workflow.is_main_process:
+    planning.show(workflow, GRAPH)
 
 
 # Before the first job and after the last, `cluster` on SLURM only. Jobs of a cluster run this file too, but not these.

@@ -38,12 +38,12 @@ def check_adapters(graph: Graph) -> None:
     for name, node in graph.nodes.items():
         root = graph.root(name)
         adapter = node.settings.get("adapter", {"kind": "full"})
-        if adapter["kind"] != "full" and _is_here(graph, root):
+        if adapter["kind"] != "full" and is_here(graph, root):
             where = f"studies.{node.study}.recipes.{node.recipe}.adapter"
             folder = Path(graph.source(root))
             kinds.check(adapter, shapes(folder), where)
             experts.check_in_files(adapter, shares(folder), where)
-        if _is_here(graph, root):
+        if is_here(graph, root):
             folder = Path(graph.source(root))
             _check_modules(adapter, folder, f"studies.{node.study}.recipes.{node.recipe}.adapter")
 
@@ -83,7 +83,7 @@ def check_trackers(graph: Graph) -> None:
             raise ValueError(f"studies.{node.study}.recipes.{node.recipe}.{error}") from None
 
 
-def _is_here(graph: Graph, model: str) -> bool:
+def is_here(graph: Graph, model: str) -> bool:
     """Whether a model's folder is there; of one that is downloaded, all of it."""
     folder = Path(graph.source(model))
     return (folder / MANIFEST).is_file() if graph.downloaded(model) else folder.is_dir()
@@ -102,7 +102,7 @@ def check_teachers(graph: Graph) -> None:
             pair = (student, graph.root(teacher))
             if pair in same or graph.folder(pair[0]) == graph.folder(pair[1]):
                 continue
-            if not all(_is_here(graph, model) for model in pair):
+            if not all(is_here(graph, model) for model in pair):
                 continue
             folders = [Path(graph.source(model)) for model in pair]
             own = [templated(graph.params["models"][model]) for model in pair]
@@ -206,7 +206,7 @@ def check_models(graph: Graph) -> None:
         if "base" in model:
             if not checkpoints.is_adapter(folder):
                 raise ValueError(f"models.{name}.base: has no effect, for {folder} is no adapter; remove it")
-            if _is_here(graph, model["base"]):
+            if is_here(graph, model["base"]):
                 try:
                     checkpoints.check_files(folder, Path(graph.source(model["base"])))
                 except ValueError as error:
@@ -238,7 +238,7 @@ def check_lengths(graph: Graph) -> None:
     """Raise a ValueError for a training on longer rows than its model reads at once, where that model is here."""
     for name, node in graph.nodes.items():
         root = graph.root(name)
-        if "max_length" in node.settings and _is_here(graph, root):
+        if "max_length" in node.settings and is_here(graph, root):
             config = read_config(checkpoints.full_checkpoint(Path(graph.source(root))) / checkpoints.CONFIG)
             where = f"studies.{node.study}.recipes.{node.recipe}.max_length"
             check_length(node.settings["max_length"], stated_context(config), where)
@@ -248,7 +248,7 @@ def check_rooms(graph: Graph) -> None:
     """Raise a ValueError for answers that leave a model no room for a question, where that model is here."""
     contexts: dict[str, int] = {}
     for name in graph.measured():
-        if _is_here(graph, root := graph.root(name)) and root not in contexts:
+        if is_here(graph, root := graph.root(name)) and root not in contexts:
             folder = checkpoints.full_checkpoint(Path(graph.source(root)))
             if most := stated_context(read_config(folder / checkpoints.CONFIG)):
                 contexts[root] = most
@@ -278,8 +278,8 @@ def check_prepared(graph: Graph, name: str) -> None:
     settings = templated(graph.params["models"][name])
     file = settings.get("chat_template", "")
     # A file that is not there is said with all others.
-    is_here = Path(file).is_file() if is_file_of_template(file) else bool(file) or _is_here(graph, name)
-    if settings and is_here:
+    readable = Path(file).is_file() if is_file_of_template(file) else bool(file) or is_here(graph, name)
+    if settings and readable:
         composed.check(Path(graph.source(name)), settings, f"models.{name}")
 
 

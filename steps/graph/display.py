@@ -80,6 +80,11 @@ def show(workflow: Any) -> None:
             logger.addHandler(Display(handler, workflow=workflow))
 
 
+def nothing(workflow: Any) -> list[str]:
+    """What is said where all that was asked for stands."""
+    return [f"{NOTHING}: what was asked for stands", *(ending.lines(workflow.dag.targetjobs) if workflow else [])]
+
+
 class Display(logging.Handler):
     """Handles Snakemake's records: counts jobs, names the running ones, passes on what it has no better form for."""
 
@@ -125,10 +130,7 @@ class Display(logging.Handler):
         ):
             return
         if record.getMessage().startswith(NOTHING):
-            said = ["Nothing to be done: what was asked for stands"]
-            self.console.print(
-                Text("\n".join(said + (ending.lines(self.workflow.dag.targetjobs) if self.workflow else [])))
-            )
+            self.console.print(Text("\n".join(nothing(self.workflow))))
             return
         if record.getMessage().startswith(CANCELLED):
             self.console.print(Text("ending: what trains saves its state first; the same command goes on"))

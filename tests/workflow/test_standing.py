@@ -45,7 +45,7 @@ def done(undisturbed, tmp_path) -> Path:
 
 
 def planned(folder: Path, *arguments: str) -> set[str]:
-    return jobs_of(snakemake(folder, *arguments, "--dry-run"))
+    return jobs_of(snakemake(folder, *arguments, "--dry-run", "-p"))
 
 
 def lora(folder: Path, **settings) -> None:
@@ -156,7 +156,7 @@ def test_half_of_the_training_rows_are_missed(done):
     file = done / "results/small/data/problems/bucket/train.jsonl"
     before, kept = hashes(done), list(read_jsonl(file))
     file.write_text("".join(json.dumps(row) + "\n" for row in kept[: len(kept) // 2]))
-    plan = snakemake(done, "--dry-run")
+    plan = snakemake(done, "--dry-run", "-p")
     assert "bucket problems: results/small/data/problems/bucket/train.jsonl is damaged" in plan
     assert {"bucket problems", "sft sft"} <= jobs_of(plan)
     snakemake(done)
@@ -180,7 +180,7 @@ def test_another_file_with_an_older_time_is_seen(done, file, first):
     other.write_text((done / file).read_text().replace("Tom", "Tim").replace("Ann", "Amy"))
     os.utime(other, (1, 1))
     other.replace(done / file)
-    plan = snakemake(done, "--dry-run")
+    plan = snakemake(done, "--dry-run", "-p")
     assert first in jobs_of(plan) and f"{file} changed" in plan
     if file == QUESTIONS:
         assert jobs_of(plan) >= MEASURED

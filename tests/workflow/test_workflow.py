@@ -42,7 +42,7 @@ def run(folder: Path, *command: str, expect: int = 0) -> str:
 
 def planned(folder: Path, *arguments: str) -> set[str]:
     """The jobs of a dry run, as "rule name", where name is the node, checkpoint or data set."""
-    return jobs_of(run(folder, "snakemake", "--dry-run", *arguments))
+    return jobs_of(run(folder, "snakemake", "--dry-run", "-p", *arguments))
 
 
 def jobs_of(output: str) -> set[str]:
