@@ -20,6 +20,7 @@ from steps.graph import (
     display,
     ending,
     inspection,
+    live,
     plan,
     planning,
     recipes,
@@ -81,6 +82,8 @@ except ValueError as error:
 
 if workflow.is_main_process:
     planning.show(workflow, GRAPH)
+    if GRAPH.params.get("live"):
+        display.follow(lambda shown: live.Page(shown, workflow, GRAPH))
 
 
 # Before the first job and after the last, `cluster` on SLURM only. Jobs of a cluster run this file too, but not these.

@@ -16,6 +16,8 @@ import logging
 import re
 import threading
 import time
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,7 @@ SAVED = re.compile(r"told to end: (the state after step \d+ of \d+ is saved); .*
 CTRL_C = "ended by Ctrl-C"
 FAILED_LOG_LINES = 20
 PLAIN_LOG_SECONDS = 30
+KEPT_LINES = 500
 # Chatter that the display replaces; the run's complete log has it all.
 REPLACED_EVENTS = (
     LogEvent.WORKFLOW_STARTED,
@@ -80,6 +83,15 @@ def show(workflow: Any) -> None:
             logger.addHandler(Display(handler, workflow=workflow))
 
 
+def follow(page_of: Callable[["Display"], Any]) -> None:
+    """Have the display of this run, where there is one, keep a page: see steps.graph.live."""
+    from snakemake.logging import logger
+
+    for handler in logger.handlers:
+        if isinstance(handler, Display):
+            handler.page = page_of(handler)
+
+
 def nothing(workflow: Any) -> list[str]:
     """What is said where all that was asked for stands."""
     return [f"{NOTHING}: what was asked for stands", *(ending.lines(workflow.dag.targetjobs) if workflow else [])]
@@ -96,6 +108,10 @@ class Display(logging.Handler):
         self.total = self.done = 0
         self.jobs: dict[int, dict] = {}
         self.failed: dict[int, str] = {}
+        self.finished: set[int] = set()
+        # What was said of jobs that ended.
+        self.lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self.page: Any = None
         self.began = time.monotonic()
         self.live: Live | None = None
         self.ticker: threading.Thread | None = None
@@ -108,7 +124,7 @@ class Display(logging.Handler):
             self.total = record.stats["total"]
             self.remaining = remaining.of(self.workflow) if self.workflow else self.remaining
             self.began = time.monotonic()
-            self.console.print(Text(": ".join(filter(None, [f"{self.total} rules to run", self._left()]))))
+            self.console.print(Text(": ".join(filter(None, [f"{self.total} rules to run", self.left()]))))
             self._start()
         elif event == LogEvent.JOB_INFO:
             self.failed.pop(record.jobid, None)
@@ -145,6 +161,9 @@ class Display(logging.Handler):
 
     def close(self) -> None:
         self.stopped.set()
+        if self.page:
+            self.page.stop()
+            self.page = None
         if self.live:
             self.live.stop()
             self.live = None
@@ -155,6 +174,9 @@ class Display(logging.Handler):
     def _start(self) -> None:
         if self.ticker or self.live or not self.total:
             return
+        if self.page:
+            self.page.start()
+            self.console.print(Text(f"live: {self.page.file}"))
         if self.console.is_terminal:
             self.live = Live(get_renderable=self._picture, console=self.console, refresh_per_second=2, transient=True)
             self.live.start()
@@ -167,12 +189,13 @@ class Display(logging.Handler):
         if job is None:
             return
         self.done += 1
+        self.finished.add(job_id)
         seconds = time.monotonic() - job["began"]
         self.remaining.finish(job_id, seconds)
         if job["log"]:
             found, more = result(job["output"], job["log"])
             line = "  ".join(filter(None, [bar(self.done, self.total), job["name"], clock(seconds), found]))
-            self.console.print(Text("\n".join([line, *(f"  {line}" for line in more)])))
+            self._say([line, *(f"  {line}" for line in more)])
 
     def _fail(self, record: Any) -> None:
         # Snakemake reports a failed job when it fails and once more at the end.
@@ -201,7 +224,11 @@ class Display(logging.Handler):
             self._print_failure(" + ".join(logs), [], more)
 
     def _print_failure(self, name: str, logs: list[Path], cluster_logs: list[Path]) -> None:
-        self.console.print(Text("\n".join(failure(name, logs, cluster_logs)), style="red"))
+        self._say(failure(name, logs, cluster_logs), style="red")
+
+    def _say(self, lines: list[str], style: str = "") -> None:
+        self.lines.append("\n".join(lines))
+        self.console.print(Text("\n".join(lines), style=style))
 
     # --- drawing ---
 
@@ -212,7 +239,7 @@ class Display(logging.Handler):
             ProgressBar(total=max(self.total, 1), completed=self.done, width=40),
             f"{self.done}/{self.total} rules",
             clock(time.monotonic() - self.began),
-            self._left(),
+            self.left(),
         )
         lines = [
             Text(
@@ -223,7 +250,7 @@ class Display(logging.Handler):
         ]
         return Group(head, *lines)
 
-    def _left(self) -> str:
+    def left(self) -> str:
         now = time.monotonic()
         return self.remaining.text(
             {number: now - job["began"] for number, job in [*self.jobs.items()]}, now - self.began
@@ -232,7 +259,7 @@ class Display(logging.Handler):
     def _tick(self) -> None:
         shown: dict[str, str] = {}
         while not self.stopped.wait(PLAIN_LOG_SECONDS):
-            if left := self._left():
+            if left := self.left():
                 self.console.print(Text(f"  {left}"))
             for job in list(self.jobs.values()):
                 line = last_progress(job["log"])

@@ -84,10 +84,9 @@ def lines(workflow: Any, graph: Graph) -> list[str]:
     files = " + ".join(_shown_path(file) for file in workflow.configfiles[1:])
     made = f"{again} of them again" if again else "none of them made before"
     told = [f"{graph.params['workload']} ({files}): {counted(len(jobs), 'job')}, {made}"]
-    order = [WORLD, ROWS, MODELS, *graph.params["studies"]]
     rows = [
         (name, counted(len(parts[name]), "job"), duration([seconds[job] for job in parts[name]]), contents(parts[name]))
-        for name in sorted(parts, key=lambda name: order.index(name) if name in order else len(order))
+        for name in sorted(parts, key=lambda name: place(name, graph))
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     told += ["  " + "  ".join([*map(str.ljust, row[:3], widths), row[3]]).rstrip() for row in rows]
@@ -103,6 +102,12 @@ def part_of(job: Any, graph: Graph) -> str:
     if "dataset" in named or named.get("kind") == "data":
         return ROWS
     return MODELS if {"model", "name"} & named.keys() else str(job.rule.name)
+
+
+def place(part: str, graph: Graph) -> int:
+    """Of a part among the others."""
+    order = [WORLD, ROWS, MODELS, *graph.params["studies"]]
+    return order.index(part) if part in order else len(order)
 
 
 def contents(jobs: list[Any]) -> str:
