@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,33 +62,39 @@ class Page:
 
     def start(self) -> None:
         """As the first job is about to begin."""
+        if self._try(self._look):
+            self.thread.start()
+
+    def _look(self) -> None:
         dag = self.workflow.dag
         for job in dag.needrun_jobs():
             if folder := plan.folder_of(job):
                 self.planned.setdefault(part_of(job, self.graph), set()).add(dag.jobid(job))
                 self.makes[folder] = dag.jobid(job)
                 self.again = self.again or (folder / MANIFEST).is_file()
-        self.thread.start()
 
     def stop(self) -> None:
         """The run has ended: the page says so, and is read again no more."""
         self.ended.set()
-        if self.rendering:
-            self.rendering.terminate()
         if self.thread.ident:
             self.thread.join(SECONDS)
-            if not self.failed:
-                self._try()
+            self._try(self._write)
 
     def _follow(self) -> None:
-        while self._try() and not self.ended.wait(SECONDS):
+        while self._try(self._write) and not self.ended.wait(SECONDS):
             pass
 
-    def _try(self) -> bool:
+    def _write(self) -> None:
+        if not self.ended.is_set():
+            self._render_studies()
+        elif self.rendering:
+            self.rendering.terminate()
+        write_text(self.file, page(self.facts()))
+
+    def _try(self, act: Callable[[], None]) -> bool:
         try:
-            if not self.ended.is_set():
-                self._render_studies()
-            write_text(self.file, page(self.facts()))
+            if not self.failed:
+                act()
         # Of a page that one may do without: a full disk, a folder that is gone.
         except Exception as error:
             said = f"{SAID}the live page ends, the run goes on: {type(error).__name__}: {error}"

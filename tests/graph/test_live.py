@@ -22,6 +22,10 @@ from tests.graph.test_planning import Job, workflow_of
 from tests.workloads import ROOT
 
 
+# One that has ended.
+PROCESS = SimpleNamespace(poll=int, terminate=lambda: None)
+
+
 @pytest.fixture
 def graph(tmp_path, monkeypatch):
     monkeypatch.chdir(small.write(tmp_path))
@@ -42,7 +46,7 @@ def run(graph, monkeypatch):
         Job("sft", "results/small/later/last", study="later", node="last"),
     ]
     started = []
-    monkeypatch.setattr("subprocess.Popen", lambda *args, **_: started.append(args[0]) or SimpleNamespace(poll=int))
+    monkeypatch.setattr("subprocess.Popen", lambda *args, **_: started.append(args[0]) or PROCESS)
     monkeypatch.setattr(live, "SECONDS", 0.01)
     shown = display.Display(
         logging.StreamHandler(io.StringIO()), Console(file=io.StringIO(), width=200), workflow_of(jobs)
