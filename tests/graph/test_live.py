@@ -21,7 +21,6 @@ from tests import small
 from tests.graph.test_planning import Job, workflow_of
 from tests.workloads import ROOT
 
-
 # One that has ended.
 PROCESS = SimpleNamespace(poll=int, terminate=lambda: None)
 
