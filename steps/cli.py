@@ -102,18 +102,11 @@ def flow(value: dict[str, Any]) -> str:
     return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=2**20).strip()
 
 
-def init(args: argparse.Namespace) -> None:
-    """Write workloads/<name>.yaml, once it has passed the checks that come before the first job."""
-    file = Path("workloads", f"{args.name}.yaml")
-    if file.exists():
-        raise ValueError(f"{file} is there already; take another name, or remove it")
-    source = {"path": args.rows} | ({"columns": args.columns} if args.columns else {})
-    rows, formats = read(source)
-    if len(formats) == 1:
-        source |= {"format": min(formats)}
+def overlay(args: argparse.Namespace, file: Path, source: dict[str, Any], rows: str) -> str:
+    """The text of workloads/<name>.yaml."""
     path, _, revision = (args.model or "").partition("@")
     model = {"path": path} | ({"revision": revision} if revision else {})
-    text = OVERLAY.format(
+    return OVERLAY.format(
         rows=rows,
         file=file,
         name=args.name,
@@ -121,11 +114,32 @@ def init(args: argparse.Namespace) -> None:
         source=flow(source),
         task=flow({"stock": args.stock, "data_files": {"test": args.test}}),
     )
+
+
+def checked_overlay(text: str) -> list[str]:
+    """What the checks before the first job remark of an overlay.
+
+    Raises:
+        ValueError: they refuse it.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        draft = Path(folder, file.name)
+        draft = Path(folder, "draft.yaml")
         write_text(draft, text)
-        remarks = checks.check_files(Graph(recipes.complete(workload.load(ROOT, [draft])[0])))
-    write_text(file, text)
+        return checks.check_files(Graph(recipes.complete(workload.load(ROOT, [draft])[0])))
+
+
+def init(args: argparse.Namespace) -> None:
+    """Write workloads/<name>.yaml, once it has passed the checks that come before the first job."""
+    file = Path("workloads", f"{args.name}.yaml")
+    if file.exists():
+        raise ValueError(f"{file} is there already; take another name, or remove it")
+    source = {"path": args.rows} | ({"columns": args.columns} if args.columns else {})
+    # Rows may be millions: what else is wrong is said before they are read.
+    remarks = checked_overlay(overlay(args, file, source, ""))
+    rows, formats = read(source)
+    if len(formats) == 1:
+        source |= {"format": min(formats)}
+    write_text(file, overlay(args, file, source, rows))
     for remark in remarks:
         print(f"{SAID}{remark}", file=sys.stderr)
     print(f"{file}: {rows}\nsnakemake -n --configfile {file}")

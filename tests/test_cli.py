@@ -92,6 +92,13 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(own, capsys, arguments
     assert not (own / "workloads").exists() and [*(own / "temporary").iterdir()] == []
 
 
+def test_rows_are_read_last(own, capsys, monkeypatch):
+    """They may be millions, the questions are hundreds."""
+    monkeypatch.setattr(cli, "read", lambda source: pytest.fail("rows were read"))
+    said = ended(capsys, "init", "mine", "rows.jsonl", "--test", "rows.jsonl", "--model", "model")
+    assert "rows.jsonl, line 1: has no 'prompt'" in said
+
+
 def test_an_overlay_that_is_there_stays(own, capsys):
     (own / "workloads").mkdir()
     (own / "workloads/mine.yaml").write_text("workload: mine\n")
