@@ -1,9 +1,11 @@
-"""The first hour at the command line: an overlay from a file of rows, and the tables of a finished run in the terminal.
+"""The first hour at the command line: an overlay from a file of rows, the tables of a finished run in the terminal, and
+what a shell completes.
 
 Snakemake plans, runs and delivers what the overlay asks; nothing here has a rule or a setting of its own.
 
 Run as: python -m steps.cli init mine data/mine/rows.jsonl --test data/mine/test.jsonl --model models/my-base
     python -m steps.cli show mine checkpoints tasks
+    source <(python -m steps.cli completion bash)
 """
 
 import argparse
@@ -27,7 +29,7 @@ from steps.core.text import visible
 from steps.data.ingest import checked, ingest_source, tell
 from steps.data.labels import Labelled
 from steps.data.rows import QUARANTINE, REFUSED, Ledger
-from steps.graph import checks, recipes, workload
+from steps.graph import checks, completion, recipes, workload
 from steps.graph.graph import Graph
 from steps.settings.errors import meant
 
@@ -203,6 +205,12 @@ def parser() -> argparse.ArgumentParser:
     of.add_argument("workload", help="a folder of reports/")
     of.add_argument("tables", nargs="*", help="tables of its report; by default what it found, and its checkpoints")
     of.set_defaults(act=show)
+    of = commands.add_parser("completion", help="print what a shell needs to complete a line of snakemake")
+    of.add_argument("shell", choices=[*completion.SHELLS])
+    of.set_defaults(act=lambda args: print(completion.script(args.shell), end=""))
+    of = commands.add_parser("words", help="print what may stand at the end of such a line: what the shell asks")
+    of.add_argument("line", nargs="*")
+    of.set_defaults(act=lambda args: print("\n".join(completion.words(args.line))))
     return whole
 
 

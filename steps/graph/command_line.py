@@ -26,8 +26,8 @@ def check(arguments: list[str]) -> None:
         arguments: of Snakemake.
     """
     try:
-        check_files(_once(arguments, FILES))
-        workload.values_of(_once(arguments, VALUES))
+        check_files(following(arguments, FILES))
+        workload.values_of(following(arguments, VALUES))
     except ValueError as error:
         print(f"{ERROR_PREFIX}{' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(USER_ERROR)
@@ -54,7 +54,7 @@ def is_target(path: Path) -> bool:
     return made or (not path.is_file() and path.suffix not in OVERLAYS)
 
 
-def _once(arguments: list[str], names: tuple[str, ...]) -> list[str]:
+def following(arguments: list[str], names: tuple[str, ...]) -> list[str]:
     """What follows an option, which may stand once."""
     found: list[list[str]] = []
     for place, argument in enumerate(arguments):
