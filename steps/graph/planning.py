@@ -89,7 +89,10 @@ def lines(workflow: Any, graph: Graph) -> list[str]:
         for name in sorted(parts, key=lambda name: place(name, graph))
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    told += ["  " + "  ".join([*map(str.ljust, row[:3], widths), row[3]]).rstrip() for row in rows]
+    for row in rows:
+        # Times may be known of none.
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False) if width]
+        told.append("  " + "  ".join([*cells, row[3]]))
     return [*told, *long([*seconds.values()]), *disk(jobs, graph)]
 
 

@@ -163,6 +163,24 @@ def test_half_of_the_training_rows_are_missed(done):
     assert hashes(done) == before
 
 
+def test_a_page_of_the_run_changes_no_result(done):
+    before = hashes(done)
+    said = snakemake(done, "--forcerun", "report", "--config", "live=true")
+    page = done / "logs/small/live.html"
+    assert f"live: {page}" in said
+    assert "1 of 1</td>" in page.read_text() and 'href="../../reports/small/index.html"' in page.read_text()
+    assert hashes(done) == before and planned(done) == set()
+
+
+def test_a_plan_is_read_by_people(done):
+    lora(done, learning_rate=4.0e-3)
+    plan = snakemake(done, "--dry-run").splitlines()
+    assert any(line.startswith("lora: learning_rate 0.001 → 0.004; then both, ") for line in plan)
+    at = plan.index("small (small.yaml): 5 jobs, 5 of them again")
+    assert [line.split()[:3] for line in plan[at + 1 : at + 3]] == [["foundation", "4", "jobs"], ["report", "1", "job"]]
+    assert plan[at + 3].startswith("time: about ") and "rule sft:" not in plan
+
+
 def test_an_edited_score_is_measured_again(done):
     file = done / "results/small/evaluation/sft/results.json"
     before = hashes(done)
