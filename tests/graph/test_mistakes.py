@@ -19,6 +19,7 @@ from steps.core.step import told
 from steps.evaluation.questions import known_to
 from steps.graph import checks, command_line, display, recipes, targets, workload
 from steps.graph.graph import Graph
+from steps.settings.errors import ELSEWHERE
 from steps.settings.names import SPELLED
 from steps.settings.params import Params
 from steps.stats.intervals import wilson
@@ -88,7 +89,31 @@ def test_without_a_mistake_nothing_is_said(folder, monkeypatch):
             {"sft": {"learning_rate": "2e-4"}},
             "sft.learning_rate: needs a number, not '2e-4'; YAML reads that as text, write 2.0e-4",
         ),
-        ({"sft": {"packing": "yes please"}}, "sft.packing: needs a boolean, not 'yes please'"),
+        ({"sft": {"packing": "yes please"}}, "sft.packing: needs true or false, not 'yes please'"),
+        ({"sft": {"packing": "True"}}, "sft.packing: needs true or false, not 'True'; write true without quotes"),
+        ({"evaluate": {"target": "exam"}}, "evaluate.target: needs a list, not 'exam'; write [exam]"),
+        (
+            {"data": {"problems": {"sources": ["rows/sums.jsonl"]}}},
+            "data.problems.sources[0]: needs a mapping, not 'rows/sums.jsonl'; write {<key>: <value>}",
+        ),
+        (
+            {"studies": {"mine": SFT}},
+            "studies.mine.stage: unknown key; known keys: geometry, explore, detect, recipes",
+        ),
+        (recipe(sft={"lr": 1.0e-3}), "studies.foundation.recipes.sft.lr: unknown key; did you mean `learning_rate`?"),
+        ({"sft": {"cutoff_len": 512}}, "sft.cutoff_len: unknown key; did you mean `max_length`?"),
+        (
+            recipe(lora={"adapter": {"kind": "lora", "lora_rank": 8, "alpha": 16}}),
+            "studies.foundation.recipes.lora.adapter.lora_rank: unknown key; did you mean `r`?",
+        ),
+        (
+            recipe(rl={"stage": "opd", "from": "base", "data": "problems"}),
+            "studies.foundation.recipes.rl: stage opd needs `teachers`, the recipes or models it learns from; add it",
+        ),
+        (
+            recipe(more={"from": "base", "data": "problems"}),
+            "studies.foundation.recipes.more: the key `stage` is missing",
+        ),
         ({"sft": {"epochs": None}}, "sft.epochs: needs a number, not null"),
         ({"sft": {"learning_rate": -1.0e-3}}, "sft.learning_rate: -0.001 must be above 0"),
         ({"split": {"valid_share": 1.5}}, "split.valid_share: 1.5 must be below 1"),
@@ -209,6 +234,28 @@ def test_a_wrong_setting_is_one_line(folder, monkeypatch, change, words):
 def test_a_key_that_stands_twice(folder):
     with pytest.raises(ValueError, match=r"twice.yaml:3:1: the key 'sft' stands in line 2 already"):
         workload.load(folder, [folder / "twice.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "small.yaml has no sections; write `<section>: {<key>: <value>}`"),
+        ("- a\n- b\n", "small.yaml has no sections; write `<section>: {<key>: <value>}`"),
+        ("workload: x\ndata:\n\tproblems: 3\n", "small.yaml:3:1: a tab is no indentation in YAML; write spaces"),
+        ("workload: x\ndata: {a: [1, 2\n", "small.yaml:3:1: is no YAML: did not find expected ',' or ']'"),
+    ],
+)
+def test_a_file_that_is_no_overlay(folder, monkeypatch, text, words):
+    monkeypatch.chdir(folder)
+    Path(small.OVERLAY).write_text(text)
+    with pytest.raises(ValueError) as caught:
+        workload.load(folder, [Path(small.OVERLAY)])
+    assert str(caught.value).startswith(words), caught.value
+
+
+def test_every_word_of_elsewhere_leads_to_a_key_that_there_is():
+    schema = json.dumps(Params.model_json_schema())
+    assert all(f'"{key}": {{' in schema for keys in ELSEWHERE.values() for key in keys)
 
 
 def test_every_pattern_of_a_setting_has_words():
