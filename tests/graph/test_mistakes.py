@@ -185,6 +185,10 @@ def test_without_a_mistake_nothing_is_said(folder, monkeypatch):
             source(path="rows/sum.jsonl"),
             "data.problems.sources[0].path: there is no file rows/sum.jsonl; did you mean rows/sums.jsonl?",
         ),
+        (
+            source(path="~/rows.jsonl"),
+            "data.problems.sources[0].path: '~/rows.jsonl' begins with ~, which only a shell reads; write the folder",
+        ),
         (source(path="gone.jsonl"), "data.problems.sources[0].path: there is no file gone.jsonl; correct the path"),
         (
             source(format="promptresponse"),
