@@ -3,6 +3,7 @@
 Snakemake's own list, a block for each job with its files and its command, is there with `-n -p`, or with `--quiet`.
 """
 
+import functools
 import logging
 import shutil
 from collections import Counter, defaultdict
@@ -19,7 +20,7 @@ from steps.graph.checks import is_here
 from steps.graph.display import NOTHING, REPLACED_EVENTS, REPLACED_MESSAGES, nothing
 from steps.graph.graph import Graph
 from steps.graph.outcomes import clock
-from steps.preflight.machine import disk_of
+from steps.preflight.machine import disk_of, stored_shape
 from steps.settings.stages import STAGES
 
 # What Snakemake says of a dry run as such.
@@ -155,6 +156,7 @@ def long(seconds: list[float | None]) -> list[str]:
 
 def disk(jobs: list[Any], graph: Graph) -> list[str]:
     """What the checkpoints that are not there yet need, by the shapes of their models, and what is free."""
+    shapes = functools.cache(stored_shape)
     stored, states, unknown = 0.0, 0.0, 0
     for job in jobs:
         folder = plan.folder_of(job)
@@ -163,10 +165,11 @@ def disk(jobs: list[Any], graph: Graph) -> list[str]:
         node = graph.nodes[job.wildcards_dict["node"]]
         try:
             root = graph.root(node.name)
-            wanted = disk_of(node.stage, node.settings, Path(graph.source(root))) if is_here(graph, root) else None
+            shape = shapes(Path(graph.source(root))) if is_here(graph, root) else None
         except (OSError, ValueError):
-            wanted = None
-        if wanted:
+            shape = None
+        if shape:
+            wanted = disk_of(node.stage, node.settings, shape)
             stored, states = stored + wanted["checkpoint"], max(states, wanted["states"])
         else:
             unknown += 1

@@ -73,13 +73,17 @@ def disk(stage: str, settings: dict, shape: memory.Shape) -> dict[str, float]:
     }
 
 
-def disk_of(stage: str, settings: dict, model: Path) -> dict[str, float]:
-    """The same of any recipe, by the model that it descends from: what does not train writes that model once.
+def stored_shape(model: Path) -> memory.Shape:
+    """The shape of a checkpoint, as far as files depend on it.
 
     Raises:
-        ValueError: the shape of the model cannot be told.
+        ValueError: it cannot be told.
     """
-    shape = memory.read_shape(model)
+    return memory.read_shape(model, attention=False)
+
+
+def disk_of(stage: str, settings: dict, shape: memory.Shape) -> dict[str, float]:
+    """The same of any recipe, by the model that it descends from: what does not train writes that model once."""
     if KINDS[stage].trains:
         return disk(stage, settings, shape)
     return {"states": 0, "checkpoint": shape.parameters * FP32}

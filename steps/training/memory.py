@@ -89,8 +89,11 @@ class Shape:
         return sum(out * width for out, width in self.linear.values())
 
 
-def read_shape(folder: Path) -> Shape:
+def read_shape(folder: Path, attention: bool = True) -> Shape:
     """The shape of a checkpoint, from its config.json and the headers of its safetensors files; an adapter's base's.
+
+    Args:
+        attention: ask transformers, whose import takes seconds, which attention the family has.
 
     Raises:
         ValueError: its config lacks what the estimate rests on.
@@ -128,7 +131,7 @@ def read_shape(folder: Path) -> Shape:
         if experts
         else config["intermediate_size"],
         normed=any(module.endswith("k_norm") for module in sizes),
-        eager="model_type" in config and only_eager(folder),
+        eager=attention and "model_type" in config and only_eager(folder),
         sizes=sizes,
     )
 

@@ -13,7 +13,7 @@ from snakemake_interface_logger_plugins.common import LogEvent
 from steps.core.promises import MANIFEST
 from steps.graph import planning, recipes, workload
 from steps.graph.graph import Graph
-from steps.preflight.machine import disk_of
+from steps.preflight.machine import disk_of, stored_shape
 from tests import small
 from tests.workloads import ROOT
 
@@ -76,10 +76,8 @@ def test_the_plan_goes_by_studies_and_says_what_it_knows(graph):
         ["report", "1 job", "about 1:30", "report"],
     ]
     assert time.startswith("time: about 13:30 one after the other, as long as such jobs took before; 1 job of unknown")
-    wanted = [
-        disk_of(graph.nodes[name].stage, graph.nodes[name].settings, Path("data/fable/base"))
-        for name in ("sft", "lora", "both")
-    ]
+    shape = stored_shape(Path("data/fable/base"))
+    wanted = [disk_of(graph.nodes[name].stage, graph.nodes[name].settings, shape) for name in ("sft", "lora", "both")]
     stored = planning.size(sum(need["checkpoint"] for need in wanted))
     assert disk.startswith(f"disk: {stored} for checkpoints, up to {planning.size(wanted[0]['states'])} for the states")
 
@@ -104,7 +102,7 @@ def test_what_is_made_again_is_counted_and_its_disk_is_there_already(graph):
         (folder / MANIFEST).write_text("{}")
     head, *_, disk = planning.lines(workflow_of(jobs_of()), graph)
     assert head.endswith("10 jobs, 5 of them again")
-    lora = disk_of("sft", graph.nodes["lora"].settings, Path("data/fable/base"))
+    lora = disk_of("sft", graph.nodes["lora"].settings, stored_shape(Path("data/fable/base")))
     assert f"up to {planning.size(lora['states'])} for the states" in disk
 
 
