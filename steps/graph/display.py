@@ -1,4 +1,4 @@
-"""What a person sees while Snakemake runs: a bar over the rules and, for each running step, its last progress line.
+"""What a person sees while Snakemake runs: a bar over the jobs and, for each running step, its last progress line.
 
 A step prints its progress to its rule's log; this handler reads the end of it, so the same display serves local jobs
 and jobs on a cluster. A terminal gets a live region, a plain log one line per finished rule and one per running step
@@ -32,7 +32,7 @@ from steps.core.progress import SAID
 from steps.core.promises import MANIFEST
 from steps.core.step import ERROR_PREFIX
 from steps.graph import ending, remaining
-from steps.graph.outcomes import clock, outcome
+from steps.graph.outcomes import clock, counted, outcome
 
 # A line of steps.core.step.Progress: "sft: step 12/300  loss 0.52  3.1 step/s  1:32 left".
 PROGRESS_LINE = re.compile(r"\S+: .+? [\d,]+(/[\d,]+)?  .+")
@@ -121,10 +121,12 @@ class Display(logging.Handler):
         # A LogRecord to which Snakemake adds what its event has.
         event = getattr(record, "event", None)
         if event == LogEvent.RUN_INFO:
-            self.total = record.stats["total"]
+            # Targets are jobs to Snakemake; to a person they are none, and end without a word.
+            targets = [job for job in self.workflow.dag.needrun_jobs() if not job.log] if self.workflow else []
+            self.total = record.stats["total"] - len(targets)
             self.remaining = remaining.of(self.workflow) if self.workflow else self.remaining
             self.began = time.monotonic()
-            self.console.print(Text(": ".join(filter(None, [f"{self.total} rules to run", self.left()]))))
+            self.console.print(Text(": ".join(filter(None, [counted(self.total, "job") + " to run", self.left()]))))
             self._start()
         elif event == LogEvent.JOB_INFO:
             self.failed.pop(record.jobid, None)
@@ -188,11 +190,11 @@ class Display(logging.Handler):
         job = self.jobs.pop(job_id, None)
         if job is None:
             return
-        self.done += 1
         self.finished.add(job_id)
         seconds = time.monotonic() - job["began"]
         self.remaining.finish(job_id, seconds)
         if job["log"]:
+            self.done += 1
             found, more = result(job["output"], job["log"])
             line = "  ".join(filter(None, [bar(self.done, self.total), job["name"], clock(seconds), found]))
             self._say([line, *(f"  {line}" for line in more)])
@@ -233,11 +235,11 @@ class Display(logging.Handler):
     # --- drawing ---
 
     def _picture(self) -> Group:
-        """The live region: one bar over the rules, one line per running step."""
+        """The live region: one bar over the jobs, one line per running step."""
         head = Table.grid(padding=(0, 1))
         head.add_row(
             ProgressBar(total=max(self.total, 1), completed=self.done, width=40),
-            f"{self.done}/{self.total} rules",
+            f"{self.done}/{self.total} jobs",
             clock(time.monotonic() - self.began),
             self.left(),
         )

@@ -123,6 +123,11 @@ def clock(seconds: float) -> str:
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
 
 
+def counted(count: int, what: str) -> str:
+    """ "1 job", "1,000 jobs"."""
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
 OUTCOMES: dict[str, Callable[[Path, dict[str, Any]], str]] = {
     **dict.fromkeys((*TRAINED, "pretrain"), trained),
     "download": lambda folder, counts: f"{counts['files']:,} files, {counts['bytes'] / 1e9:.2f} GB",

@@ -19,7 +19,7 @@ from steps.graph import plan, remaining
 from steps.graph.checks import is_here
 from steps.graph.display import NOTHING, REPLACED_EVENTS, REPLACED_MESSAGES, nothing
 from steps.graph.graph import Graph
-from steps.graph.outcomes import clock
+from steps.graph.outcomes import clock, counted
 from steps.preflight.machine import disk_of, stored_shape
 from steps.settings.stages import STAGES
 
@@ -180,10 +180,6 @@ def disk(jobs: list[Any], graph: Graph) -> list[str]:
     short = "" if stored + states < free else ", TOO LITTLE: make room, or put results/ and work/ on a larger disk"
     needed = f"{size(stored)} for checkpoints, up to {size(states)} for the states of each training while it runs"
     return [f"disk: {'; '.join(filter(None, [needed, left_out, f'{size(free)} are free{short}']))}"]
-
-
-def counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def size(count: float) -> str:

@@ -22,6 +22,7 @@ class Job:
     def __init__(self, rule: str, folder: str, seconds: float | None = None, **wildcards: str):
         self.rule, self.output = SimpleNamespace(name=rule), [f"{folder}/{MANIFEST}"] if folder else []
         self.wildcards_dict = {"workload": "small"} | wildcards
+        self.log = [f"logs/{rule}.log"] if folder else []
         self.benchmark = f"benchmarks/{rule}_{'_'.join(wildcards.values())}.tsv"
         if seconds is not None:
             Path("benchmarks").mkdir(exist_ok=True)

@@ -421,7 +421,7 @@ def test_pushed_results_come_back_in_a_clone(finished, tmp_path):
     run(folder, *git, "init", "--quiet")
     run(folder, sys.executable, "-m", "steps.graph.dvc")
     output = run(folder, "dvc", "repro", "incomplete_learning") + run(folder, "dvc", "repro")
-    assert "rules to run" not in output, "DVC made Snakemake run what was there"
+    assert "jobs to run" not in output, "DVC made Snakemake run what was there"
     run(folder, *git, "add", "--all")
     run(folder, *git, "commit", "--quiet", "--message", "results")
     run(folder, "dvc", "push")
