@@ -336,7 +336,7 @@ def test_every_stage_that_trains_tells_the_boards(stage):
     """Its rule names a folder, its step hands the trainer over before it trains."""
     text = (ROOT / STAGES[stage].replace(".", "/")).with_suffix(".py").read_text()
     assert '"--logs"' in text
-    assert text.index("boards.add(trainer, args, settings)") < text.index(" training.train(trainer, ")
+    assert text.index("boards.add(trainer, args, settings)") < text.index(" training.train(")
     rules = "".join(file.read_text() for file in sorted((ROOT / "rules").glob("*.smk")))
     (rule,) = re.findall(rf"^rule {stage}:\n(?:(?:    .*)?\n)+", rules, re.MULTILINE)
     assert "--logs {params.logs:q}" in rule and 'logs="logs/{workload}/{study}/{node}"' in rule
