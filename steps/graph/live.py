@@ -8,6 +8,7 @@ what there is until then is rendered beside it, at the lowest priority of the ma
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -66,6 +67,7 @@ class Page:
             self.thread.start()
 
     def _look(self) -> None:
+        shutil.rmtree(self.partial, ignore_errors=True)  # of an earlier run
         dag = self.workflow.dag
         for job in dag.needrun_jobs():
             if folder := plan.folder_of(job):
@@ -157,12 +159,12 @@ class Page:
         return scored
 
     def _render_studies(self) -> None:
-        """Start the report of what is there where one more study is done and another is not."""
+        """Start the report of what is there where one more study is done, or stood before, and another is not."""
         if self.rendering and self.rendering.poll() is None:
             return
         unfinished = self.unfinished()
         left = {study for study in self.graph.params["studies"] if self.planned.get(study, set()) & unfinished}
-        done = {*self.graph.params["studies"]} & self.planned.keys() - left
+        done = {*self.graph.params["studies"]} - left
         if not left or done <= self.rendered:
             return
         self.rendered = done

@@ -84,7 +84,9 @@ def seen(run, words: str) -> str:
 
 def test_a_run_is_followed_from_its_first_job_to_its_end(run, capsys):
     (log := Path("sft.log")).write_text("noise\nsft: step 1/4  loss 2.5  1 step/s\nsft: step 3/4  loss 0.5  1 step/s\n")
-    # Of an earlier run: this one makes it again, so that it does not stand yet.
+    run.page.partial.mkdir(parents=True)
+    (run.page.partial / "index.html").write_text("of an earlier run")
+    # Of an earlier run too: this one makes it again, so that it does not stand yet.
     scores("lora", 0.125)
     scores("base", 0.5)
     run.shown.emit(logging.makeLogRecord({"event": LogEvent.RUN_INFO, "stats": {"total": 4}}))
@@ -92,7 +94,7 @@ def test_a_run_is_followed_from_its_first_job_to_its_end(run, capsys):
     text = seen(run, "<strong>sft foundation sft")
     assert 'http-equiv="refresh"' in text and "0 of 4 jobs done" in text
     assert "sft: step 3/4  loss 0.5" in text and "2.5 → 0.5" in text and "<polyline points=" in text
-    assert "<td>base</td>" in text and "50.0" in text and "12.5" not in text
+    assert "<td>base</td>" in text and "50.0" in text and "12.5" not in text and "The report" not in text
     end(run, 0)
     for number, name in ((1, "sft"), (2, "lora")):
         begin(run, number, log)
