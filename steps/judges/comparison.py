@@ -28,7 +28,7 @@ class Unverifiable(Exception):
 
 _BASE = re.compile(r"\(?(-?[0-9A-Fa-f]+)\)?_\(?([2-9]|[12]\d|3[0-6]|[a-z]{3,})\)?")
 _LABELLED = re.compile(r"[(\[]?\s*([A-Ja-j])\s*[)\].:]\s*\S.*", re.DOTALL)
-_CHOSEN = re.compile(r".{0,40}\b(?:answer|option|choice)\b\s*(?:is|:|=)?\s*[(\[]?([A-J])[)\]]?", re.IGNORECASE)
+CHOSEN = re.compile(r".{0,40}\b(?:answer|option|choice)\b\s*(?:is|:|=)?\s*[(\[]?([A-J])[)\]]?", re.IGNORECASE)
 _TRAILING_UNIT = re.compile(r"(.*?)\s*\\text\s*\{([^{}]*)\}\s*(\^\s*\{?\d\}?)?", re.DOTALL)
 
 
@@ -131,7 +131,7 @@ def _told(right: bool, what: str) -> tuple[Outcome, str]:
 def _choice(gold: str, typed: str) -> tuple[Outcome, str]:
     option = OPTION.fullmatch(gold)
     assert option
-    found = OPTION.fullmatch(typed) or _LABELLED.fullmatch(typed) or _CHOSEN.fullmatch(typed)
+    found = OPTION.fullmatch(typed) or _LABELLED.fullmatch(typed) or CHOSEN.fullmatch(typed)
     if not found:
         return "unread", "no single option"
     letter = next(filter(None, found.groups())).upper()

@@ -174,7 +174,7 @@ def all_checks(cases: list[Case], judged: Judged, size: int, settings: dict) -> 
     """
     checks = [failure_check(judged, settings["max_failures"])]
     readers = [name for name, reward in settings["rewards"].items() if reward["kind"] == "answer"]
-    if readers:
+    if readers and cases:
         good = [i for i, case in enumerate(cases) if case.kind == "good"]
         look = "gate.good: known-good answers are not written as the reward reads them"
         checks.append(unparsed_check("known-good answers", judged, good, readers, settings["unparsed"], look))

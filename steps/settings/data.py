@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field, create_model, model_validator
 
 from steps.judges.judge import AUTO as JUDGE_OF_GOLDS
-from steps.judges.judge import KINDS as JUDGES
+from steps.judges.kinds import JUDGES
 from steps.settings.base import ROWS_AT_ONCE, OneOf, Seed, Settings, Share, Text, Unique
 from steps.settings.errors import meant
 from steps.settings.formats import AUTO, FORMATS, TURN_KEYS
