@@ -7,6 +7,7 @@ from decimal import Decimal
 from random import Random
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from steps.core.files import read_json, read_jsonl, write_jsonl
@@ -17,9 +18,11 @@ from steps.graph.sections import of_rule
 from steps.judges.canonical import equal
 from steps.judges.reading import worked_answer
 from steps.models import checkpoints
-from steps.reinforcement import gate, known_answers
+from steps.reinforcement import gate, gate_checks, known_answers
+from steps.reinforcement.reward_kinds import Scored
 from steps.reinforcement.rewards import Rewards
 from steps.settings.methods import METHODS
+from steps.settings.reinforcement import AGGREGATIONS
 from tests.bounds import within
 from tests.workloads import PARAMS
 
@@ -427,7 +430,7 @@ def test_rows_that_cannot_be_judged_are_left_out_at_once_and_the_rest_trains(ste
         (r"\binom{1000000000}{500000000}", {"judge": "math"}, "to compare it takes too long"),
         ("", {"check": None}, "TypeError: 'NoneType' object is not subscriptable"),
         ("", {"check": {"kind": "rhyme"}}, "'rhyme' is not a known constraint"),
-        ("", {"check": {"kind": "repeat", "word": "sum"}}, "KeyError: 'times'"),
+        ("", {"check": {"kind": "repeat", "word": "sum"}}, "check.times: the kind repeat needs it"),
         ("", {"messages": [{"role": "user", "content": "sum " * 2000}, turns[1]]}, "where the context of"),
         ("", {"pass_rate": 1.0}, "pass rate 1"),
     ]
@@ -569,3 +572,37 @@ def test_a_gate_without_known_answers_looks_at_the_samples(monkeypatch):
         judged, size = gate.judge_all(rewards, [], [row], samples, lambda texts: [])
     checks = gate.all_checks([], judged, size, SETTINGS)
     assert [check.ok for check in checks] == [True] * 3 and judged.totals == [1.0, 0.0]
+
+
+def test_totals_are_what_training_learns_from():
+    """Against TRL's own sum of normalized rewards, silent ones left out; and a small reward that decides."""
+    import torch
+    from trl.trainer.utils import nanstd
+
+    rng, size = np.random.default_rng(0), 4
+    values = rng.normal(size=(12, 2))
+    values[1, 0] = np.nan
+    values[4:8, 1] = 0.5
+    scored = {
+        name: [Scored(0.0, note="silent") if np.isnan(value) else Scored(value) for value in values[:, k]]
+        for k, name in enumerate(("one", "two"))
+    }
+    rewards = SimpleNamespace(names=["one", "two"], weights=[1.0, 0.3], totals=Rewards.totals)
+    grouped = torch.tensor(values).view(-1, size, 2)
+    grouped = (grouped - grouped.nanmean(1, keepdim=True)) / (nanstd(grouped, dim=1, keepdim=True) + 1e-4)
+    expected = (grouped * torch.tensor(rewards.weights)).nansum(2).flatten().tolist()
+    assert gate_checks.totals_of(rewards, scored, [size] * 3, "normalize_then_sum") == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_small_reward_that_decides_once_normalized_stops_the_gate(rows):
+    short = {"kind": "length", "weight": 5.0, "start": 1, "end": 1000}
+    settings = SETTINGS | {"rewards": {"answer": ANSWER, "short": short}}
+    cases, verdicts = known_answers.known_answers(rows, settings), {}
+    for aggregation in AGGREGATIONS:
+        with Rewards(settings["rewards"]) as rewards:
+            count = lambda texts: [len(text) for text in texts]  # noqa: E731
+            judged, size = gate.judge_all(rewards, cases, rows, {}, count, aggregation)
+        checks = gate.all_checks(cases, judged, size, settings)
+        verdicts[aggregation] = {check.name.split(",")[0]: check.ok for check in checks}
+    assert all(verdicts["sum_then_normalize"].values())
+    assert not verdicts["normalize_then_sum"]["known-good above malformed"]
