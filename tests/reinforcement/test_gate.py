@@ -595,7 +595,7 @@ def test_totals_are_what_training_learns_from():
 
 
 def test_a_small_reward_that_decides_once_normalized_stops_the_gate(rows):
-    short = {"kind": "length", "weight": 5.0, "start": 1, "end": 1000}
+    short = {"kind": "length", "weight": 20.0, "start": 1, "end": 1000}
     settings = SETTINGS | {"rewards": {"answer": ANSWER, "short": short}}
     cases, verdicts = known_answers.known_answers(rows, settings), {}
     for aggregation in AGGREGATIONS:
