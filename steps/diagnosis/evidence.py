@@ -349,6 +349,7 @@ def main(args: argparse.Namespace) -> None:
         "rivals": sum(bool(record["rival"]) for record in records),
         "documents": len(library.texts),
         "truncated_prompts": engine.truncated,
+        "judges": dict(sorted(Counter(record["judge"] for record in detected if record["unlearned"]).items())),
     }
     write_manifest(
         out,

@@ -7,7 +7,7 @@ import functools
 import string
 import unicodedata
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from steps.judges.instructions import follows
 from steps.judges.judge import SECONDS, Judge
@@ -133,13 +133,27 @@ def _no_check(value: Any) -> str:
     return ""
 
 
-# What the functions above read of a row, and what is wrong with it: "" for nothing.
-ASKED: dict[str, tuple[str, Callable[[Any], str]]] = {
-    "score_number": ("answer", _no_answer),
-    "score_target": ("target", _no_answer),
-    "score_math": ("answer", _no_text),
-    "score_choice": ("answer", _no_text),
-    "score_code": ("answer", _no_tests),
-    "score_question": ("answer", _no_texts),
-    "score_instruction": ("check", _no_check),
+class Asked(NamedTuple):
+    """What a function above asks of a row: a field, and what is wrong with a value of it ("" for nothing); and the
+    judge that it goes by."""
+
+    field: str
+    wrong: Callable[[Any], str]
+    judge: str
+
+
+ASKED: dict[str, Asked] = {
+    "score_number": Asked("answer", _no_answer, "number"),
+    "score_target": Asked("target", _no_answer, "number"),
+    "score_math": Asked("answer", _no_text, "math"),
+    "score_choice": Asked("answer", _no_text, "choice"),
+    "score_code": Asked("answer", _no_tests, "code"),
+    "score_question": Asked("answer", _no_texts, "squad"),
+    "score_instruction": Asked("check", _no_check, "instruction"),
 }
+
+
+def judge_of(score: Any) -> str:
+    """The judge of a task, by the function that scores its answers; "lm-eval" for one that is not of these."""
+    own = getattr(score, "__module__", "") == __name__
+    return ASKED[score.__name__].judge if own else "lm-eval"
