@@ -113,6 +113,10 @@ def same(answer: str, other: str) -> bool:
 
 
 _LEADING = re.compile(r"(?:(?:on|in|at|the|an?)\s+)+(?=\w)")
+# There are no real solutions, no real solution.
+_NONE = re.compile(
+    r"(?:there (?:is|are|exists?) )?(no (?:\w+ )?(?:solution|root|answer|zero|value|number|point|integer))s?"
+)
 _RATIO = re.compile(r"(\d+(?:\.\d+)?)\s*(?::|to)\s*(\d+(?:\.\d+)?)")
 
 
@@ -121,6 +125,8 @@ def _bare(typed: str) -> str:
     text = canonical(typed)
     if ratio_of := _RATIO.fullmatch(text):
         return f"{ratio_of[1]}:{ratio_of[2]}"
+    if none := _NONE.fullmatch(text):
+        return none[1]
     return _LEADING.sub("", text, count=1) if _LEADING.match(text) else text
 
 
