@@ -37,7 +37,8 @@ _EMPTY = re.compile(r"\\emptyset|\\\{\s*\\\}|\{\s*\}|no (?:real )?solutions?", r
 _REALS = re.compile(r"(?:\\mathbb|\\text)\s*\{?\s*R\s*\}?|ℝ|all (?:the )?real numbers?|all reals", re.IGNORECASE)
 # ... and what it is not.
 _REALS_BUT = re.compile(
-    rf"(?:{_REALS.pattern}|R(?=\s*(?:∖|\\setminus)))\s*(?:\\setminus|\\backslash|\\smallsetminus|∖|\\|[-−]|except(?: for)?)\s*"
+    rf"(?:{_REALS.pattern}|R(?=\s*(?:∖|\\setminus)))\s*"
+    r"(?:\\setminus|\\backslash|\\smallsetminus|∖|\\|[-−]|except(?: for)?)\s*"
     r"(?:\\?\{([^{}]+)\}|(-?[\d./]+))",
     re.IGNORECASE,
 )
