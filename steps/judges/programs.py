@@ -146,7 +146,11 @@ def _by_outputs(told: dict) -> Tests:
         if not isinstance(arguments, list):
             raise ValueError("an input of a function is no list of arguments")
         named = f"(Solution().{name} if 'Solution' in globals() else {name})"
-        runs.append({"value": f"{named}(*__import__('json').loads({json.dumps(arguments)!r}))", "listed": True})
+        try:
+            json.dumps(arguments, allow_nan=False)
+        except (ValueError, RecursionError):
+            raise ValueError("an input of a function has no finite number, or is nested too deeply") from None
+        runs.append({"value": f"{named}(*{arguments!r})", "listed": True})
     return Tests(tuple(runs), tuple(_json(one) if isinstance(one, str) else one for one in outputs))
 
 

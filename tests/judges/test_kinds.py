@@ -117,6 +117,8 @@ needs_limits = pytest.mark.skipif(bool(sandbox.refusal()), reason=sandbox.refusa
         ('{"inputs": ["1"], "outputs": [" "]}', "every output is empty"),
         ('{"inputs": [1], "outputs": ["1"]}', "no text"),
         ('{"inputs": [[1]], "outputs": [1], "fn_name": "a.b"}', "no name"),
+        ('{"inputs": [[NaN]], "outputs": [1], "fn_name": "f"}', "no finite number"),
+        ('{"inputs": [[null, true, {"a": [1.5, "é"]}]], "outputs": [1], "fn_name": "f"}', ""),
         ('{"inputs": ["1"', "no JSON"),
         ("[" * 100_000, "no JSON"),
         ("[1]", "no list of texts"),
