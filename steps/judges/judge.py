@@ -25,7 +25,8 @@ AUTO = "auto"
 SECONDS = 2.0
 # Answers without a letter or a digit.
 _SIGNS = frozenset("∅ ∞ -∞ {} + - * / = < > ≤ ≥".split())
-# As verl's rows have the tests of a program.
+# Tests of a program, which another judge runs; and other rows of verl's.
+_TESTS = re.compile(r'\s*(?:\{\s*"(?:inputs|outputs|fn_name)"\s*:|\[?\s*"?assert[ (])')
 _OBJECT = re.compile(r'\s*\{\s*"[^"]*"\s*:')
 # Comparisons that are not made twice: samples of one row repeat each other.
 REMEMBERED = 1 << 14
@@ -119,6 +120,8 @@ class Judge:
         assert gold is not None
         if not any(map(str.isalnum, gold)) and canonical(gold) not in _SIGNS:
             return "it has no letter and no digit"
+        if _TESTS.match(gold):
+            return "it is the tests of a program; write `judge: code` in the data set"
         if _OBJECT.match(gold):
             return "it is an object of JSON"
         if self.kind != "math" or kind_of(gold) != "expression":

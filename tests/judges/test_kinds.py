@@ -143,6 +143,13 @@ def test_tests_are_an_answer_of_a_row():
         answer_of(io | {"more": float("nan")}, "answer")
 
 
+@pytest.mark.parametrize("tests", ['{"inputs": ["1"], "outputs": ["1"]}', '["assert f() == 1"]', "assert f() == 1"])
+def test_tests_under_another_judge_say_which_one_runs_them(made, tests):
+    for name in ("exact", "number", "math"):
+        assert "judge: code" in made[name].refusal(tests)
+    assert not made["code"].refusal(tests)
+
+
 @needs_limits
 def test_a_program_with_many_answers_is_judged_by_its_last_block(made):
     response = "```python\ndef f(): return 2\n```\nBetter:\n```python\ndef f(): return 1\n```"
@@ -162,9 +169,9 @@ def test_a_program_with_many_answers_is_judged_by_its_last_block(made):
     ],
 )
 def test_what_is_expected_is_not_where_a_program_runs(program):
-    tests = programs.tests_of("assert f(5) == 'the secret 7153'")
+    tests = programs.tests_of("assert f(5) == 'xylophone quartz jackdaw'")
     ((said, _),) = sandbox.run(program, [{"stdin": str(tests.runs)}])
-    assert said and "7153" not in said
+    assert said and "jackdaw" not in said
 
 
 @needs_limits
