@@ -88,7 +88,7 @@ def runs(tmp_path_factory) -> dict[str, dict]:
     prompts = {"data": folder / "prompts.jsonl", "reward_model": None, "logs": None}
     # Rows without spread in either process, and not as many in one as in the other.
     (folder / "parted.py").write_text(test_rl.parted(5), encoding="utf-8")
-    parted = {"kind": "custom", "weight": 1.0, "file": str(folder / "parted.py"), "function": "parted", "group": True}
+    parted = {"kind": "custom", "weight": 1.0, "file": str(folder / "parted.py"), "function": "parted", "per": "group"}
     replaced = {
         "rewards": {"parted": parted, "bonus": {"kind": "format", "weight": 1e-3, "pattern": "zz"}},
         "success": {"reward": "parted", "least": 1.0},
