@@ -14,7 +14,7 @@ from steps.settings.axes import REPORTED
 from steps.settings.stages import TRAINED
 
 # Columns of a training's log, of which the first and last value are told.
-LEARNED = ("loss", "valid_loss", "reward")
+LEARNED = ("loss", "valid_loss", "reward", "valid_correct")
 GIB = 2**30
 
 

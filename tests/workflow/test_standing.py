@@ -15,6 +15,7 @@ import pytest
 from benches.damage import DAMAGES, results
 from benches.kills import hashes
 from steps.core.files import read_json, read_jsonl, write_jsonl
+from steps.core.hashes import sha256_file
 from tests import small
 from tests.benches.test_benches import smoke
 from tests.core.toy import flip
@@ -72,6 +73,16 @@ def test_equal_bytes_end_a_chain(done):
     changed = {path.parent.name for path, before in kept.items() if path.stat().st_mtime_ns != before}
     assert changed == {"ingest"}
     assert NOTHING in snakemake(done)
+
+
+def test_a_report_shows_the_manifests_that_are_there(done):
+    """A comment in one step, and a run that ends before the report: the links of that name another manifest."""
+    source, merged = done / "steps/recipes/merge.py", done / "results/small/foundation/both/manifest.json"
+    source.write_text(source.read_text() + "\n# edited\n")
+    snakemake(done, str(merged.relative_to(done)))
+    assert planned(done) == {"report"}
+    snakemake(done)
+    assert sha256_file(merged) in (done / "reports/small/tables/checkpoints.csv").read_text()
 
 
 def test_a_forced_step_runs_though_it_stands(done):
