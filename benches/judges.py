@@ -19,19 +19,24 @@ import yaml
 from benches.common import bench_parser, figure, write_result
 from steps.core import bounded
 from steps.judges import reading
-from steps.judges.judge import KINDS, Judge
+from steps.judges.kinds import JUDGES, Judging
 from steps.judges.mathematics import Checker
 
 CASES = Path(__file__).with_suffix(".yaml")
 SECONDS = 5.0
 # How an answer stands in a response, by its mark; of "whole …" the response is written out.
-MARKS = {"####": "either", "boxed": "either", "short": "none"}
-FRAMES = {"####": "We add what we know.\n#### {}", "boxed": r"Hence the answer is $\boxed{{{}}}$.", "short": "{}"}
+MARKS = {"####": "either", "boxed": "either", "short": "none", "block": "either"}
+FRAMES = {
+    "####": "We add what we know.\n#### {}",
+    "boxed": r"Hence the answer is $\boxed{{{}}}$.",
+    "short": "{}",
+    "block": "This will do:\n\n```python\n{}\n```\n",
+}
 
 
 class Case(NamedTuple):
     """A gold answer, a response to it, and whether that is right; `kind` is what it tries. An `unseen` one was written
-    before the judges, and no judge was changed for it."""
+    before the judges, and no judge was changed for it. Those of a `judge` are for that one alone."""
 
     kind: str
     mark: str
@@ -39,6 +44,8 @@ class Case(NamedTuple):
     response: str
     right: bool
     unseen: bool
+    judge: str = ""
+    question: str = ""
 
     def told(self) -> str:
         """A wrong verdict on it, on one line."""
@@ -52,8 +59,9 @@ def cases() -> list[Case]:
         frame = "{}" if entry["mark"] != mark else FRAMES[mark]
         for right in (True, False):
             for text in entry["right" if right else "wrong"]:
-                unseen = entry.get("unseen", False)
-                made.append(Case(entry["kind"], mark, entry["gold"], frame.format(text), right, unseen))
+                response, unseen = frame.format(text), entry.get("unseen", False)
+                of = entry.get("judge", ""), entry.get("question", "")
+                made.append(Case(entry["kind"], mark, entry["gold"], response, right, unseen, *of))
     return made
 
 
@@ -79,11 +87,11 @@ def by_paper(case: Case) -> bool:
     return bool(is_equiv(reading.boxed(case.response), case.gold))
 
 
-def judges(own: dict[str, Judge], worker: bounded.Worker) -> dict[str, tuple[str, Callable[[Case], bool]]]:
+def judges(own: dict[str, Judging], worker: bounded.Worker) -> dict[str, tuple[str, Callable[[Case], bool]]]:
     """Name -> (marks that it is for, whether it takes a response for right)."""
 
     def by(kind: str) -> Callable[[Case], bool]:
-        return lambda case: own[kind].judge(case.gold, case.response, MARKS[case.mark]).right
+        return lambda case: own[kind].judge(case.gold, case.response, MARKS[case.mark], case.question).right
 
     def by_default(case: Case) -> bool:
         try:
@@ -98,6 +106,9 @@ def judges(own: dict[str, Judge], worker: bounded.Worker) -> dict[str, tuple[str
         "Math-Verify, as it comes": ("#### boxed", by_default),
         "code of MATH's paper": ("boxed", by_paper),
         "pattern of lm-eval and verl, GSM8K": ("####", gsm8k_pattern),
+        "choice": ("#### boxed short", by("choice")),
+        "pattern": ("#### boxed", by("pattern")),
+        "code": ("block", by("code")),
     }
 
 
@@ -114,10 +125,12 @@ def main(args: argparse.Namespace) -> None:
     tried, figures, mistakes = cases()[:: args.every], [], {}
     worker, checker = bounded.Worker(Path(__file__), SECONDS), Checker(SECONDS)
     try:
-        own = {kind: Judge(kind, checker) for kind in KINDS}
+        own = {name: kind.make(checker) for name, kind in JUDGES.items()}
         for name, (marks, judge) in judges(own, worker).items():
             for mark, unseen in product(marks.split(), (False, True)):
-                told = [(case, judge(case)) for case in tried if (case.mark, case.unseen) == (mark, unseen)]
+                of = name if name in {case.judge for case in tried} else ""
+                these = [case for case in tried if (case.mark, case.unseen, case.judge) == (mark, unseen, of)]
+                told = [(case, judge(case)) for case in these]
                 if not {True, False} <= {case.right for case, _ in told}:
                     continue
                 what = f"{name}, {mark}{', unseen' if unseen else ''}"

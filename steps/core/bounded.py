@@ -43,8 +43,9 @@ LARGEST = (2 - 2**-23) * 2.0**127
 # Bytes of a file that it may write, and of what it prints that is passed on.
 FILE = 1 << 30
 PRINTED = 1 << 20
-# Bytes of a reply, and characters of the error in it.
+# Bytes of a reply, of a number in one, and characters of the error in it.
 LONGEST_REPLY = 1 << 16
+LONGEST_NUMBER = 32
 LONGEST_ERROR = 400
 # Where an object lies in memory is another place in every run.
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
@@ -127,31 +128,38 @@ class Worker:
             self.close()
             raise
 
-    def check(self, function: str, *arguments: Any) -> None:
+    def check(self, function: str, *arguments: Any, columns: dict | None = None) -> None:
         """Whether the file has a function that takes these arguments, or all but the last.
+
+        Args:
+            columns: what may be given by name; None where that is not known yet.
 
         Raises:
             Failed: it has not.
         """
-        self._ask("check", function, arguments)
+        self._ask("check", function, arguments, columns)
 
-    def call(self, function: str, *arguments: Any) -> float | None:
+    def call(self, function: str, *arguments: Any, columns: dict | None = None) -> float | None:
         """The finite number that a function of the file returns, of NumPy or torch too; None where it returns None. A
         function that takes one argument less is not given the last. What an `async` one returns is waited for.
+
+        Args:
+            columns: what else it is given by name, where it has a parameter of the name, or one for all (`**columns`).
 
         Raises:
             Failed: it raised, took too long or too much memory, ended its process, or returned something else.
         """
-        (value,) = self._ask("call", function, arguments)
+        (value,) = self._ask("call", function, arguments, columns or {})
         return value
 
-    def call_many(self, function: str, count: int, *arguments: Any) -> list[float | None]:
+    def call_many(self, function: str, count: int, *arguments: Any, columns: dict | None = None) -> list[float | None]:
         """The same of a function that returns so many numbers: a list, a tuple, an array or a tensor.
 
         Raises:
             Failed: as of `call`; one of them is no finite number, or there are more or fewer.
         """
-        values = self._ask("call_many", function, (count, *arguments))
+        longest = LONGEST_REPLY + LONGEST_NUMBER * count
+        values = self._ask("call_many", function, (count, *arguments), columns or {}, longest)
         assert len(values) == count
         return values
 
@@ -168,13 +176,17 @@ class Worker:
             self._child.wait()
         self._child = None
 
-    def _ask(self, verb: str, function: str, arguments: tuple[Any, ...]) -> list[float | None]:
+    def _ask(
+        self, verb: str, function: str, arguments: tuple[Any, ...], columns: dict | None, longest: int = LONGEST_REPLY
+    ) -> list[float | None]:
         self.start()
         self._asked += 1
-        request = json.dumps([self._asked, verb, function, arguments]).encode() + b"\n"
-        return self._receive(self._asked, self.seconds, request)
+        request = json.dumps([self._asked, verb, function, arguments, columns]).encode() + b"\n"
+        return self._receive(self._asked, self.seconds, request, longest)
 
-    def _receive(self, number: int, seconds: float, request: bytes = b"") -> list[float | None]:
+    def _receive(
+        self, number: int, seconds: float, request: bytes = b"", longest: int = LONGEST_REPLY
+    ) -> list[float | None]:
         """Send a request and wait for the reply that has its number: one that code of the user's forges has not."""
         assert self._child is not None
         until, reply = time.monotonic() + seconds, b""
@@ -183,7 +195,7 @@ class Worker:
             # One that has ended may have left a reply, and takes none.
             if request:
                 self._socket.sendall(request)
-            while not reply.endswith(b"\n") and len(reply) < LONGEST_REPLY:
+            while not reply.endswith(b"\n") and len(reply) < longest:
                 left = until - time.monotonic()
                 if left <= 0:
                     raise TimeoutError
@@ -291,8 +303,8 @@ def _serve(connection: socket.socket, path: Path) -> None:
         return
     with connection.makefile(encoding="utf-8") as requests:
         for line in requests:
-            number, verb, function, arguments = json.loads(line)
-            reply(number, {"check": _check, "call": _call, "call_many": _call_many}[verb], function, arguments)
+            number, verb, *asked = json.loads(line)
+            reply(number, {"check": _check, "call": _call, "call_many": _call_many}[verb], *asked)
 
 
 def _load(module: ModuleType, path: Path) -> list[float | None]:
@@ -307,21 +319,21 @@ def _load(module: ModuleType, path: Path) -> list[float | None]:
     return []
 
 
-def _check(module: ModuleType, name: str, arguments: list) -> list[float | None]:
+def _check(module: ModuleType, name: str, arguments: list, columns: dict | None) -> list[float | None]:
     function = getattr(module, name, None)
     if not callable(function):
         raise NameError("there is none of this name")
-    _taken(function, arguments)
+    _taken(function, arguments, columns)
     return []
 
 
-def _call(module: ModuleType, name: str, arguments: list) -> list[float | None]:
-    return [_number(_returned(module, name, arguments))]
+def _call(module: ModuleType, name: str, arguments: list, columns: dict) -> list[float | None]:
+    return [_number(_returned(module, name, arguments, columns))]
 
 
-def _call_many(module: ModuleType, name: str, arguments: list) -> list[float | None]:
+def _call_many(module: ModuleType, name: str, arguments: list, columns: dict) -> list[float | None]:
     count, *own = arguments
-    returned = _returned(module, name, own)
+    returned = _returned(module, name, own, columns)
     # An array or a tensor.
     values = returned.tolist() if hasattr(returned, "tolist") else returned
     if not isinstance(values, (list, tuple)):
@@ -331,9 +343,10 @@ def _call_many(module: ModuleType, name: str, arguments: list) -> list[float | N
     return [*map(_number, values)]
 
 
-def _returned(module: ModuleType, name: str, arguments: list) -> Any:
+def _returned(module: ModuleType, name: str, arguments: list, columns: dict) -> Any:
     function = getattr(module, name)
-    value = function(*_taken(function, arguments))
+    own, named = _taken(function, arguments, columns)
+    value = function(*own, **named)
 
     if not inspect.isawaitable(value):
         return value
@@ -356,20 +369,32 @@ def _number(value: Any) -> float | None:
 _ROW = ("row", "extra_info")
 
 
-def _taken(function: Callable, arguments: list) -> list:
-    """The arguments that a function takes: all, or all but the last. A parameter with a default is the function's own,
-    unless it is called as the last one is.
+def _taken(function: Callable, arguments: list, columns: dict | None) -> tuple[list, dict]:
+    """The arguments that a function takes: all, or all but the last, and columns by name. A parameter with a default is
+    the function's own, unless it is called as the last argument is, or as a column.
+
+    Args:
+        columns: None where those are not known: then whatever it asks for by name alone will be there.
 
     Raises:
         TypeError: it takes neither.
     """
     signature = inspect.signature(function)
-    parameters = [*signature.parameters.values()][len(arguments) - 1 :]
-    is_own = parameters and parameters[0].default is not inspect.Parameter.empty and parameters[0].name not in _ROW
+    if columns is None:
+        kept = (one for one in signature.parameters.values() if one.kind is not one.KEYWORD_ONLY)
+        signature, columns = signature.replace(parameters=[*kept]), {}
+    parameters = [*signature.parameters.values()]
+    asked, more = parameters[: len(arguments) - 1], parameters[len(arguments) - 1 :]
+    last = more[0] if more else None
+    named = {one.name for one in more if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
+    if any(one.kind is one.VAR_KEYWORD for one in more):
+        named |= columns.keys() - {one.name for one in asked}
+    named &= columns.keys()
+    is_own = last and (last.name in named or (last.default is not inspect.Parameter.empty and last.name not in _ROW))
     for own in (arguments[:-1],) if is_own else (arguments, arguments[:-1]):
         try:
-            signature.bind(*own)
-            return own
+            signature.bind(*own, **(given := {name: columns[name] for name in sorted(named)}))
+            return own, given
         except TypeError as error:
             problem = error
     raise problem

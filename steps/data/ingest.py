@@ -1,9 +1,9 @@
 """Read raw rows of every accepted format, validate them, and write them in one schema.
 
-Takes the sources of a data set, `[{"path", "format", "columns"?, "ignore"?, "train"?}, …]`: files, folders or patterns,
-of every kind and format in `steps/settings/formats.py`. Writes `rows.jsonl` (kept) and `quarantine.jsonl` (every
-record that could not be read or does not fit its format). No record and no byte of a text file goes unaccounted; memory
-does not grow with the files. `data/README.md` documents formats and schemas.
+Takes the sources of a data set, `[{"path", "format", "columns"?, "ignore"?, "keep"?, "train"?}, …]`: files, folders or
+patterns, of every kind and format in `steps/settings/formats.py`. Writes `rows.jsonl` (kept) and `quarantine.jsonl`
+(every record that could not be read or does not fit its format). No record and no byte of a text file goes unaccounted;
+memory does not grow with the files. `data/README.md` documents formats and schemas.
 
 Run as: python -m steps.data.ingest --settings '{"max_record_bytes": 1000000}' \
     --sources '[{"path": "train.json", "format": "alpaca"}]' --out results/mine/data/problems/ingest
@@ -93,7 +93,8 @@ def ingest_source(
         labelled: takes the rows that have a label; without it they are settled at the end of the source.
 
     Raises:
-        ValueError: no record has the fields of the format, or one that `columns` names; or a file cannot be read.
+        ValueError: no record has the fields of the format, or one that `columns` or `keep` names; or a file cannot be
+            read.
     """
     if labelled is None:
         with contextlib.closing(Labelled(ledger.out)) as own:
@@ -118,7 +119,7 @@ def ingest_source(
     rows = ledger.entered.total() - before
     if rows and unseen:
         raise ValueError(
-            f"{source['path']}: none of its {rows} records has the field {min(unseen)!r}; correct `columns`"
+            f"{source['path']}: none of its {rows} records has the field {min(unseen)!r}; correct `columns` or `keep`"
         )
     return found
 

@@ -17,7 +17,7 @@ from steps.judges.rows import RowJudge, by_answer, judges_of
 from steps.models import checkpoints
 
 BUCKETS = ("easy", "medium", "hard", "unverified")
-# Characters of a response that stand beside its verdict: the answer is at its end.
+# Characters of a response that stand beside its verdict, for the answer is at its end; of its answer, and of the gold.
 SHOWN = 300
 
 
@@ -49,7 +49,9 @@ def told(rows: list[dict], responses: list[list[str]], verdicts: list[list[Verdi
     for row, texts, own in zip(rows, responses, verdicts, strict=True):
         for number, (text, verdict) in enumerate(zip(texts, own, strict=True)):
             judged = {"outcome": verdict.outcome, "why": verdict.why, "end": text[-SHOWN:]}
-            yield {"id": row["id"], "sample": number, "gold": row["answer"], "read": str(verdict.read)} | judged
+            # Tests and programs may be long.
+            compared = {"gold": row["answer"][:SHOWN], "read": str(verdict.read)[:SHOWN]}
+            yield {"id": row["id"], "sample": number} | compared | judged
 
 
 def examined(rows: list[dict], engine: Coder, max_new_tokens: int) -> tuple[list[dict], list[dict]]:

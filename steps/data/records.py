@@ -12,13 +12,14 @@ from steps.data.rows import RowProblem, escaped
 from steps.data.turns import Turns, check_order, said, tools_of
 from steps.data.values import (
     MOST_NAMES,
+    check_shown,
     flag,
     from_text,
     is_plain,
-    is_written,
     kind,
     missing,
     optional_text,
+    plain,
     text_of,
     unsupported,
     wrong_type,
@@ -47,14 +48,14 @@ class Reader:
 
     Attributes:
         fields: names by which a record is known: those that it must have.
-        unseen: fields that `columns` names and no record so far has.
+        unseen: fields that `columns` or `keep` names and no record so far has.
         unused: fields that records have and no row shows.
     """
 
     def __init__(self, form: str, source: dict):
         """
         Args:
-            source: its `columns`, `ignore` and `train`, where it has them.
+            source: its `columns`, `ignore`, `keep` and `train`, where it has them.
         """
         of, columns = FORMATS[form], source.get("columns") or {}
         self.form, self.last = form, source.get("train") == "last"
@@ -65,15 +66,17 @@ class Reader:
             if name not in of.required and (name not in NAMED or name in columns)
         }
         self.ignore = frozenset(source.get("ignore") or ())
+        self.keep = tuple(source.get("keep") or ())
         self.fields = [*self.required]
         # One field may be two parts: a response, and the answer in it.
         self.twice = [name for name in self.optional if name in self.required]
         self.nested = [name for name in (*self.required, *self.optional) if "." in name]
-        self.unseen = {name for key, name in columns.items() if key not in TURN_KEYS}
+        self.unseen = {name for key, name in columns.items() if key not in TURN_KEYS} | {*self.keep}
         self.unused: dict[str, None] = {}
         self.turns = Turns({key: columns[key] for key in TURN_KEYS if key in columns}, self.ignore)
         # Names that need no look: those of the format, and of notes.
         self.known = {*self.required, *self.ignore, *(name.partition(".")[0] for name in self.nested)}
+        self.known |= {*self.keep} - self.optional.keys()
         if of.of_documents:
             # Of a document it says what it is about, not whether it is good.
             self.known |= {"label", "labels"}
@@ -87,7 +90,7 @@ class Reader:
         note."""
         if name in self.ignore:
             return ""
-        if self.reads(name):
+        if self.reads(name) or name in (kept.partition(".")[0] for kept in self.keep):
             return "value"
         if self._tells(name):
             return "value" if is_asking(name) else "presence"
@@ -109,7 +112,7 @@ class Reader:
 
     def __call__(self, record: Any) -> tuple[list[dict], str | None, dict]:
         """Messages and answer of a record, and what only some rows have: "rejected", "margin", "check", "tools",
-        "label".
+        "label", "extra".
 
         Raises:
             RowProblem: it does not fit its format. `data/README.md` has every reason.
@@ -119,6 +122,12 @@ class Reader:
             raise RowProblem("wrong_type", "(record)", hint, f"found {kind(record)}")
         if self.unseen:
             self.unseen = {name for name in self.unseen if _at(record, name) is _MISSING}
+        messages, answer, extras = self._made(record)
+        if self.keep:
+            extras["extra"] = {name: _kept(record, name) for name in self.keep}
+        return messages, answer, extras
+
+    def _made(self, record: dict) -> tuple[list[dict], str | None, dict]:
         more = record.keys() - self.known
         found = self._sorted(record, more) if more or self.nested or self.twice else _NOTHING
         if self.plain and found.keys() <= _PROMPT and (row := self._plain_row(record, found)):
@@ -195,7 +204,7 @@ class Reader:
         if "margin" in found:
             extras["margin"] = _margin(*found["margin"])
         if "beside" in found:
-            _check_shown(messages, found["beside"][1])
+            check_shown(messages, found["beside"][1])
         answer = self._answer(found)
         if check := check_of(*reversed(found["check"])) if "check" in found else None:
             extras["check"] = check
@@ -349,25 +358,6 @@ def _are_scores(value: Any, count: int) -> bool:
     return numbers and len(value) == count
 
 
-def _check_shown(messages: list[dict], beside: list[tuple[str, Any]]) -> None:
-    """Refuse a field of what is asked, unless the turns show it, or it is them as a template writes them.
-
-    Raises:
-        RowProblem: unsupported_field.
-    """
-    said = [turn["content"].strip() for turn in messages]
-    asked = "\n".join(text for turn, text in zip(messages, said, strict=True) if turn["role"] in ("user", "system"))
-    for name, value in beside:
-        if isinstance(value, str):
-            is_shown = value.strip() in asked or is_written(value, said)
-        else:
-            turns = value if isinstance(value, list) else [value]
-            texts = [turn.get("content", turn.get("value")) if isinstance(turn, dict) else None for turn in turns]
-            is_shown = all(isinstance(text, str) and any(text.strip() in own for own in said) for text in texts)
-        if not is_shown:
-            raise unsupported(name)
-
-
 def _is_number(value: bool | float | str) -> bool:
     return not isinstance(value, bool) and str(value).strip().lstrip("-").replace(".", "", 1).isdigit()
 
@@ -376,6 +366,12 @@ def _margin(column: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= WIDEST:
         raise wrong_type(column, f"a number from 0 to {WIDEST:g}", value)
     return float(value)
+
+
+def _kept(record: dict, name: str) -> Any:
+    """A field as the row has it, None where the record has none."""
+    value = _at(record, name)
+    return None if value is _MISSING else plain(value, name)
 
 
 def _unwritten(value: Any, column: str) -> Any:

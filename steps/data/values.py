@@ -162,3 +162,22 @@ def is_written(text: str, said: list[str]) -> bool:
     parts = {part.strip() for way in (text.split("\n"), _MARKS.split(text)) for part in way}
     rest = {part.strip() for line in text.split("\n") if line.strip() not in lines for part in _MARKS.split(line)}
     return lines <= parts and all(part in lines or _HEADING.fullmatch(part) for part in rest)
+
+
+def check_shown(messages: list[dict], beside: list[tuple[str, Any]]) -> None:
+    """Refuse a field of what is asked, unless the turns show it, or it is them as a template writes them.
+
+    Raises:
+        RowProblem: unsupported_field.
+    """
+    said = [turn["content"].strip() for turn in messages]
+    asked = "\n".join(text for turn, text in zip(messages, said, strict=True) if turn["role"] in ("user", "system"))
+    for name, value in beside:
+        if isinstance(value, str):
+            is_shown = value.strip() in asked or is_written(value, said)
+        else:
+            turns = value if isinstance(value, list) else [value]
+            texts = [turn.get("content", turn.get("value")) if isinstance(turn, dict) else None for turn in turns]
+            is_shown = all(isinstance(text, str) and any(text.strip() in own for own in said) for text in texts)
+        if not is_shown:
+            raise unsupported(name)

@@ -1,14 +1,16 @@
 """What of a record says whether a response is right: its answer, the constraint of its instruction."""
 
 import contextlib
+import json
 import re
 from decimal import Decimal
 from typing import Any
 
 from steps.data.readers import parse
 from steps.data.rows import RowProblem
-from steps.data.values import check_unicode, from_text, is_blank, missing, text_of, wrong_type
+from steps.data.values import check_unicode, from_text, is_blank, missing, plain, text_of, wrong_type
 from steps.judges.instructions import CHECKS
+from steps.judges.programs import is_assert, is_tests
 from steps.judges.reading import Read, last_boxes, worked_answer
 
 # Words of a response that a constraint may ask for: far more than any response has.
@@ -28,7 +30,9 @@ def final_answer(response: str) -> str | None:
 
 def answer_of(value: Any, column: str) -> str | None:
     """A verifiable answer as text, None where there is none: a judge takes separators away when it compares. Of a
-    worked solution, as GSM8K's `answer` is one, it is what is marked in it."""
+    worked solution, as GSM8K's `answer` is one, it is what is marked in it; of the tests of a program their JSON."""
+    if tests := _tests(value, column):
+        return tests
     value = _single(value)
     if isinstance(value, float | Decimal):
         # Plain digits, as a person writes them.
@@ -44,6 +48,20 @@ def answer_of(value: Any, column: str) -> str | None:
         return None
     check_unicode(value, column)
     return final_answer(value) or value.strip()
+
+
+def _tests(value: Any, column: str) -> str | None:
+    """The tests of a program as text; None where there are none."""
+    if not isinstance(value, str):
+        return json.dumps(plain(value, column), ensure_ascii=False) if is_tests(value) else None
+    found = None
+    if value.lstrip().startswith(("{", "[")):
+        with contextlib.suppress(ValueError, RecursionError):
+            found = parse(value)
+    if not is_tests(found) and not is_assert(value):
+        return None
+    check_unicode(value, column)
+    return value.strip()
 
 
 def _single(value: Any) -> Any:
@@ -70,21 +88,40 @@ def check_of(value: Any, column: str) -> dict | None:
     if of not in CHECKS:
         hint = f"use one of {', '.join(CHECKS)}, or remove the constraint"
         raise RowProblem("unknown_check", f"{column}.kind", hint, f"found {of!r}")
-    return {"kind": of} | {name: _check_field(value.get(name), f"{column}.{name}") for name in CHECKS[of]}
+    found = {name: _check_field(value.get(name), f"{column}.{name}") for name in CHECKS[of].fields}
+    if "most" in found and found["least"] > found["most"]:  # type: ignore[operator]
+        raise RowProblem("wrong_type", f"{column}.most", "must be `least` or more", f"found {found['most']}")
+    return {"kind": of} | found
 
 
-def _check_field(value: Any, column: str) -> str | int | list[str]:
+def _check_field(value: Any, column: str) -> str | int | list[str] | list[dict]:
     name = column.rpartition(".")[2]
     if value is None:
         raise missing(column)
-    if name in ("times", "count"):
+    if name in ("times", "count", "least", "most"):
         if not isinstance(value, int) or isinstance(value, bool):
             raise wrong_type(column, "a whole number", value)
         if not 1 <= value <= MAX_CHECK_COUNT:
             raise RowProblem("wrong_type", column, f"must be from 1 to {MAX_CHECK_COUNT}", f"found {value}")
         return value
+    if name == "checks":
+        if not isinstance(value, list) or not value:
+            raise wrong_type(column, "a list of constraints", value)
+        return [_part(one, f"{column}[{i}]") for i, one in enumerate(value)]
     if name == "words":
         if not isinstance(value, list) or not value:
             raise wrong_type(column, "a list of words", value)
-        return [_check_field(word, f"{column}[{i}]") for i, word in enumerate(value)]
+        return [text_of(word, f"{column}[{i}]") for i, word in enumerate(value)]
     return text_of(value, column)
+
+
+def _part(value: Any, column: str) -> dict:
+    """One of several constraints, which has no parts itself."""
+    if not isinstance(value, dict):
+        raise wrong_type(column, "an object", value)
+    if value.get("kind") == "all":
+        hint = "write its constraints beside the others"
+        raise RowProblem("unknown_check", f"{column}.kind", hint, "constraints within constraints")
+    found = check_of(value, column)
+    assert found
+    return found

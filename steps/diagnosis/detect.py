@@ -40,6 +40,7 @@ from steps.engines.interface import Coder, Sample
 from steps.engines.load import load_engine
 from steps.judges.canonical import NUMBER, canonical
 from steps.judges.judge import Verdict
+from steps.judges.kinds import JUDGES
 from steps.judges.reading import count_words
 from steps.judges.rows import RowJudge, kind_of_row, reference
 from steps.models import checkpoints
@@ -284,6 +285,9 @@ def examine(
                 "end the response in a line '#### answer', or make it one line of at most"
                 f" {limit} words (detect.short_answer_words); a conversation needs one assistant turn"
             )
+            without[row["id"]] = excluded(row, "unverifiable", hint)
+        elif not JUDGES[kind_of_row(row, found[1])].written:
+            hint = "nothing to do: of tests and patterns there are no other answers to choose from"
             without[row["id"]] = excluded(row, "unverifiable", hint)
         else:
             verifiable.append((row, *found))

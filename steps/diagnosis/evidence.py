@@ -247,7 +247,12 @@ def judged_samples(records: list[dict], samples: list[list[Sample]]) -> list[lis
     """The verdicts on the base's samples, [records][samples], each by the judge of its row."""
     with RowJudge() as judging:
         return [
-            [judging.judges[record["judge"]].judge(record["answer"], one.text, MARK_OF[record["kind"]]) for one in own]
+            [
+                judging.judges[record["judge"]].judge(
+                    record["answer"], one.text, MARK_OF[record["kind"]], record["prompt"]
+                )
+                for one in own
+            ]
             for record, own in zip(records, samples, strict=True)
         ]
 
@@ -344,6 +349,7 @@ def main(args: argparse.Namespace) -> None:
         "rivals": sum(bool(record["rival"]) for record in records),
         "documents": len(library.texts),
         "truncated_prompts": engine.truncated,
+        "judges": dict(sorted(Counter(record["judge"] for record in detected if record["unlearned"]).items())),
     }
     write_manifest(
         out,

@@ -63,7 +63,7 @@ from steps.distillation.forecast_verdict import (
 )
 from steps.engines import rollouts
 from steps.engines.transformers import Engine
-from steps.judges.rows import can_be_judged
+from steps.judges.rows import can_be_judged, judges_of
 from steps.models import checkpoints
 from steps.models.chat import Chat
 from steps.models.teachers import check_same_language, context
@@ -160,6 +160,7 @@ def main(args: argparse.Namespace) -> None:
     write_table(out / "prefixes.csv", numbers["prefixes"])
     tokens = sum(engine.tokens for engine in engines)
     counts = {name: numbers[name] for name in ("prompts", "verified", "unverified")}
+    counts["judges"] = judges_of(rows, settings["short_answer_words"])
     if without:
         write_jsonl(out / "excluded.jsonl", without)
         counts["excluded"] = rollouts.reasons(without)

@@ -27,6 +27,7 @@ from steps.core.turns import conversation
 from steps.engines.load import load_engine
 from steps.evaluation.measure import greedy, sample
 from steps.evaluation.tasks import load_tasks, task_axes, task_config, task_files, task_inputs
+from steps.judges.tasks import judge_of
 from steps.models import checkpoints
 from steps.models.chat import Chat
 from steps.models.unfit import Unfit
@@ -68,6 +69,7 @@ def main(args) -> None:
         tasks = load_tasks(configs, Path(scratch))
         results, samples = greedy(engine, tasks, task_axes(settings), settings["limit"], settings["max_new_tokens"])
         truncated = engine.truncated
+        judges = {name: judge_of(task.config.process_results) for name, task in sorted(tasks.items())}
         sampling = {}
         for name in settings["sampling"]["tasks"]:
             told = settings["sampling"], settings["max_new_tokens"], settings["seed"]
@@ -105,7 +107,7 @@ def main(args) -> None:
         seed=settings["seed"],
         started=started,
         tokens=engine.tokens,
-        setup=engine.setup(),
+        setup=engine.setup() | {"judges": judges},
     )
 
 

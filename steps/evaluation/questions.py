@@ -26,6 +26,7 @@ _TEXTS = ("doc_to_text", "doc_to_target", "doc_to_choice")
 Z = 1.96
 # Glue of tasks/, of which is known what it reads.
 _GLUE = "steps.judges.tasks."
+_NONE = (None, None, None)
 
 
 def check_task(task: str, spec: dict) -> int | None:
@@ -114,7 +115,7 @@ def _check_rows(file: Path, config: dict, template: Path, task: str) -> int:
     # What a function of the template makes of a row cannot be told; what it reads of one can, mostly.
     texts = {} if "process_docs" in config else {key: config[key] for key in _TEXTS if isinstance(config.get(key), str)}
     function = str(config.get("process_results", ""))
-    field, wrong = ASKED.get(function.removeprefix(_GLUE), (None, None)) if function.startswith(_GLUE) else (None, None)
+    field, wrong, _ = ASKED.get(function.removeprefix(_GLUE), _NONE) if function.startswith(_GLUE) else _NONE
     by_functions, count = _read_by_functions(config, template), 0
     for place, row in _rows(file, (config.get("dataset_kwargs") or {}).get("field")):
         count += 1

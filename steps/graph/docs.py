@@ -16,6 +16,8 @@ from pydantic.fields import FieldInfo
 
 from steps.core.files import read_json, write_text
 from steps.graph import architecture
+from steps.judges.instructions import CHECKS
+from steps.judges.kinds import JUDGES
 from steps.settings import adapters, merging, methods, rewards, stages
 from steps.settings.base import Settings
 from steps.settings.formats import FILES, FORMATS, PARTS, SHARED
@@ -103,6 +105,16 @@ def reward_table() -> str:
         for kind, settings in rewards.REWARDS.items()
     )
     return table(("`kind`", "gives", "its settings, beside `weight`"), rows)
+
+
+def judge_table() -> str:
+    rows = ((f"`{name}`", kind.answer, kind.takes) for name, kind in JUDGES.items())
+    return table(("`judge`", "the row's answer is", "takes for right"), rows)
+
+
+def check_table() -> str:
+    rows = ((f"`{name}`", check.asks, code(check.fields)) for name, check in CHECKS.items())
+    return table(("`kind`", "asks for", "its fields"), rows)
 
 
 def format_table() -> str:
@@ -195,6 +207,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "methods": method_table,
     "merging": merge_table,
     "rewards": reward_table,
+    "judges": judge_table,
+    "checks": check_table,
     "formats": format_table,
     "examples": format_examples,
     "files": file_table,

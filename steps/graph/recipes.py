@@ -168,7 +168,7 @@ def _expand(name: str, study: str, recipe: dict, points: relations.Points, param
         settings, sources = _settings(where, recipe, point, params), relations.sources_of(recipe)
         if launch:
             with _under(where):
-                check_launch(settings, launch["kind"], launch["processes"])
+                check_launch(settings, launch["kind"], launch["processes"], stage)
         if stage == "merge":
             relations.check_merge(where, recipe, settings, points, params)
         if stage == "interpolate":

@@ -208,8 +208,8 @@ def _interpolate(seen: dict, rule: str, wanted: _Wanted) -> dict:
 
 def _gate(seen: dict, rule: str, wanted: _Wanted) -> dict:
     """The section, with what of an rl node's settings it judges."""
-    judged = ("rewards", "success", "pass_rate", "max_failures", "method", "max_new_tokens")
-    return seen["gate"] | {key: wanted.node.settings[key] for key in judged}
+    judged = ("rewards", "success", "pass_rate", "max_failures", "method", "max_new_tokens", "aggregation")
+    return seen["gate"] | {key: wanted.node.settings[key] for key in judged if key in wanted.node.settings}
 
 
 def _explore(seen: dict, rule: str, wanted: _Wanted) -> dict:

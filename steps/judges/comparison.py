@@ -28,7 +28,7 @@ class Unverifiable(Exception):
 
 _BASE = re.compile(r"\(?(-?[0-9A-Fa-f]+)\)?_\(?([2-9]|[12]\d|3[0-6]|[a-z]{3,})\)?")
 _LABELLED = re.compile(r"[(\[]?\s*([A-Ja-j])\s*[)\].:]\s*\S.*", re.DOTALL)
-_CHOSEN = re.compile(r".{0,40}\b(?:answer|option|choice)\b\s*(?:is|:|=)?\s*[(\[]?([A-J])[)\]]?", re.IGNORECASE)
+CHOSEN = re.compile(r".{0,40}\b(?:answer|option|choice)\b\s*(?:is|:|=)?\s*[(\[]?([A-J])[)\]]?", re.IGNORECASE)
 _TRAILING_UNIT = re.compile(r"(.*?)\s*\\text\s*\{([^{}]*)\}\s*(\^\s*\{?\d\}?)?", re.DOTALL)
 
 
@@ -113,6 +113,10 @@ def same(answer: str, other: str) -> bool:
 
 
 _LEADING = re.compile(r"(?:(?:on|in|at|the|an?)\s+)+(?=\w)")
+# There are no real solutions, no real solution.
+_NONE = re.compile(
+    r"(?:there (?:is|are|exists?) )?(no (?:\w+ )?(?:solution|root|answer|zero|value|number|point|integer))s?"
+)
 _RATIO = re.compile(r"(\d+(?:\.\d+)?)\s*(?::|to)\s*(\d+(?:\.\d+)?)")
 
 
@@ -121,6 +125,8 @@ def _bare(typed: str) -> str:
     text = canonical(typed)
     if ratio_of := _RATIO.fullmatch(text):
         return f"{ratio_of[1]}:{ratio_of[2]}"
+    if none := _NONE.fullmatch(text):
+        return none[1]
     return _LEADING.sub("", text, count=1) if _LEADING.match(text) else text
 
 
@@ -131,7 +137,7 @@ def _told(right: bool, what: str) -> tuple[Outcome, str]:
 def _choice(gold: str, typed: str) -> tuple[Outcome, str]:
     option = OPTION.fullmatch(gold)
     assert option
-    found = OPTION.fullmatch(typed) or _LABELLED.fullmatch(typed) or _CHOSEN.fullmatch(typed)
+    found = OPTION.fullmatch(typed) or _LABELLED.fullmatch(typed) or CHOSEN.fullmatch(typed)
     if not found:
         return "unread", "no single option"
     letter = next(filter(None, found.groups())).upper()

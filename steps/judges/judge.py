@@ -2,7 +2,7 @@ r"""The judge of a data set or task: what a response answers, and whether that i
 
 Kinds: `exact` (one text, as `canonical` has it), `number` (also units, separators, fractions, times, words; lists and
 intervals part by part), `math` (also expressions, by Math-Verify's grammar in processes that are killed). Each takes
-what those before it take. `auto` is the first that every gold answer of a data set needs.
+what those before it take. `auto` is the first that every gold answer of a data set needs. Other kinds: `kinds`.
 
 A response that marks several different answers is `ambiguous`, and not right: whoever is paid for one of them would
 name them all. `unread` has no answer to compare, `unverifiable` one that nobody can compare, or prose where a short
@@ -25,7 +25,8 @@ AUTO = "auto"
 SECONDS = 2.0
 # Answers without a letter or a digit.
 _SIGNS = frozenset("∅ ∞ -∞ {} + - * / = < > ≤ ≥".split())
-# As verl's rows have the tests of a program.
+# Tests of a program, which another judge runs; and other rows of verl's.
+_TESTS = re.compile(r'\s*(?:\{\s*"(?:inputs|outputs|fn_name)"\s*:|\[?\s*"?assert[ (])')
 _OBJECT = re.compile(r'\s*\{\s*"[^"]*"\s*:')
 # Comparisons that are not made twice: samples of one row repeat each other.
 REMEMBERED = 1 << 14
@@ -35,8 +36,8 @@ MOST_ANSWERS, MOST_COMPARISONS = 64, 64
 # Words of a response beside a short gold from which it is prose, and of each word of the gold.
 PROSE, PROSE_PER_WORD = 4, 2
 
-
-_REFUSALS = {
+# What is wrong with a gold answer, by what a comparison with itself gives.
+REFUSALS = {
     "right": "",
     "wrong": "it is not equal to itself",
     "unread": "it cannot be read",
@@ -81,7 +82,7 @@ class Judge:
         self.kind, self.checker = kind, checker or Checker(SECONDS)
         self.known: dict[tuple[str, str], str] = {}
 
-    def judge(self, gold: str, response: str, mark: Mark = "either") -> Verdict:
+    def judge(self, gold: str, response: str, mark: Mark = "either", question: str = "") -> Verdict:
         """Judge one response; `mark` is where its answer stands."""
         return self.judge_read(gold, read(response, mark))
 
@@ -119,13 +120,15 @@ class Judge:
         assert gold is not None
         if not any(map(str.isalnum, gold)) and canonical(gold) not in _SIGNS:
             return "it has no letter and no digit"
+        if _TESTS.match(gold):
+            return "it is the tests of a program; write `judge: code` in the data set"
         if _OBJECT.match(gold):
             return "it is an object of JSON"
         if self.kind != "math" or kind_of(gold) != "expression":
             return ""
         # With its spelling taken away, which alone would call it right.
         formula = for_grammar(without_unit(tidy(gold))[0]) or ""
-        return _REFUSALS[self._asked(formula, formula)]
+        return REFUSALS[self._asked(formula, formula)]
 
     def _parts(self, gold: str, parts: tuple[str, ...], mathematics: Mathematics | None) -> tuple[Outcome, str]:
         """The verdict on one answer: on its parts together or, of one answer given twice, on each."""
@@ -147,7 +150,7 @@ class Judge:
             outcome = self._asked(given, gold)
             if outcome in ("timeout", "error"):
                 left = 0
-                raise Unverifiable(f"{given[:40]}: {_REFUSALS[outcome]}")
+                raise Unverifiable(f"{given[:40]}: {REFUSALS[outcome]}")
             return outcome == "right"
 
         return mathematics
@@ -168,14 +171,12 @@ def _is_prose(text: str, gold: str) -> bool:
 
 def kind_for(golds: Iterable[str]) -> str:
     """The judge that a data set with these gold answers needs."""
-    found = "exact"
+    found, are_options = "exact", True
     for gold in golds:
-        if gold.isascii() and gold.isdigit():
-            found = "number"
-            continue
-        kind = kind_of(gold)
+        kind = "number" if gold.isascii() and gold.isdigit() else kind_of(gold)
         if kind in ("expression", "structure", "base"):
             return "math"
+        are_options = are_options and kind == "choice"
         if kind in ("number", "time", "choice") or "\\" in gold:
             found = "number"
-    return found
+    return "choice" if found == "number" and are_options else found

@@ -10,7 +10,7 @@ limit whatever it is doing, also when the trainer has been killed, and a limit o
 memory its own problem. The server sees how it ended, and forks another in milliseconds. The timer counts the seconds
 that the judge computes: a training that is stopped and continued, or shares its cores, scores as it does undisturbed.
 
-`python -m steps.judges.mathematics` is that server: a line [given, gold, limit] of JSON in, a word out.
+`python -m steps.judges.mathematics` is that server: a line [given, gold, limit, by] of JSON in, a word out.
 """
 
 import contextlib
@@ -28,6 +28,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
+
+import regex
 
 Outcome = Literal["right", "wrong", "unread", "no_gold", "timeout", "error"]
 # Address space that a judge may take beyond what the server has.
@@ -71,20 +73,24 @@ class Checker:
         with ThreadPoolExecutor(self.workers) as threads:
             return list(threads.map(self.ask, pairs))
 
-    def ask(self, pair: tuple[str, str]) -> Outcome:
-        """Judge one pair; of several threads, each waits for a server of its own."""
+    def ask(self, pair: tuple[str, str], by: Literal["mathematics", "pattern"] = "mathematics") -> Outcome:
+        """Judge one pair; of several threads, each waits for a server of its own.
+
+        Args:
+            by: of "pattern" the gold is a regular expression.
+        """
         with self.lock:
             if self.started < self.workers:
                 self.started += 1
                 self.servers.put(_start())
         server = self.servers.get()
         try:
-            outcome = _exchange(server, [*pair, self.limit])
+            outcome = _exchange(server, [*pair, self.limit, by])
             if not outcome:
                 # No answer can end a server, but the system can, when memory is short.
                 _stop(server)
                 server = _start()
-                outcome = _exchange(server, [*pair, self.limit])
+                outcome = _exchange(server, [*pair, self.limit, by])
         finally:
             self.servers.put(server)
         if not outcome:
@@ -193,11 +199,21 @@ class _Judge:
 def _answer_requests(requests: int, outcomes: int) -> None:
     with os.fdopen(requests) as lines:
         for line in lines:
-            given, gold, limit = json.loads(line)
+            given, gold, limit, by = json.loads(line)
             signal.setitimer(signal.ITIMER_PROF, limit)
-            outcome = _judge(given, gold)
+            outcome = {"mathematics": _judge, "pattern": _match}[by](given, gold)
             signal.setitimer(signal.ITIMER_PROF, 0)
             os.write(outcomes, f"{outcome}\n".encode())
+
+
+def _match(given: str, pattern: str) -> str:
+    """Whether all of a text is as a pattern has it; may never return."""
+    try:
+        return "right" if regex.fullmatch(pattern, given) else "wrong"
+    except regex.error:
+        return "no_gold"
+    except (MemoryError, RecursionError):
+        return "error"
 
 
 def _judge(given: str, gold: str) -> str:

@@ -179,8 +179,15 @@ class Read(str):
         return read
 
 
-# A heading of Markdown has the mark of a worked answer: of a part of the text by its number, or of what follows.
-_HEADING = re.compile(r"(?:\**(?:step|part|case|section)\s+\w+\b.*|[^\d]*:\**)", re.IGNORECASE)
+# A heading of Markdown has the mark of a worked answer: of a part of the text by its number, of what follows, or of
+# what it is called; behind some of these names stands no answer.
+_CALLED = "explanation verification check note notes reasoning justification proof working analysis".split()
+_BARE = "solution conclusion summary calculation calculations steps result answer".split()
+_HEADING = re.compile(
+    r"\**(?:(?:step|part|case|section)\s+\w+\b.*|[^\d]*:\**"
+    rf"|(?:final |step-by-step |short )?(?:{'|'.join(_CALLED + _BARE)})[*.]*|(?:{'|'.join(_CALLED)})[*]*:.*)",
+    re.IGNORECASE,
+)
 
 
 def read(response: str, mark: Mark) -> Read:

@@ -8,7 +8,8 @@ from itertools import chain
 
 from steps.core.progress import Progress
 from steps.judges.instructions import follows
-from steps.judges.judge import KINDS, SECONDS, Judge, Verdict, kind_for
+from steps.judges.judge import SECONDS, Verdict, kind_for
+from steps.judges.kinds import JUDGES, Judging
 from steps.judges.mathematics import Checker
 from steps.judges.reading import Mark, said, short_answer
 
@@ -41,8 +42,13 @@ def kind_of_row(row: dict, gold: str) -> str:
     return row.get("judge") or kind_for([gold])
 
 
+def marks_answer(row: dict) -> bool:
+    """Whether a response to a row with an answer gives it behind a mark."""
+    return JUDGES[kind_of_row(row, row["answer"])].marked
+
+
 def judges_of(rows: Iterable[dict], short_answer_words: int = 0) -> dict[str, int]:
-    """How many rows each judge has, as `RowJudge.verdict` gives them to it: of `KINDS`, `instruction` for a row with a
+    """How many rows each judge has, as `RowJudge.verdict` gives them to it: of `JUDGES`, `instruction` for a row with a
     "check", `none` for one that nobody can judge. For a manifest."""
 
     def judge(row: dict) -> str:
@@ -65,7 +71,7 @@ class RowJudge:
     def __init__(self, seconds: float = SECONDS, workers: int | None = None):
         self.workers = workers or int(os.environ.get("OMP_NUM_THREADS") or 1)
         self.checker = Checker(seconds, self.workers)
-        self.judges = {kind: Judge(kind, self.checker) for kind in KINDS}
+        self.judges = {name: kind.make(self.checker) for name, kind in JUDGES.items()}
 
     def __enter__(self) -> "RowJudge":
         return self
@@ -77,7 +83,7 @@ class RowJudge:
         """End its processes."""
         self.checker.__exit__(None, None, None)
 
-    def of(self, row: dict, gold: str) -> Judge:
+    def of(self, row: dict, gold: str) -> Judging:
         """The judge of a row with this gold answer."""
         return self.judges[kind_of_row(row, gold)]
 
@@ -90,7 +96,8 @@ class RowJudge:
         if found is None:
             return Verdict("unverifiable", "", "the row has no answer to compare with")
         kind, gold = found
-        return self.of(row, gold).judge(gold, response, MARK_OF[kind])
+        asked = next((turn["content"] for turn in reversed(row["messages"]) if turn["role"] == "user"), "")
+        return self.of(row, gold).judge(gold, response, MARK_OF[kind], asked)
 
     def verdicts(
         self, rows: Sequence[dict], responses: Sequence[Sequence[str]], short_answer_words: int = 0, what: str = ""

@@ -7,6 +7,8 @@ written in other words is the same: x > 3 and (3, ∞), x = 2 or x = 5 and {2, 5
 
 import re
 from collections.abc import Callable
+from fractions import Fraction
+from itertools import pairwise
 from typing import NamedTuple
 
 from steps.judges.arithmetic import evaluate
@@ -33,6 +35,13 @@ class Shape(NamedTuple):
 _EMPTY = re.compile(r"\\emptyset|\\\{\s*\\\}|\{\s*\}|no (?:real )?solutions?", re.IGNORECASE)
 # All real numbers, as what x is an element of.
 _REALS = re.compile(r"(?:\\mathbb|\\text)\s*\{?\s*R\s*\}?|ℝ|all (?:the )?real numbers?|all reals", re.IGNORECASE)
+# ... and what it is not.
+_REALS_BUT = re.compile(
+    rf"(?:{_REALS.pattern}|R(?=\s*(?:∖|\\setminus)))\s*"
+    r"(?:\\setminus|\\backslash|\\smallsetminus|∖|\\|[-−]|except(?: for)?)\s*"
+    r"(?:\\?\{([^{}]+)\}|(-?[\d./]+))",
+    re.IGNORECASE,
+)
 _MATRIX = re.compile(
     r"([^&]*?)\s*\\begin\{([pbvBV]?(?:small)?matrix|array)\}(?:\{[lcr|]+\})?(.*)\\end\{\2\}", re.DOTALL
 )
@@ -58,6 +67,10 @@ def shape_of(text: str) -> Shape:
         return Shape("set", ())
     if _REALS.fullmatch(text):
         return Shape("bracket", (Shape("scalar", (r"-\infty",)), Shape("scalar", (r"\infty",))), "()")
+    if found := _REALS_BUT.fullmatch(re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text)):
+        points = [evaluate(plain(point)) for point in (found[1] or found[2]).rstrip("\\").split(",")]
+        if None not in points:
+            return _without(points)  # type: ignore[arg-type]
     if (found := _MATRIX.fullmatch(text)) and _FACTOR.fullmatch(found[1]):
         rows = [row for row in re.split(r"\\\\", found[3]) if row.strip()]
         # A number before a matrix is of each of its cells.
@@ -230,11 +243,69 @@ def _interval(shape: Shape) -> Shape | None:
     return Shape("bracket", tuple(Shape("scalar", (end,)) for end in ends), opening + closing)
 
 
+def _between(low: str, high: str, brackets: str) -> Shape:
+    return Shape("bracket", (Shape("scalar", (low,)), Shape("scalar", (high,))), brackets)
+
+
+def _written(value: Fraction) -> str:
+    sign = "-" if value < 0 else ""
+    one, other = abs(value.numerator), value.denominator
+    return f"{sign}{one}" if other == 1 else rf"{sign}\frac{{{one}}}{{{other}}}"
+
+
+def _without(points: list[Fraction]) -> Shape:
+    """All real numbers but these."""
+    ends = [r"-\infty", *map(_written, sorted({*points})), r"\infty"]
+    return Shape("union", tuple(_between(low, high, "()") for low, high in pairwise(ends)))
+
+
+_DISTANCE = re.compile(
+    rf"(?:\||\\[lr]?vert)\s*(?:{_VARIABLE.pattern})\s*(?:([-+])\s*([^|]*?))?\s*(?:\||\\[lr]?vert)", re.DOTALL
+)
+
+
+def _solved(shape: Shape) -> Shape | None:
+    """Of |x - 1| > 2 and x ≠ 3, with literal numbers, where x may lie; None of another shape."""
+    if shape.kind != "relation" or len(shape.parts) != 3:
+        return None
+    left, sign, right = shape.parts
+    if evaluate(plain(left)) is not None:
+        left, sign, right = right, FLIPPED.get(sign, sign), left
+    limit = evaluate(plain(right))
+    if limit is None:
+        return None
+    if sign == r"\ne":
+        return _without([limit]) if _VARIABLE.fullmatch(left) else None
+    found = _DISTANCE.fullmatch(left)
+    sign = {"<=": r"\le", ">=": r"\ge"}.get(sign, sign)
+    if not found or sign not in FLIPPED or limit <= 0:
+        return None
+    moved = evaluate(plain(found[2])) if found[1] else Fraction(0)
+    if moved is None:
+        return None
+    middle = moved if found[1] == "-" else -moved
+    low, high = _written(middle - limit), _written(middle + limit)
+    if sign in ("<", r"\le"):
+        return _between(low, high, "()" if sign == "<" else "[]")
+    closing, opening = (")", "(") if sign == ">" else ("]", "[")
+    return Shape("union", (_between(r"-\infty", low, f"({closing}"), _between(high, r"\infty", f"{opening})")))
+
+
 # --- comparison ----------------------------------------------------------------------------------
+
+# Signs of inequalities, turned round.
+FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
 
 
 def same_shape(gold: Shape, given: Shape, same: Same) -> bool:
     """Whether two answers say the same; `same` compares two scalars, or two relations as texts."""
+    if _alike(gold, given, same):
+        return True
+    solved = _solved(gold), _solved(given)
+    return any(solved) and _alike(solved[0] or gold, solved[1] or given, same)
+
+
+def _alike(gold: Shape, given: Shape, same: Same) -> bool:
     if gold.kind == "relation" and given.kind == "relation":
         one, other = name_of(gold), name_of(given)
         if {*gold.parts[1::2]} == {*given.parts[1::2]} == {"="}:
@@ -308,9 +379,8 @@ def _same_relation(gold: Shape, given: Shape, same: Same) -> bool:
         )  # fmt: skip
     if gold.parts[1] == given.parts[1] == "=":
         return same("=".join(gold.parts[::2]), "=".join(given.parts[::2]))
-    flip = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
     left, sign, right = given.parts
-    turned = (right, flip.get(sign, sign), left)
+    turned = (right, FLIPPED.get(sign, sign), left)
     return any(
         gold.parts[1] == way[1] and same(gold.parts[0], way[0]) and same(gold.parts[2], way[2])
         for way in (given.parts, turned)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from steps.judges.judge import Verdict
 from steps.judges.reading import behind_sharps, boxes, said, sharps_split
-from steps.judges.rows import RowJudge, by_answer
+from steps.judges.rows import RowJudge, by_answer, marks_answer
 
 
 def strict_verdicts(
@@ -34,7 +34,7 @@ def _verdict(judge: RowJudge, row: dict, response: str, ended: bool) -> Verdict 
     wrong = next((verdict for verdict in told if not verdict.right), None)
     if wrong:
         return wrong
-    if row.get("answer") is not None and (problem := _form(response)):
+    if row.get("answer") is not None and marks_answer(row) and (problem := _form(response)):
         return Verdict("wrong", told[0].read, problem)
     return told[0]
 

@@ -7,10 +7,12 @@ import functools
 import string
 import unicodedata
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from steps.judges.instructions import follows
-from steps.judges.judge import Judge
+from steps.judges.judge import SECONDS, Judge
+from steps.judges.kinds import JUDGES, Judging
+from steps.judges.mathematics import Checker
 from steps.judges.reading import NO_ANSWER, Mark, Read, last_number, read
 
 Filter = Callable[[list[list[str]], Any], list[list[str]]]
@@ -40,6 +42,11 @@ def _judge(kind: str) -> Judge:
     return Judge(kind)
 
 
+@functools.cache
+def _judging(kind: str) -> Judging:
+    return JUDGES[kind].make(Checker(SECONDS))
+
+
 def _score(kind: str, gold: str, answer: str) -> float:
     if answer == NO_ANSWER:
         return 0.0
@@ -61,6 +68,21 @@ def score_math(doc: dict, answers: list[str]) -> dict[str, float]:
 
     published = is_equiv(answers[0].rpartition(" | ")[2], doc["answer"])
     return {"exact_match": _score("math", doc["answer"], answers[0]), "hendrycks_math": float(published)}
+
+
+def score_choice(doc: dict, responses: list[str]) -> dict[str, float]:
+    """The letter or the text of an option that the question lists, behind a mark."""
+    return _whole("choice", doc, responses[0])
+
+
+def score_code(doc: dict, responses: list[str]) -> dict[str, float]:
+    """A program that passes the tests which the row has for an answer."""
+    return _whole("code", doc, responses[0])
+
+
+def _whole(kind: str, doc: dict, response: str) -> dict[str, float]:
+    asked = str(doc.get("prompt", doc.get("question", "")))
+    return {"exact_match": float(_judging(kind).judge(doc["answer"], response, "either", asked).right)}
 
 
 def score_question(doc: dict, answers: list[str]) -> dict[str, float]:
@@ -99,6 +121,10 @@ def _no_texts(value: Any) -> str:
     return "" if right else "must be a list of texts"
 
 
+def _no_tests(value: Any) -> str:
+    return _judging("code").refusal(value) if isinstance(value, str) else "must be the text of tests"
+
+
 def _no_check(value: Any) -> str:
     try:
         follows("", value)
@@ -107,11 +133,27 @@ def _no_check(value: Any) -> str:
     return ""
 
 
-# What the functions above read of a row, and what is wrong with it: "" for nothing.
-ASKED: dict[str, tuple[str, Callable[[Any], str]]] = {
-    "score_number": ("answer", _no_answer),
-    "score_target": ("target", _no_answer),
-    "score_math": ("answer", _no_text),
-    "score_question": ("answer", _no_texts),
-    "score_instruction": ("check", _no_check),
+class Asked(NamedTuple):
+    """What a function above asks of a row: a field, and what is wrong with a value of it ("" for nothing); and the
+    judge that it goes by."""
+
+    field: str
+    wrong: Callable[[Any], str]
+    judge: str
+
+
+ASKED: dict[str, Asked] = {
+    "score_number": Asked("answer", _no_answer, "number"),
+    "score_target": Asked("target", _no_answer, "number"),
+    "score_math": Asked("answer", _no_text, "math"),
+    "score_choice": Asked("answer", _no_text, "choice"),
+    "score_code": Asked("answer", _no_tests, "code"),
+    "score_question": Asked("answer", _no_texts, "squad"),
+    "score_instruction": Asked("check", _no_check, "instruction"),
 }
+
+
+def judge_of(score: Any) -> str:
+    """The judge of a task, by the function that scores its answers; "lm-eval" for one that is not of these."""
+    own = getattr(score, "__module__", "") == __name__
+    return ASKED[score.__name__].judge if own else "lm-eval"

@@ -169,7 +169,7 @@ def main(args: argparse.Namespace) -> None:
     started = time.time()
     stage, settings, headroom = (args.settings[key] for key in ("stage", "recipe", "headroom"))
     check_settings(settings, STAGES[stage].settings)
-    check_launch(settings, args.kind, args.processes)
+    check_launch(settings, args.kind, args.processes, stage)
     folders = [args.model, *args.teachers, *([args.judge] if args.judge else [])]
     inputs = list(dict.fromkeys(path for folder in folders for path in checkpoints.check(folder)))
     check_context(stage, settings, args.settings["prompt_tokens"], [args.model, *args.teachers])

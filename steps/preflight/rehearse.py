@@ -24,7 +24,7 @@ from steps.models import checkpoints, teachers
 from steps.models.adapters import tokens
 from steps.models.adapters.attach import attach
 from steps.preflight.machine import held
-from steps.recipes.preferences import PairPlan, build_model, build_trainer
+from steps.recipes.preferences import PairPlan, adapted, build_model, build_trainer
 from steps.reinforcement.reward_kinds import Scored
 from steps.reinforcement.rl_plan import RolloutPlan
 from steps.settings import stages
@@ -134,6 +134,7 @@ def preferences(args: argparse.Namespace, settings: dict, shape: memory.Shape) -
     pairs = [{"id": "made", "chosen_ids": one, "rejected_ids": one[::-1]} for one in ids]
     plan = tried_plan(PairPlan, settings, [2 * settings["max_length"]] * len(pairs))
     settings = settings | {"gradient_accumulation": plan.accumulation}
+    model = adapted(model, settings, plan.steps)
     return build_trainer(model, tokenizer, pairs, settings, plan, args.work), plan
 
 

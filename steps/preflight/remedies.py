@@ -52,7 +52,7 @@ def remedies(settings: dict, stage: str, kind: str, count: int, device: str) -> 
 def goes(settings: dict, stage: str, kind: str, count: int) -> bool:
     """Whether so many processes can share a training in that way."""
     try:
-        check_launch(settings, kind, count)
+        check_launch(settings, kind, count, stage)
     except ValueError:
         return False
     return True

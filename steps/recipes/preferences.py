@@ -6,8 +6,10 @@ from typing import Any
 from steps.core.files import read_jsonl
 from steps.core.progress import Progress
 from steps.models import checkpoints
+from steps.models.adapters.attach import attach
 from steps.models.chat import Chat
 from steps.models.unfit import Unfit
+from steps.settings.reward import HEAD
 from steps.training.curriculum import DIFFICULTY
 from steps.training.plan import Plan
 from steps.training.texts import skip, texts
@@ -113,12 +115,34 @@ def build_model(parent: Path, pad_token_id: int, seed: int) -> Any:
         ) from error
     setattr(model, model.base_model_prefix, causal.base_model)
     missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
-    assert missing == ["score.weight"], f"the head of {config.model_type} is {missing}"
+    assert missing == [f"{HEAD}.weight"], f"the head of {config.model_type} is {missing}"
     weight = torch.empty(model.score.weight.shape)
     generator = torch.Generator().manual_seed(seed)
     torch.nn.init.normal_(weight, std=config.initializer_range, generator=generator)
     model.score.weight = torch.nn.Parameter(weight)
     return model
+
+
+def adapted(model: Any, settings: dict, steps: int) -> Any:
+    """A reward model as it will be trained: whole, or an adapter and the head.
+
+    Args:
+        steps: optimizer steps planned.
+
+    Raises:
+        ValueError: as of `attach`.
+    """
+    adapter = settings["adapter"]
+    if adapter["kind"] != "full":
+        adapter = adapter | {"modules_to_save": [*adapter.get("modules_to_save", ()), HEAD]}
+    return attach(model, adapter, settings["seed"], steps)
+
+
+def merge(trainer: Any) -> None:
+    """Put the trained adapter into the weights: what it was trained on, a policy's body under a random head, stands in
+    no folder from which it could be loaded again."""
+    if hasattr(trainer.model, "peft_config"):
+        trainer.model = trainer.model.merge_and_unload(safe_merge=True)
 
 
 def build_trainer(model: Any, tokenizer: Any, pairs: list[dict], settings: dict, plan: PairPlan, work: Path) -> Any:

@@ -5,10 +5,10 @@ prompt. Both are rendered with the tokenizer's chat template; the model, a seque
 either a scalar r at its last token, and the loss is −log σ(r_chosen − r_rejected): the likelihood of Bradley and Terry
 (1952, doi:10.2307/2334029), as equation 1 of Ouyang et al. (2022, arXiv:2203.02155) with one pair per prompt. Of a pair
 that says by how much the chosen one is better ("margin"), it is −log σ(r_chosen − r_rejected − margin), as equation 2
-of Llama 2 (2023, arXiv:2307.09288). All weights are trained; the head starts from the seed. Pairs of which a response
-is too long are not cut: they go to `skipped.jsonl`, counted in the manifest. `reward.json` says how often the model
-ranks held-out pairs as they are, and by how much. A killed run resumes from its work folder and ends with the bytes of
-an undisturbed one.
+of Llama 2 (2023, arXiv:2307.09288). All weights are trained, or an adapter, which is merged in at the end; the head is
+trained in either case and starts from the seed. Pairs of which a response is too long are not cut: they go to
+`skipped.jsonl`, counted in the manifest. `reward.json` says how often the model ranks held-out pairs as they are, and
+by how much. A killed run resumes from its work folder and ends with the bytes of an undisturbed one.
 
 Run as: python -m steps.recipes.reward --settings '{"learning_rate": 0.0001, …}' --parent results/fable/study/sft
     --data train.jsonl --valid valid.jsonl --work work/fable/reward --out results/fable/study/reward
@@ -31,7 +31,17 @@ from steps.core.work import work_folder
 from steps.models import checkpoints
 from steps.models.adapters.attach import weight_counts
 from steps.models.context import check_length, context
-from steps.recipes.preferences import LOG_COLUMNS, PairPlan, build_model, build_trainer, count, encode_pairs, tokens_of
+from steps.recipes.preferences import (
+    LOG_COLUMNS,
+    PairPlan,
+    adapted,
+    build_model,
+    build_trainer,
+    count,
+    encode_pairs,
+    merge,
+    tokens_of,
+)
 from steps.settings.reward import Reward
 from steps.settings.training import material
 from steps.stats import means
@@ -93,10 +103,12 @@ def main(args: argparse.Namespace) -> None:
     )
     model = kernels.use(build_model(args.parent, tokenizer.pad_token_id, settings["seed"]), settings)
     check_length(settings["max_length"], context(model.config), "max_length")
+    model = adapted(model, settings, plan.steps)
     parameters = weight_counts(model)
     trainer = build_trainer(model, tokenizer, pairs, settings, plan, work)
     boards.add(trainer, args, settings)
     log = training.train(trainer, plan, "reward")
+    merge(trainer)
     held_out = judged(margins(trainer, valid_pairs, max(1, settings["batch_size"] // trainer.micro_batches.parts)))
     if not gather(trainer):
         return

@@ -20,8 +20,9 @@ nothing. So, before any training:
   those that `pass_rate` keeps, all groups vary by construction.
 
 A check that fails stops the run with the table and two examples each; one that no configured reward can fail is left
-out. What another row's answer is worth is taken for nothing: two rows whose answers are equal but for their form
-("1/2", "0.5") can cost a row of the share.
+out. Totals are what training learns from: with `aggregation: normalize_then_sum` each reward counts over its own
+deviation among the known answers of a row, or the samples of one. What another row's answer is worth is taken for
+nothing: two rows whose answers are equal but for their form ("1/2", "0.5") can cost a row of the share.
 
 In: train.jsonl and samples.jsonl of the difficulty step, the start policy. Out: prompts.jsonl, left_out.jsonl,
 gate.csv, cases.jsonl (every known answer with what each reward gives it).
@@ -38,6 +39,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,7 @@ from steps.reinforcement.known_answers import FIELD, Case, known_answers
 from steps.reinforcement.methods import method_of
 from steps.reinforcement.rewards import Rewards, custom_files
 from steps.settings import rewards as reward_settings
+from steps.settings.reinforcement import AGGREGATIONS
 
 # Conversations judged at once by a model: its size matters for the kinds `self` and `preference` only.
 BATCH = 64
@@ -144,7 +147,12 @@ def read_samples(path: Path, rows: list[dict]) -> dict[str, dict]:
 
 
 def judge_all(
-    rewards: Rewards, cases: list[Case], fitting: list[dict], samples: dict[str, dict], count: Callable
+    rewards: Rewards,
+    cases: list[Case],
+    fitting: list[dict],
+    samples: dict[str, dict],
+    count: Callable,
+    aggregation: str = AGGREGATIONS[0],
 ) -> tuple[Judged, int]:
     """The cases and the start policy's samples, judged; and how many samples a row has (0 where none has any)."""
     sampled = [samples[row["id"]] for row in fitting if row["id"] in samples]
@@ -155,7 +163,8 @@ def judge_all(
     responses = known + [text for record in sampled for text in record["responses"]]
     tokens = count(known) + [n for record in sampled for n in record["tokens"]]
     assert len(rows) == len(labels) == len(responses) == len(tokens)
-    return judge(rewards, rows, labels, responses, tokens), size
+    groups = [len([*own]) for _, own in groupby(cases, key=lambda case: case.row["id"])] + [size] * len(sampled)
+    return judge(rewards, rows, labels, responses, tokens, groups, aggregation), size
 
 
 def case_rows(cases: list[Case], judged: Judged) -> list[dict]:
@@ -216,7 +225,8 @@ def main(args: argparse.Namespace) -> None:
         kept = choose(fitting, settings["pass_rate"], args.data)
         cases = known_answers(kept, settings)
         samples = read_samples(args.samples, fitting)
-        judged, size = judge_all(rewards, cases, fitting, samples, count)
+        aggregation = settings.get("aggregation", AGGREGATIONS[0])
+        judged, size = judge_all(rewards, cases, fitting, samples, count, aggregation)
     checks = all_checks(cases, judged, size, settings)
     stop(checks)
 

@@ -1,7 +1,11 @@
 """What the gate asks of a reward: known answers and the start policy's samples, judged, and a bar for each check."""
 
 from collections.abc import Callable
+from itertools import accumulate
+from math import nan
 from typing import NamedTuple
+
+import numpy as np
 
 from steps.core.progress import Progress
 from steps.data.rows import escaped
@@ -9,12 +13,15 @@ from steps.reinforcement.known_answers import Case
 from steps.reinforcement.methods import method_of
 from steps.reinforcement.methods.interface import SelfTaught
 from steps.reinforcement.reward_kinds import Scored
-from steps.reinforcement.rewards import Rewards, runs
+from steps.reinforcement.rewards import Rewards
+from steps.settings.reinforcement import AGGREGATIONS
 
 # Responses between two lines of progress; a row's own stay together.
 CHUNK = 512
 # Below it two totals are one: a sum of floats depends on the order of its terms.
 TIE = 1e-9
+# What TRL adds to a deviation that it divides by.
+EPSILON = 1e-4
 EXAMPLES = 2
 
 
@@ -57,23 +64,57 @@ class Check(NamedTuple):
         return self.value >= self.bar if self.least else self.value <= self.bar
 
 
-def judge(rewards: Rewards, rows: list[dict], labels: list[str], responses: list[str], tokens: list[int]) -> Judged:
-    """Every reward on every response; all lists are [responses]."""
+def judge(
+    rewards: Rewards,
+    rows: list[dict],
+    labels: list[str],
+    responses: list[str],
+    tokens: list[int],
+    groups: list[int],
+    aggregation: str = AGGREGATIONS[0],
+) -> Judged:
+    """Every reward on every response; all lists but `groups` are [responses].
+
+    Args:
+        groups: how many responses in a row are compared with each other, as those of a prompt are in training.
+        aggregation: what their totals are; see `totals_of`.
+    """
     progress = Progress("gate: rewards", len(responses), "responses")
     scored: dict[str, list[Scored]] = {name: [] for name in rewards.names}
     begin = end = 0
-    for size in runs(rows):
+    own: list[int] = []
+    for size in groups:
         end += size
+        own.append(size)
         if end - begin < CHUNK and end < len(rows):
             continue
         part = slice(begin, end)
         for name in rewards.names:
-            scored[name] += rewards.score(name, rows[part], responses[part], tokens[part])
-        begin = end
+            scored[name] += rewards.score(name, rows[part], responses[part], tokens[part], own)
+        begin, own = end, []
         progress.update(end)
-    totals = rewards.totals({name: [one.value for one in each] for name, each in scored.items()})
+    totals = totals_of(rewards, scored, groups, aggregation)
     assert all(len(each) == len(totals) == len(responses) for each in scored.values())
     return Judged(rows, labels, responses, scored, totals)
+
+
+def totals_of(rewards: Rewards, scored: dict[str, list[Scored]], groups: list[int], aggregation: str) -> list[float]:
+    """What each response is worth: the weighted sum of its rewards or, with `normalize_then_sum`, of what each is over
+    its own deviation in the group (GDPO, arXiv:2601.05242): a small reward then counts as much as a large one."""
+    if aggregation == AGGREGATIONS[0]:
+        return rewards.totals({name: [one.value for one in each] for name, each in scored.items()})
+    values = np.array(
+        [[nan if one.note == "silent" else one.value for one in scored[name]] for name in rewards.names]
+    ).T
+    found = np.zeros(len(values))
+    for end, size in zip(accumulate(groups), groups, strict=True):
+        group = values[end - size : end]
+        for k in np.flatnonzero((~np.isnan(group)).sum(0) > 1):
+            column = group[:, k]
+            parts = (column - np.nanmean(column)) / (np.nanstd(column, ddof=1) + EPSILON)
+            found[end - size : end] += rewards.weights[k] * np.nan_to_num(parts)
+    # What cancels does so up to rounding.
+    return np.round(found, 6).tolist()
 
 
 def at_least(name: str, hits: list[bool], bar: float, look: str, examples: list[str]) -> Check:
@@ -174,7 +215,7 @@ def all_checks(cases: list[Case], judged: Judged, size: int, settings: dict) -> 
     """
     checks = [failure_check(judged, settings["max_failures"])]
     readers = [name for name, reward in settings["rewards"].items() if reward["kind"] == "answer"]
-    if readers:
+    if readers and cases:
         good = [i for i, case in enumerate(cases) if case.kind == "good"]
         look = "gate.good: known-good answers are not written as the reward reads them"
         checks.append(unparsed_check("known-good answers", judged, good, readers, settings["unparsed"], look))

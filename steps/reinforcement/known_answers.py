@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 from steps.data.rows import prompt_of, response_of
 from steps.judges.canonical import NUMBER, canonical, equal
+from steps.judges.kinds import JUDGES
 from steps.judges.reading import worked_answer
+from steps.judges.rows import kind_of_row
 
 FIELD = re.compile(r"\{(response|answer)\}")
 MARKERS = ("####", "\\boxed")
@@ -79,14 +81,21 @@ def wrong_answers(answer: str, answers: dict, rng: Random) -> dict[str, str]:
     return {form: text for form, text in wrong.items() if text is not None and not equal(text, answer)}
 
 
+def answer_of(row: dict) -> str | None:
+    """The answer of a row, where a right response gives it; None of tests, of a pattern, and of a row without one."""
+    answer = row["answer"]
+    return answer if answer is not None and JUDGES[kind_of_row(row, answer)].written else None
+
+
 def written(row: dict) -> str:
-    """A right response: the row's own or, of a prompt without one, its answer."""
-    return response_of(row) or (f"#### {row['answer']}" if row["answer"] is not None else "")
+    """A right response: the row's own or, of a prompt without one, its answer; "" where nobody has written one."""
+    answer = answer_of(row)
+    return response_of(row) or (f"#### {answer}" if answer is not None else "")
 
 
 def bad_answers(row: dict, template: str, answers: dict, responses: list[str], rng: Random) -> dict[str, str]:
     """Known-bad responses of a row by form: moved, other, rejected; none where nothing can be made wrong."""
-    reference, answer = written(row), row["answer"]
+    reference, answer = written(row), answer_of(row)
     if answer is None:
         if worse := row.get("rejected"):
             return {"rejected": fill(template, worse if isinstance(worse, str) else worse[-1]["content"], None)}
@@ -102,7 +111,7 @@ def bad_answers(row: dict, template: str, answers: dict, responses: list[str], r
 
 def malformed_answers(row: dict, template: str, rng: Random) -> dict[str, str]:
     """Responses of a row that answer nothing, by form: empty, cut, unmarked, noise."""
-    reference, answer = written(row), row["answer"]
+    reference, answer = written(row), answer_of(row)
     good = fill(template, reference, answer)
     # Before the first place: the working of a half must not hold the answer.
     until = min((begin for begin, _ in places(good, answer)), default=len(good)) if answer is not None else len(good)
@@ -128,27 +137,32 @@ def exploiting_answers(row: dict, good: str, bad: dict[str, str]) -> dict[str, s
 
 
 def known_answers(rows: list[dict], settings: dict) -> list[Case]:
-    """The known answers of `settings["rows"]` of the rows, drawn by seed, in the order of the rows.
+    """The known answers of `settings["rows"]` of the rows, drawn by seed, in the order of the rows; none where a right
+    response is to pass tests or to be as a pattern has it, and no row has one.
 
     Raises:
         ValueError: no row has what the template asks for, or no answer can be made wrong.
     """
     template, seed = settings["good"], settings["seed"]
-    able = [row for row in rows if row["answer"] is not None or "{answer}" not in template]
+    answers = [answer_of(row) for row in rows]
+    able = [row for row, own in zip(rows, answers, strict=True) if own is not None or "{answer}" not in template]
+    able = [row for row in able if row["answer"] is None or written(row)]
+    if not able and all(row["answer"] is not None for row in rows) and not any(answers):
+        return []
     if not able:
         raise ValueError(f"gate.good: {template!r} asks for an {{answer}}, and no row that trains has one")
     drawn = Random(seed).sample(range(len(able)), min(settings["rows"], len(able)))
-    answers = {canonical(row["answer"]): row["answer"] for row in able if row["answer"] is not None}
+    others = {canonical(own): own for own in map(answer_of, able) if own is not None}
     responses = sorted({written(row) for row in able})
     cases = []
     for row in (able[i] for i in sorted(drawn)):
         rng = Random(f"{seed}:{row['id']}")
-        good = fill(template, written(row), row["answer"])
+        good = fill(template, written(row), answer_of(row))
         cases.append(Case(row, "good", "reference", good))
-        bad = bad_answers(row, template, answers, responses, rng)
+        bad = bad_answers(row, template, others, responses, rng)
         cases += [Case(row, "bad", form, text) for form, text in bad.items()]
         cases += [Case(row, "malformed", form, text) for form, text in malformed_answers(row, template, rng).items()]
-        if bad and row["answer"] is not None:
+        if bad and answer_of(row) is not None:
             cases += [Case(row, "exploiting", form, text) for form, text in exploiting_answers(row, good, bad).items()]
     if not any(case.kind == "bad" for case in cases):
         row = cases[0].row

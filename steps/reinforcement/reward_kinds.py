@@ -21,7 +21,7 @@ from steps.judges.instructions import follows
 from steps.judges.judge import Verdict
 from steps.judges.rows import RowJudge, by_answer
 from steps.reinforcement.reward_model import RewardModel
-from steps.settings.rewards import CUSTOM_SECONDS
+from steps.settings.rewards import BATCH, CUSTOM_SECONDS, GROUP, ONE
 
 FIELDS = re.compile(r"\{(prompt|response)\}")
 # For one response: a pattern takes microseconds unless it backtracks without end.
@@ -231,44 +231,75 @@ class Custom(Kind):
     def __init__(self, name: str, settings: dict, judges: Judges):
         super().__init__(name, settings, judges)
         path, self.function = Path(settings["file"]), settings["function"]
-        self.many = settings.get("group", False)
+        self.per = settings.get("per", ONE)
+        # By the names of columns: why it cannot be called with them, "" where it can.
+        self.refusals: dict[tuple[str, ...], str] = {}
         self.worker = judges.worker(path, settings.get("seconds", CUSTOM_SECONDS))
         try:
             self.worker.start()
         except bounded.Failed as error:
             raise ValueError(f"rewards.{name}.file: {path} does not run ({error})") from None
         try:
-            self.worker.check(self.function, "", [] if self.many else "", None, {})
+            self.worker.check(self.function, *[None] * 4)
         except bounded.Failed as error:
-            taken = "responses" if self.many else "response"
+            taken = {ONE: "prompt, response, answer", GROUP: "prompt, responses, answer"}
             raise ValueError(
-                f"rewards.{name}.function: {path} has no function {self.function!r} that takes (prompt, {taken},"
-                f" answer) or, besides, the row ({error}); correct the name, or what it takes"
+                f"rewards.{name}.function: {path} has no function {self.function!r} that takes"
+                f" ({taken.get(self.per, 'prompts, responses, answers')}) or, besides, the row ({error}); correct the"
+                " name, or what it takes"
             ) from None
+
+    def problem(self, row: dict) -> RowProblem | None:
+        """Whether the row has the columns that the function asks for by name."""
+        own = columns([row])
+        if (names := tuple(own)) not in self.refusals:
+            try:
+                self.worker.check(self.function, *[None] * 4, columns=own)
+                self.refusals[names] = ""
+            except bounded.Failed as error:
+                self.refusals[names] = str(error)
+        if not self.refusals[names]:
+            return None
+        hint = f"the reward {self.name} asks for it: name it under `keep:` of the row's source"
+        return RowProblem("unjudgeable", "extra", hint, self.refusals[names])
 
     def score(
         self, rows: list[dict], responses: list[str], tokens: list[int], groups: Sequence[int] = ()
     ) -> list[Scored]:
-        if not self.many:
+        if self.per == ONE:
             return super().score(rows, responses, tokens)
+        if self.per == BATCH:
+            answers = [row.get("answer") for row in rows]
+            return self.called(len(rows), [*map(question, rows)], responses, answers, rows, columns(rows))
         scored: list[Scored] = []
         for size in groups:
             row, own = rows[len(scored)], responses[len(scored) : len(scored) + size]
-            try:
-                values = self.worker.call_many(self.function, size, question(row), own, row.get("answer"), row)
-                scored += map(returned, values)
-            except bounded.Failed as error:
-                scored += [Scored(0.0, error=str(error))] * size
+            scored += self.called(size, question(row), own, row.get("answer"), row, row.get("extra", {}))
         return scored
 
-    def score_one(self, row: dict, response: str, tokens: int) -> Scored:
+    def called(self, count: int, *given: Any) -> list[Scored]:
+        """What it returns of several samples, all of which fail where it does."""
+        *arguments, named = given
         try:
-            return returned(self.worker.call(self.function, question(row), response, row.get("answer"), row))
+            return [*map(returned, self.worker.call_many(self.function, count, *arguments, columns=named))]
+        except bounded.Failed as error:
+            return [Scored(0.0, error=str(error))] * count
+
+    def score_one(self, row: dict, response: str, tokens: int) -> Scored:
+        given, named = (question(row), response, row.get("answer"), row), row.get("extra", {})
+        try:
+            return returned(self.worker.call(self.function, *given, columns=named))
         except bounded.Failed as error:
             return Scored(0.0, error=str(error))
 
     def close(self) -> None:
         self.worker.close()
+
+
+def columns(rows: Sequence[dict]) -> dict[str, list]:
+    """What the sources of rows keep, by name: [rows], None where a row has it not."""
+    names = dict.fromkeys(name for row in rows for name in row.get("extra", ()))
+    return {name: [row.get("extra", {}).get(name) for row in rows] for name in names}
 
 
 def returned(value: float | None) -> Scored:

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field, create_model, model_validator
 
 from steps.judges.judge import AUTO as JUDGE_OF_GOLDS
-from steps.judges.judge import KINDS as JUDGES
+from steps.judges.kinds import JUDGES
 from steps.settings.base import ROWS_AT_ONCE, OneOf, Seed, Settings, Share, Text, Unique
 from steps.settings.errors import meant
 from steps.settings.formats import AUTO, FORMATS, TURN_KEYS
@@ -20,7 +20,7 @@ LANGUAGES = (
 
 TRAINED_TURNS = ("every", "last")
 # The keys of a source that reading its rows rests on.
-READ = ("path", "format", "columns", "ignore", "train")
+READ = ("path", "format", "columns", "ignore", "keep", "train")
 
 Languages = Annotated[list[Annotated[str, OneOf(LANGUAGES)]], Unique, Field(min_length=1)]
 Sha256 = Annotated[
@@ -135,6 +135,9 @@ class Source(OfHub, _Filtered):  # type: ignore[misc, valid-type]
     ignore: Annotated[list[str], Unique] = Field(
         [], description="Fields that do not change here what a row means, though they do elsewhere"
     )
+    keep: Annotated[list[str], Unique] = Field(
+        [], description="Fields that its rows carry for rewards; of a.b the key b of the object a"
+    )
     train: Annotated[str, OneOf(TRAINED_TURNS)] = Field(
         "every", description="Which of the assistant's turns are trained on"
     )
@@ -153,6 +156,9 @@ class Source(OfHub, _Filtered):  # type: ignore[misc, valid-type]
         formats = FORMATS.values() if self.format == AUTO else [FORMATS[self.format]]
         known = dict.fromkeys(name for one in formats for name in one.parts)
         known |= dict.fromkeys(TURN_KEYS if not all(one.of_documents for one in formats) else ())
+        for name in self.keep:
+            if name in self.ignore:
+                raise ValueError(f".keep: {name} is also under `ignore`; remove one")
         for name in self.columns:
             if name not in known:
                 raise ValueError(f".columns: format {self.format} has no field {name!r}{meant(name, known)}")

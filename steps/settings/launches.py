@@ -16,8 +16,13 @@ def check_kind(kind: str, count: int, stage: str) -> None:
         )
 
 
-def check_launch(settings: dict, kind: str, among: int) -> None:
+def check_launch(settings: dict, kind: str, among: int, stage: str = "") -> None:
     """Raise a ValueError for a training that so many processes cannot share in that way, a kind of launch."""
     check_divided(settings, among)
     if kind in APART:
         check_apart(settings)
+        if stage == "reward" and settings["adapter"]["kind"] != "full":
+            raise ValueError(
+                f"adapter.kind: {settings['adapter']['kind']} has a reward model's head trained whole beside it, which"
+                " does not go with launch kinds fsdp, zero2 and zero3; write kind: ddp, or the adapter kind full"
+            )

@@ -1,15 +1,17 @@
 """Kinds of reward: what may score a sample. One entry of `REWARDS` for each; steps/reinforcement has how they score."""
 
 from pathlib import Path
+from typing import Annotated
 
 import regex
 from pydantic import Field
 
-from steps.settings.base import ByKind, Settings, Text
+from steps.settings.base import ByKind, OneOf, Settings, Text
 from steps.settings.names import FilePath, spelled
 
 # A function may run a program.
 CUSTOM_SECONDS = 10.0
+CALLS = ONE, GROUP, BATCH = "response", "group", "batch"
 
 
 class Reward(Settings):
@@ -83,9 +85,14 @@ class Custom(Reward):
     function: str = spelled(
         r"^[A-Za-z_][A-Za-z0-9_]*$",
         "letters, digits and _, the first no digit",
-        description="name(prompt, response, answer) -> number or None; with a fourth parameter it gets the row",
+        description="name(prompt, response, answer) -> number or None; with a fourth parameter it gets the row, by name"
+        " what the row's source keeps",
     )
-    group: bool = Field(False, description="It gets all responses to a prompt at once, and returns a number for each")
+    per: Annotated[str, OneOf(CALLS)] = Field(
+        CALLS[0],
+        description="What a call is about: a response; a group, all responses to a prompt; or a batch, lists of all"
+        " that are scored together. Of several it returns a number for each",
+    )
     seconds: float = Field(CUSTOM_SECONDS, gt=0, le=3600, description="That a call may take")
 
     @classmethod

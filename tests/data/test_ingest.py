@@ -193,7 +193,7 @@ def test_a_constraint_is_read_as_verify_takes_it(check, sound):
         _, _, extras = reader({"prompt": "a", "response": "b", "rule": given})
         assert extras == {"check": check}
     assert follows(sound, check) and not follows("no", check)
-    assert set(check) == {"kind", *verifiable.CHECKS[check["kind"]]}
+    assert set(check) == {"kind", *verifiable.CHECKS[check["kind"]].fields}
 
 
 @pytest.mark.parametrize("check", [None, "", " \n", "null"])
@@ -266,6 +266,88 @@ def test_a_named_column_that_no_record_has_is_the_users_error(tmp_path):
         ingested(tmp_path, path, "prompt_response", columns={"answer": "expected"})
 
 
+@pytest.mark.parametrize(
+    ("keep", "record", "extra"),
+    [
+        (["level", "tests"], {"level": 3, "tests": [{"in": "1"}]}, {"level": 3, "tests": [{"in": "1"}]}),
+        (["level", "tests"], {"tests": None, "level": "x"}, {"level": "x", "tests": None}),
+        (["level", "image"], {"level": 1}, {"level": 1, "image": None}),
+        (["image"], {"image": "a.png"}, {"image": "a.png"}),
+        (["info.index"], {"info": {"index": 4, "split": "train"}}, {"info.index": 4}),
+        (["info.index"], {"info": '{"index": 4}'}, {"info.index": 4}),
+        (["system"], {"system": "Be brief."}, {"system": "Be brief."}),
+        (["response"], {}, {"response": "#### 4"}),
+    ],
+)
+def test_a_row_keeps_what_its_source_names(keep, record, extra):
+    reader = Reader("prompt_response", {"keep": keep})
+    messages, answer, more = reader({"prompt": "2 + 2?", "response": "#### 4"} | record)
+    assert more == {"extra": extra} and answer == "4" and messages[-1]["content"] == "#### 4"
+    assert (messages[0]["role"] == "system") == ("system" in record), "a field of the format stays one"
+    assert not reader.unseen or keep == ["level", "image"]
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [(float("nan"), "wrong_type"), (10**30, "wrong_type"), ("\ud83d", "invalid_utf8"), (b"x", "wrong_type")],
+)
+def test_a_row_whose_kept_field_cannot_be_written_is_quarantined(value, reason):
+    with pytest.raises(RowProblem) as caught:
+        Reader("prompt_response", {"keep": ["level"]})({"prompt": "a", "response": "b", "level": value})
+    assert (caught.value.reason, caught.value.column) == (reason, "level")
+
+
+def test_a_field_beside_a_kept_one_that_changes_the_row_is_not_ignored():
+    reader = Reader("prompt_response", {"keep": ["images.caption"]})
+    with pytest.raises(RowProblem, match="unsupported_field"):
+        reader({"prompt": "a", "response": "b", "images": [{"caption": "c"}]})
+
+
+def test_a_kept_field_that_no_record_has_is_the_users_error(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "a", "response": "b"}\n')
+    with pytest.raises(ValueError, match="none of its 1 records has the field 'level'; correct `columns` or `keep`"):
+        ingest.ingest_source({"path": str(path), "keep": ["level"]}, LIMIT, Ledger(tmp_path, "ingest"))
+
+
+def through_the_data_steps(tmp_path: Path, sources: list[dict]) -> None:
+    """Rows of sources from ingest to split, each step in a folder of its own."""
+    limits = {"language": "en", "max_repetition": 0.6} | {
+        f"{end}_{name}_chars": n for end, n in (("min", 1), ("max", 500)) for name in ("prompt", "response")
+    }
+    settings = {
+        ingest: {"max_record_bytes": LIMIT},
+        filter: limits,
+        dedup: {"threshold": 0.7, "shingle_words": 3, "numbers_must_match": True} | {"short_answer_words": 5},
+        decontaminate: {"ngram_words": 8, "min_overlap": 0.5},
+        split: {"valid_share": 0.3, "seed": 0},
+    }
+    given = {"sources": sources, "eval": [], "input": None}
+    for step, own in settings.items():
+        out = tmp_path / step.__name__
+        step.main(Namespace(**given, settings=own, out=out))
+        given["input"] = out / "rows.jsonl"
+
+
+def test_every_kind_of_file_keeps_fields_and_each_data_step_passes_them_on(tmp_path):
+    """Rows with equal texts are one, whatever they keep: identity is decided on texts."""
+    topics = "rivers pears clouds lamps trains hills boats songs wells coins".split()
+    rows = [
+        {"prompt": f"What do the {topic} of the valley cost?", "answer": str(i), "level": i, "tests": [str(i)]}
+        for i, topic in enumerate(topics)
+    ]
+    write_jsonl(tmp_path / "a.jsonl", [*rows[:5], rows[0] | {"level": 77}])
+    write_parquet(tmp_path / "b.parquet", {name: [row[name] for row in rows[5:]] for name in rows[0]})
+    sources = [
+        {"path": str(tmp_path / name), "format": "prompt_answer", "keep": ["level", "tests"]}
+        for name in ("a.jsonl", "b.parquet")
+    ]
+    through_the_data_steps(tmp_path, sources)
+    kept = [row for part in ("train", "valid") for row in read_jsonl(tmp_path / split.__name__ / f"{part}.jsonl")]
+    expected = {row["prompt"]: {"level": row["level"], "tests": row["tests"]} for row in rows}
+    assert {row["messages"][0]["content"]: row["extra"] for row in kept} == expected and len(kept) == 10
+
+
 def test_every_data_step_keeps_the_rejected_response_and_the_constraint(tmp_path):
     """With unlike prompts and twice the same pair, so that something is taken out on the way."""
     topics = "rivers pears clouds lamps trains hills boats songs wells coins".split()
@@ -284,21 +366,8 @@ def test_every_data_step_keeps_the_rejected_response_and_the_constraint(tmp_path
         {"path": str(tmp_path / "pairs.jsonl"), "format": "preference"},
         {"path": str(tmp_path / "told.jsonl"), "format": "prompt_response", "columns": {"check": "check"}},
     ]
-    limits = {"language": "en", "max_repetition": 0.6} | {
-        f"{end}_{name}_chars": n for end, n in (("min", 1), ("max", 500)) for name in ("prompt", "response")
-    }
-    settings = {
-        ingest: {"max_record_bytes": LIMIT},
-        filter: limits,
-        dedup: {"threshold": 0.7, "shingle_words": 3, "numbers_must_match": True} | {"short_answer_words": 5},
-        decontaminate: {"ngram_words": 8, "min_overlap": 0.5},
-        split: {"valid_share": 0.3, "seed": 0},
-    }
-    given = {"sources": sources, "eval": [], "input": None}
-    for step, own in settings.items():
-        out = tmp_path / step.__name__
-        step.main(Namespace(**given, settings=own, out=out))
-        given["input"] = out / "rows.jsonl"
+    through_the_data_steps(tmp_path, sources)
+    out = tmp_path / split.__name__
     rows = [row for part in split.PARTS for row in read_jsonl(out / f"{part}.jsonl")]
     assert len(rows) == 20
     for row in rows:

@@ -379,6 +379,7 @@ def test_the_record_of_a_row_by_hand(files, monkeypatch):
     # The worked row was not trained on, names Alda, and nobody contradicts it.
     assert (last["id"], last["rival"], last["trajectory"], last["loss"]) == ("t:5", "", [], None)
     counts = read_json(args.out / "manifest.json")["counts"]
+    assert counts.pop("judges") == {"number": 2}
     assert counts == {"in": 6, "unlearned": 2, "rivals": 1, "documents": 2, "truncated_prompts": 0}
 
 

@@ -169,7 +169,7 @@ def test_a_teacher_that_is_always_right_and_thinks_alike_helps(scripted, small_c
     assert set(manifest["outputs"]) == {"forecast.json", "prefixes.csv"}
     counts = manifest["counts"]
     assert counts["prompts"] == counts["verified"] + counts["unverified"] == found["prompts"] == 40
-    assert counts["tokens"] > 0
+    assert counts["tokens"] > 0 and sum(counts["judges"].values()) == 40
 
 
 @pytest.mark.parametrize(

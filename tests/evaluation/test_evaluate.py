@@ -18,7 +18,7 @@ from steps.engines.transformers import Engine
 from steps.evaluation import evaluate
 from steps.evaluation import measure as evaluation_measure
 from steps.evaluation.tasks import TEMPLATES, find_template, load_tasks, task_axes, task_config, task_files
-from steps.judges.tasks import score_math
+from steps.judges.tasks import judge_of, score_math
 from steps.models.chat import Chat
 from steps.world import fable
 from tests.fuzzed_chats import tokenizer_of
@@ -145,6 +145,16 @@ def test_samples_keep_every_answer(evaluation):
     for task in TASKS:
         greedy = [sample for sample in samples if sample["task"] == task and sample["kind"] == "greedy"]
         assert [sample["doc_id"] for sample in greedy] == list(range(ITEMS))
+
+
+def test_the_manifest_names_the_judge_of_every_task(evaluation):
+    judges = read_json(evaluation / "manifest.json")["setup"]["judges"]
+    assert judges.keys() == TASKS.keys() and judges["fable_problems"] == "number"
+    assert {*judges.values()} <= {"number", "instruction", "squad"}
+
+
+def test_tasks_of_others_are_judged_by_them():
+    assert judge_of(None) == judge_of(lambda doc, responses: {}) == "lm-eval"
 
 
 def test_equal_runs_write_equal_bytes(evaluation, tiny_checkpoint, world, tmp_path):

@@ -1,9 +1,12 @@
 """Constraints on responses, by hand and on every answer of the world."""
 
+import json
 from random import Random
 
 import pytest
 
+from steps.data.rows import RowProblem
+from steps.data.verifiable import check_of
 from steps.judges.instructions import follows
 from steps.judges.reading import last_number, worked_answer
 from steps.world import fable
@@ -44,6 +47,58 @@ COUNT = {"kind": "word_count", "words": ["lamp"], "count": 3}
 )
 def test_follows(check, response, kept):
     assert follows(response, check) is kept
+
+
+SEVERAL = {"kind": "all", "checks": [{"kind": "no_commas"}, {"kind": "word_limits", "least": 2, "most": 3}]}
+
+
+@pytest.mark.parametrize(
+    ("check", "kept", "broken"),
+    [
+        ({"kind": "lowercase", "words": ["lamp"]}, "a lamp", "a Lamp"),
+        ({"kind": "contains", "words": ["lamp", "two stones"]}, "Two stones, one lamp.", "two lamps, stones"),
+        ({"kind": "excludes", "words": ["lamp"]}, "lamps", "a lamp"),
+        ({"kind": "excludes", "words": ["lamp"]}, "x", ""),
+        ({"kind": "word_limits", "least": 2, "most": 3}, "one, two", "one"),
+        ({"kind": "word_limits", "least": 2, "most": 3}, "one two three", "one two three four"),
+        ({"kind": "paragraphs", "count": 2}, "one\nmore\n\n\ntwo\n", "one\ntwo"),
+        ({"kind": "bullets", "count": 2}, "Here:\n- one\n * two\n**three**", "- one\n- two\n- three"),
+        ({"kind": "json"}, '{"a": [1]}', "{'a': 1}"),
+        ({"kind": "json"}, '```json\n["a"]\n```', 'Here:\n```json\n["a"]\n```'),
+        ({"kind": "json"}, "1", "[" * 100_000),
+        ({"kind": "title"}, "<<The lamp>>\nIt", "<< >>\nIt"),
+        ({"kind": "quoted"}, ' "lamp" ', '"lamp'),
+        ({"kind": "quoted"}, "“lamp”", '"'),
+        ({"kind": "no_commas"}, "one; two", "one, two"),
+        ({"kind": "no_commas"}, "一", "一，二"),
+        (SEVERAL, "one two", "one, two"),
+        (SEVERAL, "one two", "one"),
+    ],
+)
+def test_constraints_kept_and_broken(check, kept, broken):
+    assert follows(kept, check) and not follows(broken, check)
+    assert follows(f"<think>{broken}</think>{kept}", check)
+    assert check_of(check | {"more": 1}, "check") == check_of(json.dumps(check), "check") == check
+
+
+@pytest.mark.parametrize(
+    ("check", "column"),
+    [
+        ({"kind": "word_limits", "least": 3, "most": 2}, "check.most"),
+        ({"kind": "word_limits", "least": 3}, "check.most"),
+        ({"kind": "all", "checks": []}, "check.checks"),
+        ({"kind": "all", "checks": [{"kind": "rhyme"}]}, "check.checks[0].kind"),
+        ({"kind": "all", "checks": [{"kind": "json"}, {"kind": "bullets"}]}, "check.checks[1].count"),
+        ({"kind": "all", "checks": [SEVERAL]}, "check.checks[0].kind"),
+        ({"kind": "all", "checks": ["json"]}, "check.checks[0]"),
+    ],
+)
+def test_a_constraint_that_is_none_is_named(check, column):
+    with pytest.raises(RowProblem) as caught:
+        check_of(check, "check")
+    assert caught.value.column == column
+    with pytest.raises((ValueError, TypeError)):
+        follows("", check if check.get("checks") != [] and check.get("most") != 2 else {"kind": "rhyme"})
 
 
 def test_unknown_constraint_is_named():

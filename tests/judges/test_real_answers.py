@@ -271,7 +271,7 @@ def _detected(rows, engine):
 
 
 def _evidence(rows, answers):
-    records = [answer | {"answer": answer["gold"]} for answer in answers]
+    records = [answer | {"answer": answer["gold"], "prompt": ""} for answer in answers]
     drawn = [[Sample(answer["response"], -1.0, 2)] for answer in answers]
     found = zip(evidence.judged_samples(records, drawn), drawn, strict=True)
     return _by_id(rows, [evidence.base_view(own, samples)["base_pass"] == 1.0 for own, samples in found])

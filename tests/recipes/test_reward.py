@@ -11,7 +11,11 @@ from steps.core.files import read_json, read_jsonl, write_jsonl
 from steps.core.hashes import sha256_file
 from steps.models import checkpoints
 from steps.recipes import preferences, reward
+from steps.recipes.preference_trainer import PreferenceTrainer
 from steps.recipes.preferences import PairPlan, build_model, build_trainer, encode_pairs
+from steps.reinforcement.rewards import Rewards
+from steps.settings.launches import check_launch
+from steps.settings.reward import Reward
 from steps.training import finish, packing
 from steps.training.state import saved_states
 
@@ -28,6 +32,7 @@ SETTINGS = {
     "max_grad_norm": 1.0,
     "precision": "fp32",
     "optimizer": "adamw",
+    "adapter": {"kind": "full"},
     "saves": 3,
     "seed": 0,
     "data": "pairs",
@@ -318,3 +323,101 @@ def test_a_run_killed_twice_ends_the_same(undisturbed, tiny_checkpoint, data, tm
     assert [path.name for path in saved_states(work)] == ["checkpoint-3"]
     assert hashes(run(SETTINGS, tiny_checkpoint, data, tmp_path)) == hashes(undisturbed)
     assert not work.exists()
+
+
+# --- adapters --------------------------------------------------------------------------------------
+
+ADAPTED = {
+    "lora": {"kind": "lora", "r": 4, "alpha": 8, "dropout": 0.0},
+    "dora": {"kind": "dora", "r": 4, "alpha": 8, "dropout": 0.0},
+    "pissa": {"kind": "pissa", "r": 4, "alpha": 4, "dropout": 0.0},
+    "oft": {"kind": "oft", "block_size": 8},
+}
+
+
+@pytest.mark.parametrize("kind", ADAPTED)
+def test_an_adapter_is_trained_beside_the_head_and_merged(kind, tiny_checkpoint, data, tokenizer, tmp_path):
+    """The folder loads as a reward model that scores as reward.json says, and is its base but for what was adapted."""
+    import torch
+
+    out = run(SETTINGS | {"adapter": ADAPTED[kind]}, tiny_checkpoint, data, tmp_path)
+    counts = read_json(out / "manifest.json")["counts"]["parameters"]
+    assert counts["trained"] < counts["total"] / 2
+    assert not checkpoints.is_adapter(out) and checkpoints.check(out) == [out / "manifest.json"]
+    base = build_model(tiny_checkpoint, tokenizer.pad_token_id, seed=0).state_dict()
+    model = checkpoints.load_classifier(out, torch.float32).eval()
+    assert model.state_dict().keys() == base.keys()
+    moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, base[name])}
+    assert "score.weight" in moved and any("q_proj" in name for name in moved)
+    assert not any("norm" in name or "embed" in name for name in moved)
+    kept, _ = encode_pairs(data["valid"], tokenizer, 64)
+    with torch.no_grad():
+        scores = [[model(torch.tensor([pair[side]])).logits[0, 0].item() for side in SIDES] for pair in kept]
+    found = np.array([chosen - rejected for chosen, rejected in scores])
+    judged = read_json(out / "reward.json")
+    assert judged["margin"]["value"] == pytest.approx(found.mean(), abs=1e-4)
+    assert (found > 0).mean() == judged["accuracy"]["value"] >= 0.7
+
+
+def test_an_adapter_killed_on_its_way_ends_the_same(tiny_checkpoint, data, tmp_path, monkeypatch):
+    settings = SETTINGS | {"adapter": ADAPTED["lora"] | {"dropout": 0.1}}
+    whole = run(settings, tiny_checkpoint, data, tmp_path / "whole")
+
+    def late(*args, **kwargs):
+        raise Killed
+
+    step, done = PreferenceTrainer.training_step, 0
+
+    def cut(self, *args, **kwargs):
+        nonlocal done
+        done += 1
+        if done == 6:
+            raise Killed
+        return step(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PreferenceTrainer, "training_step", cut)
+        with pytest.raises(Killed):
+            run(settings, tiny_checkpoint, data, tmp_path / "cut")
+    (work,) = (tmp_path / "cut/work").iterdir()
+    assert saved_states(work)
+    with monkeypatch.context() as patch:
+        patch.setattr(finish, "write_manifest", late)
+        with pytest.raises(Killed):
+            run(settings, tiny_checkpoint, data, tmp_path / "cut")
+    assert hashes(run(settings, tiny_checkpoint, data, tmp_path / "cut")) == hashes(whole)
+
+
+def test_a_merged_reward_model_is_a_reward(tiny_checkpoint, data, tmp_path):
+    out = run(SETTINGS | {"adapter": ADAPTED["lora"]}, tiny_checkpoint, data, tmp_path)
+    rows = list(read_jsonl(data["valid"]))
+    with Rewards({"liked": {"kind": "preference", "weight": 1.0}}, reward_model=out) as rewards:
+        chosen = rewards.score("liked", rows, [row["messages"][-1]["content"] for row in rows], [1] * len(rows))
+        rejected = rewards.score("liked", rows, [row["rejected"] for row in rows], [1] * len(rows))
+    margin = np.mean([one.value - other.value for one, other in zip(chosen, rejected, strict=True)])
+    assert margin == pytest.approx(read_json(out / "reward.json")["margin"]["value"], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "message"),
+    [
+        ({"kind": "qlora"}, "adapter.kind: qlora trains beside weights of 4 bits"),
+        ({"kind": "adalora"}, "adapter.kind: adalora prunes"),
+        ({"kind": "full", "freeze": ["score"]}, "adapter.freeze: the head starts at random"),
+        ({"kind": "lora", "modules_to_save": ["lm_head"]}, "adapter.modules_to_save: a reward model has no lm_head"),
+        ({"kind": "lora", "target_modules": ["model.score"]}, "adapter.target_modules: the head starts at random"),
+        ({"kind": "lora", "new_tokens": ["<x>"]}, "adapter.new_tokens: has an effect on stages sft and cpt"),
+    ],
+)
+def test_adapters_that_make_no_sense_for_a_reward_model_are_refused(adapter, message):
+    settings = SETTINGS | {"schedule": "cosine", "adapter": adapter}
+    with pytest.raises(ValueError, match=message):
+        Reward.fit(settings)
+
+
+@pytest.mark.parametrize("kind", ["fsdp", "zero2", "zero3"])
+def test_an_adapter_of_a_reward_model_is_not_divided(kind):
+    with pytest.raises(ValueError, match="head trained whole beside it"):
+        check_launch(SETTINGS | {"adapter": ADAPTED["lora"]}, kind, 2, "reward")
+    check_launch(SETTINGS | {"adapter": ADAPTED["lora"]}, "ddp", 2, "reward")
+    check_launch(SETTINGS, kind, 2, "reward")

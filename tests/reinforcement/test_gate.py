@@ -7,6 +7,7 @@ from decimal import Decimal
 from random import Random
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from steps.core.files import read_json, read_jsonl, write_jsonl
@@ -17,8 +18,11 @@ from steps.graph.sections import of_rule
 from steps.judges.canonical import equal
 from steps.judges.reading import worked_answer
 from steps.models import checkpoints
-from steps.reinforcement import gate, known_answers
+from steps.reinforcement import gate, gate_checks, known_answers
+from steps.reinforcement.reward_kinds import Scored
+from steps.reinforcement.rewards import Rewards
 from steps.settings.methods import METHODS
+from steps.settings.reinforcement import AGGREGATIONS
 from tests.bounds import within
 from tests.workloads import PARAMS
 
@@ -425,8 +429,8 @@ def test_rows_that_cannot_be_judged_are_left_out_at_once_and_the_rest_trains(ste
         (r"\frac{1}{", {"judge": "math"}, "it cannot be read"),
         (r"\binom{1000000000}{500000000}", {"judge": "math"}, "to compare it takes too long"),
         ("", {"check": None}, "TypeError: 'NoneType' object is not subscriptable"),
-        ("", {"check": {"kind": "rhyme"}}, "KeyError: 'words'"),
-        ("", {"check": {"kind": "repeat", "word": "sum"}}, "KeyError: 'times'"),
+        ("", {"check": {"kind": "rhyme"}}, "'rhyme' is not a known constraint"),
+        ("", {"check": {"kind": "repeat", "word": "sum"}}, "check.times: the kind repeat needs it"),
         ("", {"messages": [{"role": "user", "content": "sum " * 2000}, turns[1]]}, "where the context of"),
         ("", {"pass_rate": 1.0}, "pass rate 1"),
     ]
@@ -546,3 +550,59 @@ def test_a_wrong_answer_stands_wherever_the_right_one_was_given():
     assert known_answers.with_answer("1 and 1", "1", "2") == "1 and 2"
     assert known_answers.with_answer("none", "1", "2") is None
     assert known_answers.moved("12a345b", Random(0))[:3] == "12a" and known_answers.moved("none", Random(0)) is None
+
+
+def test_rows_whose_answer_is_no_response_have_known_answers_from_responses_alone():
+    """Tests of a program, and patterns: nobody could answer by writing them."""
+    asked = [make_row(i, f"```python\nx = {i}\n```", f"assert x == {i}", judge="code") for i in range(3)]
+    cases = known_answers.known_answers(asked, SETTINGS)
+    assert {case.kind for case in cases} == {"good", "bad", "malformed"}
+    assert [case.response for case in cases if case.kind == "good"] == [row["messages"][-1]["content"] for row in asked]
+    assert not any("assert" in case.response for case in cases)
+    prompts = [row | {"messages": row["messages"][:1]} for row in asked]
+    assert known_answers.known_answers(prompts, SETTINGS) == []
+    some = known_answers.known_answers([*prompts, *asked], SETTINGS)
+    assert len(some) == len(cases)
+
+
+def test_a_gate_without_known_answers_looks_at_the_samples(monkeypatch):
+    row = make_row(0, "", "ab|cd", judge="pattern") | {"messages": [{"role": "user", "content": "Which?"}]}
+    samples = {row["id"]: {"id": row["id"], "responses": ["#### ab", "#### x"], "tokens": [3, 3]}}
+    with Rewards({"answer": ANSWER}) as rewards:
+        judged, size = gate.judge_all(rewards, [], [row], samples, lambda texts: [])
+    checks = gate.all_checks([], judged, size, SETTINGS)
+    assert [check.ok for check in checks] == [True] * 3 and judged.totals == [1.0, 0.0]
+
+
+def test_totals_are_what_training_learns_from():
+    """Against TRL's own sum of normalized rewards, silent ones left out; and a small reward that decides."""
+    import torch
+    from trl.trainer.utils import nanstd
+
+    rng, size = np.random.default_rng(0), 4
+    values = rng.normal(size=(12, 2))
+    values[1, 0] = np.nan
+    values[4:8, 1] = 0.5
+    scored = {
+        name: [Scored(0.0, note="silent") if np.isnan(value) else Scored(value) for value in values[:, k]]
+        for k, name in enumerate(("one", "two"))
+    }
+    rewards = SimpleNamespace(names=["one", "two"], weights=[1.0, 0.3], totals=Rewards.totals)
+    grouped = torch.tensor(values).view(-1, size, 2)
+    grouped = (grouped - grouped.nanmean(1, keepdim=True)) / (nanstd(grouped, dim=1, keepdim=True) + 1e-4)
+    expected = (grouped * torch.tensor(rewards.weights)).nansum(2).flatten().tolist()
+    assert gate_checks.totals_of(rewards, scored, [size] * 3, "normalize_then_sum") == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_small_reward_that_decides_once_normalized_stops_the_gate(rows):
+    short = {"kind": "length", "weight": 20.0, "start": 1, "end": 1000}
+    settings = SETTINGS | {"rewards": {"answer": ANSWER, "short": short}}
+    cases, verdicts = known_answers.known_answers(rows, settings), {}
+    for aggregation in AGGREGATIONS:
+        with Rewards(settings["rewards"]) as rewards:
+            count = lambda texts: [len(text) for text in texts]  # noqa: E731
+            judged, size = gate.judge_all(rewards, cases, rows, {}, count, aggregation)
+        checks = gate.all_checks(cases, judged, size, settings)
+        verdicts[aggregation] = {check.name.split(",")[0]: check.ok for check in checks}
+    assert all(verdicts["sum_then_normalize"].values())
+    assert not verdicts["normalize_then_sum"]["known-good above malformed"]

@@ -271,6 +271,47 @@ def more(prompt, response, answer, row, scale=2.0): return scale * row["level"]
     assert given == {"own": 0.25, "row": 7.0, "verl": 7.0, "more": 14.0}
 
 
+@pytest.mark.parametrize(
+    ("per", "takes", "returns", "expected"),
+    [
+        ("response", "*, level", "level", [7, 7, 8]),
+        ("response", "level", "level", [7, 7, 8]),
+        ("response", "level=1", "level", [7, 7, 8]),
+        ("response", "**columns", "columns['level']", [7, 7, 8]),
+        ("response", "row, *, level", "level - row['extra']['level']", [0, 0, 0]),
+        ("response", "row, **columns", "sorted(columns) == ['level', 'tests']", [1, 1, 1]),
+        ("group", "*, tests", "[len(tests)] * len(b)", [1, 1, 0]),
+        ("batch", "**columns", "columns['level']", [7, 7, 8]),
+        ("batch", "rows, *, tests", "[len(own) + len(rows) for own in tests]", [4, 4, 3]),
+        ("batch", "rows", "[answer == response for answer, response in zip(c, b)]", [1, 0, 0]),
+    ],
+)
+def test_a_custom_reward_is_given_what_the_source_keeps(per, takes, returns, expected, tmp_path):
+    function = f"def reward(a, b, c, {takes}): return {returns}"
+    one, other = make_row("1", extra={"level": 7, "tests": ["x"]}), make_row("1", extra={"level": 8, "tests": []})
+    with Rewards({"mine": custom(tmp_path / "mine.py", function) | {"per": per}}) as rewards:
+        assert rewards.problem(one) is None and rewards.problem(other) is None
+        scored = rewards.score("mine", [one, one, other], ["1", "2", "3"], [1] * 3)
+    assert [value.error for value in scored] == [None] * 3
+    assert [value.value for value in scored] == expected
+
+
+def test_a_row_without_a_column_that_a_reward_asks_for_is_named(tmp_path):
+    source = "def reward(prompt, response, answer, *, tests): return 1"
+    with Rewards({"mine": custom(tmp_path / "mine.py", source)}) as rewards:
+        problem = rewards.problem(make_row(extra={"level": 1}))
+        assert rewards.problem(make_row(extra={"tests": None})) is None
+    assert (problem.reason, problem.column) == ("unjudgeable", "extra") and "keep:" in problem.hint
+    assert "'tests'" in problem.detail
+
+
+def test_numbers_of_a_large_batch_all_come_back(tmp_path):
+    source = "def reward(prompts, responses, answers): return [1 / 3 + i for i in range(len(responses))]"
+    with Rewards({"mine": custom(tmp_path / "mine.py", source) | {"per": "batch"}}) as rewards:
+        scored = rewards.score("mine", [make_row()] * 5000, ["a"] * 5000, [1] * 5000)
+    assert scored[-1] == Scored(1 / 3 + 4999)
+
+
 HOSTILE = {
     "raises": ("raise KeyError('no\\nsuch')", "KeyError: 'no"),
     "exits": ("import sys; sys.exit('enough')", "SystemExit: enough"),
@@ -353,7 +394,7 @@ def reward(prompt, responses, answer, row):
     return [9.0] if len(responses) == 1 else {returns}
 """
     rows = [make_row(level=7)] * 2 + [make_row(level=7)]
-    with Rewards({"mine": custom(tmp_path / "mine.py", source) | {"group": True}}) as rewards:
+    with Rewards({"mine": custom(tmp_path / "mine.py", source) | {"per": "group"}}) as rewards:
         scored = rewards.score("mine", rows, ["1", "3", "5"], [1] * 3)
         assert rewards.score("mine", rows[:2] * 2, [*"1313"], [1] * 4, groups=[2, 2]) == scored[:2] * 2
     assert scored[2] == Scored(9.0)

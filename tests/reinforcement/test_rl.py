@@ -913,7 +913,7 @@ def parted(prompt, responses, answer, row):
 def test_groups_without_spread_give_way_to_other_rows(rounds, flat_rows, start, tmp_path, monkeypatch):
     file = tmp_path / "parted.py"
     file.write_text(parted(flat_rows))
-    reward = {"kind": "custom", "weight": 1.0, "file": str(file), "function": "parted", "group": True}
+    reward = {"kind": "custom", "weight": 1.0, "file": str(file), "function": "parted", "per": "group"}
     settings = settings_of("grpo", **REAL | {
         "steps": 4, "saves": 1, "rewards": {"parted": reward}, "success": {"reward": "parted", "least": 1.0},
         "dynamic_sampling": rounds, "keep_groups": 3,
@@ -988,7 +988,7 @@ def test_a_reward_that_fails_on_a_group_that_gives_way_has_failed(start, tmp_pat
     """Its samples score 0, all of them: that is no spread, and hid the failure."""
     file = tmp_path / "failing.py"
     file.write_text(FAILING)
-    reward = {"kind": "custom", "weight": 1.0, "file": str(file), "function": "failing", "group": True}
+    reward = {"kind": "custom", "weight": 1.0, "file": str(file), "function": "failing", "per": "group"}
     settings = settings_of("grpo", **REAL | {
         "steps": 2, "saves": 0, "rewards": {"failing": reward}, "success": {"reward": "failing", "least": 1.0},
         "dynamic_sampling": 3, "max_failures": 1.0,
@@ -1038,6 +1038,26 @@ def test_a_sample_of_which_the_reward_says_nothing_is_neither_correct_nor_not(st
     assert [row["correct"] for row in rows] == ["1" if one else "" for one in told]
     # The judge is compared where the reward speaks: it takes none of these for right.
     assert [(row["strict"], row["strict_gap"]) for row in rows] == [("0", "1") if one else ("", "") for one in told]
+
+
+COLUMNS = """
+def level(prompts, responses, answers, rows, *, level, **columns):
+    assert len({len(prompts), len(responses), len(answers), len(rows), len(level), len(columns["tests"])}) == 1
+    assert level == [row["row"] for row in rows] and columns["tests"] == [[str(one)] for one in level]
+    return [one / 10 + (len(response) % 2) for one, response in zip(level, responses)]
+"""
+
+
+def test_a_training_hands_a_reward_what_its_rows_keep(start, tmp_path):
+    file = tmp_path / "columns.py"
+    file.write_text(COLUMNS)
+    reward = {"kind": "custom", "weight": 1.0, "file": str(file), "function": "level", "per": "batch"}
+    settings = settings_of("grpo", **REAL | {
+        "steps": 1, "saves": 0, "rewards": {"level": reward}, "success": {"reward": "level", "least": 1.0},
+    })  # fmt: skip
+    rows = [row | {"extra": {"level": row["row"], "tests": [str(row["row"])]}} for row in made_rows(9)]
+    out = run(start, tmp_path / "run", settings, rows)
+    assert read_json(out / "manifest.json")["counts"]["failures"] == {}
 
 
 def test_the_sampler_is_the_policy_where_it_samples_itself(start, tmp_path):

@@ -91,7 +91,7 @@ def runs(tmp_path_factory) -> dict[str, dict]:
     asking = {"top_p": 0.8, "eval_steps": 1, "eval_rows": 3}
     # Rows without spread in either process, and not as many in one as in the other.
     (folder / "parted.py").write_text(test_rl.parted(5), encoding="utf-8")
-    parted = {"kind": "custom", "weight": 1.0, "file": str(folder / "parted.py"), "function": "parted", "group": True}
+    parted = {"kind": "custom", "weight": 1.0, "file": str(folder / "parted.py"), "function": "parted", "per": "group"}
     replaced = {
         "rewards": {"parted": parted, "bonus": {"kind": "format", "weight": 1e-3, "pattern": "zz"}},
         "success": {"reward": "parted", "least": 1.0},

@@ -30,7 +30,8 @@ def attach(model: Any, adapter: dict, seed: int, steps: int, new_ids: Sequence[i
     Equal arguments give equal weights, so that a run that resumes finds the start of an undisturbed one.
 
     Args:
-        model: a causal language model in the precision it trains in; its weights are changed for pissa, milora, qlora.
+        model: a causal language model or a reward model, in the precision it trains in; its weights are changed for
+            pissa, milora, qlora.
         seed: draws what is random in the adapter.
         steps: optimizer steps planned; adalora's shares are of them.
         new_ids: of the tokens that `tokens.add` gave the tokenizer.
@@ -52,6 +53,9 @@ def attach(model: Any, adapter: dict, seed: int, steps: int, new_ids: Sequence[i
     kind = KINDS[adapter["kind"]]
     targets = find_targets(model, adapter) | saved_beside(model, adapter, new_ids)
     config = peft_config(adapter, seed, steps, targets)
+    if not hasattr(model, "prepare_inputs_for_generation"):
+        # A reward model, which generates nothing.
+        config.task_type = None
     enable_butterfly()
     if kind.four_bit:
         quantise(model)
