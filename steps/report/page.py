@@ -7,6 +7,7 @@ from markupsafe import Markup
 
 from steps.core.text import visible
 from steps.report import figures, tables
+from steps.report.language import tr
 from steps.report.sentences import FILTERS
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -28,6 +29,7 @@ def render(name: str, facts: dict[str, Any], folder: Path = TEMPLATES) -> str:
     )
     environment.filters |= {**FILTERS, "visible": visible}
     environment.globals |= {
+        "_": tr,
         "cell_text": tables.cell_text,
         "number_text": tables.number_text,
         "interval_text": tables.interval_text,

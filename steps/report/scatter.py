@@ -7,6 +7,7 @@ from math import cos, radians, sin
 
 from steps.report.candidates import Candidate, pareto
 from steps.report.figures import LIGHT, Mark, new_axes, to_svg
+from steps.report.language import tr
 from steps.report.tables import cell_text
 from steps.settings import stages
 
@@ -30,12 +31,13 @@ def scatter(
     candidates: list[Candidate],
     roots: set[str],
     name: str = "scatter",
-    title: str = "Target against general capability of every checkpoint",
+    title: str | None = None,
     looks: dict[str, tuple[str, str]] | None = None,
     lines: Sequence[Line] = (),
     size: tuple[float, float] | None = None,
     ringed: str | None = None,
     keep: float | None = None,
+    legend: Sequence[tuple[str, tuple[str, str]]] | None = None,
 ) -> str:
     """Target against general in percent, with 95 % intervals, the Pareto front and lines of equal sum.
 
@@ -45,7 +47,11 @@ def scatter(
         size: in pixels; what the number of candidates needs by default.
         ringed: the candidate with a ring around it.
         keep: the general score that must be kept, as a share: a line across.
+        legend: (word, (color token, marker)) of the looks; stages without `looks`, none with them, by default.
     """
+    if legend is None:
+        drawn_stages = dict.fromkeys(candidate.stage for candidate in candidates if not looks)
+        legend = [(stage, stages.look(stage)) for stage in drawn_stages]
     looks = {candidate.name: stages.look(candidate.stage) for candidate in candidates} | (looks or {})
     figure, axes = new_axes(*(size or ((440, 380) if len(candidates) <= CROWD else (600, 520))))
     spots = {
@@ -61,7 +67,7 @@ def scatter(
     if keep is not None:
         ys.append((100 * keep, 100 * keep))
     bottom, top = min(low for low, _ in ys) - pad, min(102, max(high for _, high in ys) + pad)
-    axes.set(xlim=(left, right), ylim=(bottom, top), xlabel="target, % right", ylabel="general, % right")
+    axes.set(xlim=(left, right), ylim=(bottom, top), xlabel=tr("target, % right"), ylabel=tr("general, % right"))
     axes.set_title(" ", fontsize=11)  # room for the labels of the lines
 
     _equal_sums(axes, left, right, bottom, top)
@@ -77,12 +83,13 @@ def scatter(
     if keep is not None:
         axes.axhline(100 * keep, color=LIGHT["magenta"], lw=1.2, zorder=1)
         axes.annotate(
-            "must be kept", (left, 100 * keep), (4, 4), textcoords="offset points", color=LIGHT["magenta"], fontsize=11
+            tr("must be kept"), (left, 100 * keep), (4, 4), textcoords="offset points", color=LIGHT["magenta"], fontsize=11
         )
     for line in lines:
         color = LIGHT[line.color]
         axes.plot(*zip(*line.points, strict=True), color=color, lw=1.2, marker=".", ms=5, alpha=0.8, zorder=2)
     marks = _points(axes, spots, looks, roots, ringed)
+    _legend(figure, legend, bool(ringed), len(front) > 1)
     figure.draw_without_rendering()  # lays the axes out, which places the labels
     recipes = Counter(candidate.recipe for candidate in candidates)
     # The chosen point of a grid needs no more than the name of its recipe.
@@ -91,7 +98,25 @@ def scatter(
         for candidate in candidates
     }
     _label_points(axes, {names[candidate]: xy for candidate, xy in points.items()}, spots, corners)
-    return to_svg(figure, name, title, marks)
+    return to_svg(figure, name, title or tr("Target against general capability of every checkpoint"), marks)
+
+
+def _legend(figure, looks: Sequence[tuple[str, tuple[str, str]]], ringed: bool, front: bool) -> None:
+    """What the looks mean, above the axes."""
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=LIGHT[token], marker=marker, ms=7, lw=0, label=tr(word)) for word, (token, marker) in looks
+    ]
+    if ringed:
+        handles.append(
+            Line2D([], [], marker="o", ms=12, mfc="none", mec=LIGHT["ink"], mew=1.4, lw=0, label=tr("to ship"))
+        )
+    if front:
+        handles.append(Line2D([], [], color=LIGHT["muted"], lw=1.1, ls=(0, (5, 3)), label=tr("Pareto front")))
+    if handles:
+        style = {"frameon": False, "fontsize": 11, "handletextpad": 0.3, "columnspacing": 1.1, "handlelength": 1.4}
+        figure.legend(handles=handles, loc="outside upper left", ncols=min(len(handles), 6), borderpad=0.2, **style)
 
 
 def _points(axes, spots: dict, looks: dict[str, tuple[str, str]], roots: set[str], ringed: str | None) -> list[Mark]:
@@ -122,7 +147,7 @@ def _points(axes, spots: dict, looks: dict[str, tuple[str, str]], roots: set[str
             zorder=3,
         )
         levels = ", ".join(
-            f"{axis} {cell_text('percent', level)} %" for axis, level in (("target", target), ("general", general))
+            f"{tr(axis)} {cell_text('percent', level)} %" for axis, level in (("target", target), ("general", general))
         )
         marks.append(Mark(f"point-{len(marks)}", candidate, f"{candidate}: {levels}"))
         drawn_point[0].set_gid(marks[-1].id)

@@ -1,11 +1,38 @@
-"""The flow of rows as a figure: from each file to what became of its rows."""
+"""The flow of rows as figures: what each step took of all data sets, and from each file to what became of its rows."""
 
 from html import escape
 from typing import Any
 
 from steps.report.figures import LIGHT
+from steps.report.language import tr
+from steps.report.maps import share_map
 from steps.report.overview.row_tables import OUTCOME_LABELS, Flow
 from steps.report.overview.svg import canvas, clip, draw_bar, draw_text
+from steps.report.tables import number_text
+from steps.settings.data import DATA_STEPS
+
+
+def cleaning(flows: list[Flow]) -> str:
+    """Data sets by steps: how many rows each step took, tinted by their share of those that entered."""
+    took = {flow.dataset: {step: 0 for step in DATA_STEPS} for flow in flows}
+    for flow in flows:
+        for outcome in flow.outcomes:
+            if isinstance(outcome, tuple):
+                took[flow.dataset][outcome[0]] += flow.total(outcome)
+    steps = [step for step in DATA_STEPS if any(of[step] for of in took.values())]
+    columns = [tr("entered"), *map(tr, steps), tr("left")]
+    cells = {}
+    for i, flow in enumerate(flows):
+        entered = max(1, flow.rows_in)
+        cells[i, 0] = (0.0, number_text("integer", flow.rows_in))
+        for j, step in enumerate(steps, start=1):
+            share = took[flow.dataset][step] / entered
+            text = f"−{took[flow.dataset][step]:,}\n{number_text('percent', share)} %" if share else "0"
+            cells[i, j] = (share, text)
+        left = flow.rows_in - flow.quarantined
+        cells[i, len(steps) + 1] = (0.0, f"{left:,}\n{number_text('percent', left / entered)} %")
+    names = [flow.dataset for flow in flows]
+    return share_map("cleaning", tr("What each cleaning step took"), names, columns, cells, set(), 104)
 
 
 def row_flow(flow: Flow) -> str:
@@ -22,13 +49,13 @@ def row_flow(flow: Flow) -> str:
         if reason and outcome[0] != step:
             step = outcome[0]
             y += 8
-            labels.append(draw_text(x1 + bar + 12, y + 11, f"quarantined by {step}", "muted", font_size=11))
+            labels.append(draw_text(x1 + bar + 12, y + 11, tr("quarantined by {step}", step=tr(step)), "muted", font_size=11))
             y += line
         height = max(flow.total(outcome) * scale, 1.5)
         middle = y + max(height, line) / 2
         right[outcome] = (middle - height / 2, height)
         color = "orange" if reason else "blue"
-        name = outcome[1] if reason else OUTCOME_LABELS[outcome]
+        name = outcome[1] if reason else tr(OUTCOME_LABELS[outcome])
         labels.append(draw_bar(x1, middle - height / 2, bar, height, color))
         labels.append(draw_text(x1 + bar + 60, middle + 4, f"{flow.total(outcome):,}", text_anchor="end"))
         weight = {} if reason else {"font_weight": "bold"}
@@ -46,7 +73,7 @@ def row_flow(flow: Flow) -> str:
         height = max(size * scale, 1.5)
         bars.append(draw_bar(x0, y, bar, height, "neutral"))
         bars.append(draw_text(x0 - 10, y + height / 2 - 1, clip(file, 26), text_anchor="end"))
-        bars.append(draw_text(x0 - 10, y + height / 2 + 14, f"{size:,} rows", "muted", text_anchor="end", font_size=11))
+        bars.append(draw_text(x0 - 10, y + height / 2 + 14, tr("{n} rows", n=f"{size:,}"), "muted", text_anchor="end", font_size=11))
         cursor = y
         for outcome in flow.outcomes:
             m = row.get(outcome, 0)
@@ -61,7 +88,7 @@ def row_flow(flow: Flow) -> str:
             )
             color = "orange" if isinstance(outcome, tuple) else "blue"
             opacity = 0.55 if isinstance(outcome, tuple) else 0.3
-            what = outcome[1] if isinstance(outcome, tuple) else OUTCOME_LABELS[outcome]
+            what = outcome[1] if isinstance(outcome, tuple) else tr(OUTCOME_LABELS[outcome])
             ribbons.append(
                 f'<path d="{path}" style="fill: {LIGHT[color]}; fill-opacity: {opacity}">'
                 f"<title>{escape(file)} → {escape(what)}: {m:,}</title></path>"
@@ -69,4 +96,4 @@ def row_flow(flow: Flow) -> str:
             cursor += thick
             filled[outcome] += thick
         y += height + gap
-    return canvas(720, max(height_right, y - gap) + 6, f"Flow of the rows of {flow.dataset}", ribbons + bars + labels)
+    return canvas(720, max(height_right, y - gap) + 6, tr("Flow of the rows of {dataset}", dataset=flow.dataset), ribbons + bars + labels)

@@ -1,8 +1,10 @@
-"""What was run: the recipe graph, and every node with its settings."""
+"""What was run: the recipe graph, what differs between recipes of a stage, and every node with its settings."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
-from steps.report.candidates import Checkpoint
+from steps.report.candidates import Candidate, Checkpoint
+from steps.report.language import tr
 from steps.report.overview.recipe_graph import recipe_graph
 from steps.report.section import Section
 from steps.report.tables import Column, Table, setting_text
@@ -47,6 +49,36 @@ def nodes_table(checkpoints: list[Checkpoint]) -> Table:
     return Table("nodes", "Every node of the recipe graph; full settings are under Provenance.", columns, rows)
 
 
+def differences(candidates: Iterable[Candidate]) -> list[Table]:
+    """Of every stage with several recipes: their starts, and the settings in which they differ; a grid's point each."""
+    of_stage: dict[str, list[Candidate]] = {}
+    for candidate in candidates:
+        if candidate.stage != "model":
+            of_stage.setdefault(candidate.stage, []).append(candidate)
+    return [_differences(stage, alike) for stage, alike in of_stage.items() if len(alike) > 1]
+
+
+def _differences(stage: str, alike: list[Candidate]) -> Table:
+    named = {candidate.name: candidate.members[0] for candidate in alike}
+    recipe_of = {member.node: member.recipe for candidate in alike for member in candidate.members}
+    given = {}
+    for name, member in named.items():
+        starts = " + ".join(_without_seed(parent, member, recipe_of) for parent in member.parents)
+        teachers = " + ".join(_without_seed(teacher, member, recipe_of) for teacher in member.teachers)
+        given[name] = {"from": starts, "teachers": teachers} | {k: setting_text(v) for k, v in member.settings.items()}
+        given[name] |= {key: setting_text(value) for key, value in member.grid.items()}
+    keys = list(dict.fromkeys(key for settings in given.values() for key in settings))
+    apart = [key for key in keys if len({settings.get(key) for settings in given.values()}) > 1]
+    columns = [Column("checkpoint", "checkpoint", "code"), *(Column(key, key) for key in apart)]
+    rows = [{"checkpoint": name} | {key: settings.get(key) for key in apart} for name, settings in given.items()]
+    caption = tr("In what the recipes of stage {stage} differ; all else is equal.", stage=tr(stage))
+    return Table(f"recipes_{stage}", caption, columns, rows)
+
+
+def _without_seed(parent: str, member: Checkpoint, recipe_of: dict[str, str]) -> str:
+    return recipe_of.get(parent, parent.removesuffix(f"-s{member.seed}"))
+
+
 def stages_used(checkpoints: list[Checkpoint]) -> list[tuple[str, str]]:
     """(stage, color token) of every stage in the graph, for the legend."""
     used = {checkpoint.stage for checkpoint in checkpoints}
@@ -60,7 +92,10 @@ SECTION = Section(
     folder=Path(__file__).parent,
     template="run.html.j2",
     read=lambda gathered: gathered,
-    tables=lambda gathered: [nodes_table(gathered.checkpoints)],
+    tables=lambda gathered: [*differences(gathered.candidates.values()), nodes_table(gathered.checkpoints)],
     figures=lambda gathered: {"recipe_graph": recipe_graph(gathered.candidates)},
-    page=lambda gathered, tables, figures: {"stages": stages_used(gathered.checkpoints)},
+    page=lambda gathered, tables, figures: {
+        "stages": stages_used(gathered.checkpoints),
+        "differences": [table for name, table in tables.items() if name.startswith("recipes_")],
+    },
 )
