@@ -5,6 +5,7 @@ rows of a `zh.csv`, English beside Chinese, in the folder of the package that sa
 Files of tables and figures are English whatever the page is: their bytes are the results'.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -28,7 +29,10 @@ def spoken() -> str:
 def speaking(language: str) -> Iterator[None]:
     token = _spoken.set(language)
     try:
-        yield
+        with warnings.catch_warnings():
+            # Matplotlib measures text with a font that has no Chinese; the reader's own draws it.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from")
+            yield
     finally:
         _spoken.reset(token)
 

@@ -7,8 +7,8 @@ from markupsafe import Markup
 
 from steps.core.text import visible
 from steps.report import figures, tables
-from steps.report.language import tr
-from steps.report.sentences import FILTERS
+from steps.report.language import spoken, tr
+from steps.report.sentences import FILTERS, Sentences
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -27,9 +27,11 @@ def render(name: str, facts: dict[str, Any], folder: Path = TEMPLATES) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {**FILTERS, "visible": visible}
+    environment.filters |= {**FILTERS, "visible": visible, "tr": tr}
     environment.globals |= {
         "_": tr,
+        "spoken": spoken,
+        "shared": Sentences(TEMPLATES, "wording.j2"),
         "cell_text": tables.cell_text,
         "number_text": tables.number_text,
         "interval_text": tables.interval_text,

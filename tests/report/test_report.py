@@ -238,7 +238,7 @@ def fake_run(root: Path, *, seeds=(0,), grid=False, data=True, evaluated=True, s
         write_text(root / f"benchmarks/fable/{rule}.tsv", header + row)
     return {
         "workload": "fable", "seeds": list(seeds), "models": {"base": {"path": str(root / "data/base")}},
-        "evaluate": {"sampling": {"samples": 8}}, "report": {"keep_general": 0.8},
+        "evaluate": {"sampling": {"samples": 8}}, "report": {"keep_general": 0.8, "language": "en"},
         "graph": {
             "nodes": nodes,
             "checkpoints": ["base", *(item["name"] for item in nodes)],
