@@ -66,6 +66,23 @@ def fill_all(gathered: Gathered) -> list[Filled]:
     return [one for section in SECTIONS if (one := fill(section, gathered))]
 
 
+def said_again(gathered: Gathered, filled: list[Filled]) -> list[Filled]:
+    """The same in the language that is spoken: facts, which may hold sentences, and tables; figures as they are."""
+    again = []
+    for one in filled:
+        facts = one.section.read(gathered)
+        tables = {table.name: table for table in one.section.tables(facts)}
+        again.append(Filled(one.section, facts, tables, one.figures))
+    return again
+
+
+def names_of(gathered: Gathered) -> set[str]:
+    """What a run calls its checkpoints, recipes, studies, tasks and data sets."""
+    names = {gathered.settings["workload"], *gathered.graph["datasets"], *gathered.candidates}
+    names |= {name for c in gathered.checkpoints for name in (c.node, c.recipe, c.study, *c.parents) if name}
+    return names | {task for candidate in gathered.candidates.values() for task in candidate.scores}
+
+
 def written(args: argparse.Namespace, gathered: Gathered, filled: list[Filled]) -> dict[str, str]:
     """The pages, in the language that is spoken: file name → text."""
     known = [found for one in filled for found in one.section.unlearned(one.facts)]
@@ -128,9 +145,8 @@ def main(args: argparse.Namespace) -> None:
     for name in (name for section in SECTIONS for name in section.pages):
         (args.out / name).unlink(missing_ok=True)
     language = args.settings["report"]["language"]
-    with speaking(language):
-        # Facts may hold sentences, so that another language reads them again.
-        pages = written(args, gathered, filled if language == ENGLISH else fill_all(gathered))
+    with speaking(language, names_of(gathered)):
+        pages = written(args, gathered, filled if language == ENGLISH else said_again(gathered, filled))
     for name, content in pages.items():
         write_text(args.out / name, content)
     counts = {"checkpoints": len(gathered.checkpoints)}

@@ -7,7 +7,6 @@ from math import cos, radians, sin
 
 from steps.report.candidates import Candidate, pareto
 from steps.report.figures import LIGHT, Mark, new_axes, to_svg
-from steps.report.language import tr
 from steps.report.tables import cell_text
 from steps.settings import stages
 
@@ -31,7 +30,7 @@ def scatter(
     candidates: list[Candidate],
     roots: set[str],
     name: str = "scatter",
-    title: str | None = None,
+    title: str = "Target against general capability of every checkpoint",
     looks: dict[str, tuple[str, str]] | None = None,
     lines: Sequence[Line] = (),
     size: tuple[float, float] | None = None,
@@ -67,7 +66,7 @@ def scatter(
     if keep is not None:
         ys.append((100 * keep, 100 * keep))
     bottom, top = min(low for low, _ in ys) - pad, min(102, max(high for _, high in ys) + pad)
-    axes.set(xlim=(left, right), ylim=(bottom, top), xlabel=tr("target, % right"), ylabel=tr("general, % right"))
+    axes.set(xlim=(left, right), ylim=(bottom, top), xlabel="target, % right", ylabel="general, % right")
     axes.set_title(" ", fontsize=11)  # room for the labels of the lines
 
     _equal_sums(axes, left, right, bottom, top)
@@ -83,7 +82,7 @@ def scatter(
     if keep is not None:
         axes.axhline(100 * keep, color=LIGHT["magenta"], lw=1.2, zorder=1)
         axes.annotate(
-            tr("must be kept"), (left, 100 * keep), (4, 4), textcoords="offset points", color=LIGHT["magenta"], fontsize=11
+            "must be kept", (left, 100 * keep), (4, 4), textcoords="offset points", color=LIGHT["magenta"], fontsize=11
         )
     for line in lines:
         color = LIGHT[line.color]
@@ -98,7 +97,7 @@ def scatter(
         for candidate in candidates
     }
     _label_points(axes, {names[candidate]: xy for candidate, xy in points.items()}, spots, corners)
-    return to_svg(figure, name, title or tr("Target against general capability of every checkpoint"), marks)
+    return to_svg(figure, name, title, marks)
 
 
 def _legend(figure, looks: Sequence[tuple[str, tuple[str, str]]], ringed: bool, front: bool) -> None:
@@ -106,14 +105,14 @@ def _legend(figure, looks: Sequence[tuple[str, tuple[str, str]]], ringed: bool, 
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], color=LIGHT[token], marker=marker, ms=7, lw=0, label=tr(word)) for word, (token, marker) in looks
+        Line2D([], [], color=LIGHT[token], marker=marker, ms=7, lw=0, label=word) for word, (token, marker) in looks
     ]
     if ringed:
         handles.append(
-            Line2D([], [], marker="o", ms=12, mfc="none", mec=LIGHT["ink"], mew=1.4, lw=0, label=tr("to ship"))
+            Line2D([], [], marker="o", ms=12, mfc="none", mec=LIGHT["ink"], mew=1.4, lw=0, label="to ship")
         )
     if front:
-        handles.append(Line2D([], [], color=LIGHT["muted"], lw=1.1, ls=(0, (5, 3)), label=tr("Pareto front")))
+        handles.append(Line2D([], [], color=LIGHT["muted"], lw=1.1, ls=(0, (5, 3)), label="Pareto front"))
     if handles:
         style = {"frameon": False, "fontsize": 11, "handletextpad": 0.3, "columnspacing": 1.1, "handlelength": 1.4}
         figure.legend(handles=handles, loc="outside upper left", ncols=min(len(handles), 6), borderpad=0.2, **style)
@@ -147,7 +146,7 @@ def _points(axes, spots: dict, looks: dict[str, tuple[str, str]], roots: set[str
             zorder=3,
         )
         levels = ", ".join(
-            f"{tr(axis)} {cell_text('percent', level)} %" for axis, level in (("target", target), ("general", general))
+            f"{axis} {cell_text('percent', level)} %" for axis, level in (("target", target), ("general", general))
         )
         marks.append(Mark(f"point-{len(marks)}", candidate, f"{candidate}: {levels}"))
         drawn_point[0].set_gid(marks[-1].id)

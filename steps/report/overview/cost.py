@@ -5,12 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from markupsafe import Markup
-
 from steps.core.files import read_csv
-from steps.report.figures import themed
 from steps.report.gather import Gathered
 from steps.report.overview.timeline import Step, read_steps, said, timeline
+from steps.report.page import inlined
 from steps.report.section import Section
 from steps.report.tables import Column, Table
 
@@ -57,7 +55,7 @@ def timing_table(benchmarks: list[dict]) -> Table:
 
 def page(cost: Cost, tables: dict[str, Table], figures: dict[str, str]) -> dict:
     """The time line is of the page alone: files of figures are the same bytes for the same results."""
-    return {"timeline": Markup(themed(timeline(cost.steps))), "said": said(cost.steps)} if cost.steps else {}
+    return {"timeline": inlined({"timeline": timeline(cost.steps)})["timeline"], "said": said(cost.steps)} if cost.steps else {}
 
 
 SECTION = Section(

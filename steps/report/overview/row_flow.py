@@ -4,7 +4,6 @@ from html import escape
 from typing import Any
 
 from steps.report.figures import LIGHT
-from steps.report.language import tr
 from steps.report.maps import share_map
 from steps.report.overview.row_tables import OUTCOME_LABELS, Flow
 from steps.report.overview.svg import canvas, clip, draw_bar, draw_text
@@ -20,7 +19,7 @@ def cleaning(flows: list[Flow]) -> str:
             if isinstance(outcome, tuple):
                 took[flow.dataset][outcome[0]] += flow.total(outcome)
     steps = [step for step in DATA_STEPS if any(of[step] for of in took.values())]
-    columns = [tr("entered"), *map(tr, steps), tr("left")]
+    columns = ["entered", *steps, "left"]
     cells = {}
     for i, flow in enumerate(flows):
         entered = max(1, flow.rows_in)
@@ -32,7 +31,7 @@ def cleaning(flows: list[Flow]) -> str:
         left = flow.rows_in - flow.quarantined
         cells[i, len(steps) + 1] = (0.0, f"{left:,}\n{number_text('percent', left / entered)} %")
     names = [flow.dataset for flow in flows]
-    return share_map("cleaning", tr("What each cleaning step took"), names, columns, cells, set(), 104)
+    return share_map("cleaning", "What each cleaning step took", names, columns, cells, set(), 104)
 
 
 def row_flow(flow: Flow) -> str:
@@ -49,13 +48,13 @@ def row_flow(flow: Flow) -> str:
         if reason and outcome[0] != step:
             step = outcome[0]
             y += 8
-            labels.append(draw_text(x1 + bar + 12, y + 11, tr("quarantined by {step}", step=tr(step)), "muted", font_size=11))
+            labels.append(draw_text(x1 + bar + 12, y + 11, f"quarantined by {step}", "muted", font_size=11))
             y += line
         height = max(flow.total(outcome) * scale, 1.5)
         middle = y + max(height, line) / 2
         right[outcome] = (middle - height / 2, height)
         color = "orange" if reason else "blue"
-        name = outcome[1] if reason else tr(OUTCOME_LABELS[outcome])
+        name = outcome[1] if reason else OUTCOME_LABELS[outcome]
         labels.append(draw_bar(x1, middle - height / 2, bar, height, color))
         labels.append(draw_text(x1 + bar + 60, middle + 4, f"{flow.total(outcome):,}", text_anchor="end"))
         weight = {} if reason else {"font_weight": "bold"}
@@ -73,7 +72,7 @@ def row_flow(flow: Flow) -> str:
         height = max(size * scale, 1.5)
         bars.append(draw_bar(x0, y, bar, height, "neutral"))
         bars.append(draw_text(x0 - 10, y + height / 2 - 1, clip(file, 26), text_anchor="end"))
-        bars.append(draw_text(x0 - 10, y + height / 2 + 14, tr("{n} rows", n=f"{size:,}"), "muted", text_anchor="end", font_size=11))
+        bars.append(draw_text(x0 - 10, y + height / 2 + 14, f"{size:,} rows", "muted", text_anchor="end", font_size=11))
         cursor = y
         for outcome in flow.outcomes:
             m = row.get(outcome, 0)
@@ -88,7 +87,7 @@ def row_flow(flow: Flow) -> str:
             )
             color = "orange" if isinstance(outcome, tuple) else "blue"
             opacity = 0.55 if isinstance(outcome, tuple) else 0.3
-            what = outcome[1] if isinstance(outcome, tuple) else tr(OUTCOME_LABELS[outcome])
+            what = outcome[1] if isinstance(outcome, tuple) else OUTCOME_LABELS[outcome]
             ribbons.append(
                 f'<path d="{path}" style="fill: {LIGHT[color]}; fill-opacity: {opacity}">'
                 f"<title>{escape(file)} → {escape(what)}: {m:,}</title></path>"
@@ -96,4 +95,4 @@ def row_flow(flow: Flow) -> str:
             cursor += thick
             filled[outcome] += thick
         y += height + gap
-    return canvas(720, max(height_right, y - gap) + 6, tr("Flow of the rows of {dataset}", dataset=flow.dataset), ribbons + bars + labels)
+    return canvas(720, max(height_right, y - gap) + 6, f"Flow of the rows of {flow.dataset}", ribbons + bars + labels)

@@ -5,7 +5,6 @@ from pathlib import Path
 from steps.report.candidates import difference, forgetting
 from steps.report.dumbbells import dumbbells
 from steps.report.findings import Findings
-from steps.report.language import tr
 from steps.report.maps import share_map
 from steps.report.overview.score_tables import (
     checkpoints_table,
@@ -41,7 +40,7 @@ def moved(comparison: Findings) -> dict[str, str]:
                 moves[axis] = (before.value, after.value, change)
         rows.append((candidate.name, moves))
     ship = comparison.ship and comparison.ship.name
-    return {"moved": dumbbells("moved", tr("Gain and loss of every checkpoint"), rows, ship)} if rows else {}
+    return {"moved": dumbbells("moved", "Gain and loss of every checkpoint", rows, ship)} if rows else {}
 
 
 def figures(comparison: Findings) -> dict[str, str]:
@@ -59,7 +58,7 @@ def lost(comparison: Findings) -> dict[str, str]:
                 cells[i, j] = (min(max(lost.value, 0.0), 1.0), number_text("points", -lost.value))
     if len(tasks) < 2 or not cells:
         return {}
-    names, title = [candidate.name for candidate in trained], tr("Points lost of each general task")
+    names, title = [candidate.name for candidate in trained], "Points lost of each general task"
     framed = {(i, j) for i, j in cells if trained[i] is comparison.ship}
     width = max(80.0, 7.0 * max(map(len, tasks)))
     return {"forgetting": share_map("forgetting", title, names, tasks, cells, framed, width)}

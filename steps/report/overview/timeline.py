@@ -100,7 +100,7 @@ def timeline(steps: list[Step]) -> str:
         x = LEFT + WIDTH * k * step_of * unit / total
         body.append(f'<path d="M{x:.1f} {top - 4}V{tall}" style="stroke: {LIGHT["line"]}; stroke-width: 0.8"/>')
         body.append(draw_text(x, tall + 15, f"{k * step_of:g}", "muted", text_anchor="middle"))
-    body.append(draw_text(LEFT + WIDTH / 2, tall + 32, tr(name), "muted", text_anchor="middle"))
+    body.append(draw_text(LEFT + WIDTH / 2, tall + 32, name, "muted", text_anchor="middle"))
     for step in sorted(steps, key=lambda step: step.longest):
         y, x, width = top + LINE * rows.index(step.row) + 3, LEFT + WIDTH * step.begin / total, WIDTH * step.seconds / total
         fill, opacity = (stage_color(step.stage), 0.75) if step.stage else (LIGHT["muted"], 0.35)
@@ -109,7 +109,7 @@ def timeline(steps: list[Step]) -> str:
             f'<g class="mark"><title>{escape(step.what)}: {duration(step.seconds)}</title><rect x="{x:.1f}" y="{y:.1f}"'
             f' width="{max(width, 1.5):.1f}" height="{LINE - 8}" style="fill: {fill}; fill-opacity: {opacity}{frame}"/></g>'
         )
-    return canvas(LEFT + WIDTH + 30, tall + 42, tr("The run on a time line"), _legend(steps) + body)
+    return canvas(LEFT + WIDTH + 30, tall + 42, "The run on a time line", _legend(steps) + body)
 
 
 # Seconds, what they are called, and from which length of a run on they are the unit.
@@ -120,27 +120,28 @@ TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 def duration(seconds: float) -> str:
     """Such as "2 h 05 min", "3 min 20 s", "31.0 s"."""
     if seconds < 60:
-        return tr("{s} s", s=f"{seconds:.1f}")
+        return f"{seconds:.1f} s"
     if seconds < 3600:
-        return tr("{m} min {s} s", m=int(seconds // 60), s=f"{seconds % 60:02.0f}")
-    return tr("{h} h {m} min", h=int(seconds // 3600), m=f"{seconds % 3600 // 60:02.0f}")
+        return f"{int(seconds // 60)} min {seconds % 60:02.0f} s"
+    return f"{int(seconds // 3600)} h {seconds % 3600 // 60:02.0f} min"
 
 
 def _legend(steps: Iterable[Step]) -> list[str]:
     stages: dict[str, list[str]] = {}
     for stage in dict.fromkeys(step.stage for step in steps if step.stage):
-        stages.setdefault(stage_color(stage), []).append(tr(stage))
+        stages.setdefault(stage_color(stage), []).append(stage)
     entries = [(", ".join(names), color, 0.75, False) for color, names in stages.items()]
-    entries += [(tr("measures, prepares"), LIGHT["muted"], 0.35, False), (tr("longest chain"), "none", 1, True)]
+    entries += [("measures, prepares", LIGHT["muted"], 0.35, False), ("longest chain", "none", 1, True)]
     x, drawn = float(LEFT), []
     for text, fill, opacity, framed in entries:
         frame = f"; stroke: {LIGHT['ink']}; stroke-width: 1.6" if framed else ""
         box = f'<rect x="{x:.1f}" y="8" width="16" height="12" style="fill: {fill}; fill-opacity: {opacity}{frame}"/>'
         drawn += [box, draw_text(x + 22, 18, text)]
-        x += 46 + sum(12.0 if ord(c) > 0x2E80 else 6.8 for c in text)
+        x += 46 + 6.8 * len(text)
     return drawn
 
 
 def said(steps: list[Step]) -> dict[str, str]:
     """How long the longest chain is, and all steps one after the other."""
-    return {"chain": duration(max(step.end for step in steps)), "all": duration(sum(step.seconds for step in steps))}
+    chain, every = max(step.end for step in steps), sum(step.seconds for step in steps)
+    return {"chain": tr(duration(chain)), "all": tr(duration(every))}
