@@ -51,6 +51,10 @@ def dumbbells(
     axes.grid(False, axis="y")
     handles = [Line2D([], [], color=LIGHT[token], marker=marker, lw=2, label=axis)
                for axis, (token, marker) in AXES.items()]  # fmt: skip
-    handles.append(Line2D([], [], color=LIGHT["muted"], marker="o", mfc=LIGHT["surface"], lw=0, label="hollow: where training started"))
+    handles.append(
+        Line2D(
+            [], [], color=LIGHT["muted"], marker="o", mfc=LIGHT["surface"], lw=0, label="hollow: where training started"
+        )
+    )
     figure.legend(handles=handles, loc="outside upper left", ncols=3, frameon=False, fontsize=11, handlelength=1.6)
     return to_svg(figure, name, title, marks)

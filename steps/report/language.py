@@ -18,10 +18,12 @@ from steps.core.files import read_csv
 
 ENGLISH, CHINESE = "en", "zh"
 PACKAGES = Path(__file__).parents[1]
-# Words of a label, and names such as pass@1 or fable_facts.
-NAME = r"[A-Za-z][\w@.=-]*[\d_@=][\w@.=]*"
-WORD = r"[A-Za-z][A-Za-z'’-]*(?![\w@=])"
-RUN = re.compile(rf"({NAME})|({WORD}(?: {WORD})*)")
+# Words of a label, and names such as pass@1, fable_facts, rows.jsonl or III.
+NAME = r"[A-Za-z][\w@.=-]*[\d_@=][\w@.=]*|[A-Za-z][\w-]*(?:\.\w+)+|[IVX]+(?!\w)"
+WORD = r"(?!n = )[A-Za-z][A-Za-z'’-]*(?![\w@=])"
+RUN = re.compile(rf"({NAME}|n(?= = ))|({WORD}(?: {WORD})*)")
+# Between labels, not between the ends of an interval.
+COMMA = re.compile(r", (?![^\[]*\])")
 TEXT = re.compile(r"(<(text|title)\b[^>]*>)([^<]*)(</\2>)")
 _spoken: ContextVar[str] = ContextVar("spoken", default=ENGLISH)
 _names: ContextVar[frozenset[str]] = ContextVar("names", default=frozenset())
@@ -60,7 +62,7 @@ def _said(text: str, known: dict[str, str]) -> str:
     def word(match: re.Match) -> str:
         return known[match[0]] if match[2] and match[0] not in _names.get() else match[0]
 
-    return RUN.sub(word, text).replace(", ", "，") if any(run not in _names.get() for run in runs) else text
+    return COMMA.sub("，", RUN.sub(word, text)) if any(run not in _names.get() for run in runs) else text
 
 
 def drawing(svg: str) -> str:

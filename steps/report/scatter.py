@@ -108,9 +108,7 @@ def _legend(figure, looks: Sequence[tuple[str, tuple[str, str]]], ringed: bool, 
         Line2D([], [], color=LIGHT[token], marker=marker, ms=7, lw=0, label=word) for word, (token, marker) in looks
     ]
     if ringed:
-        handles.append(
-            Line2D([], [], marker="o", ms=12, mfc="none", mec=LIGHT["ink"], mew=1.4, lw=0, label="to ship")
-        )
+        handles.append(Line2D([], [], marker="o", ms=12, mfc="none", mec=LIGHT["ink"], mew=1.4, lw=0, label="to ship"))
     if front:
         handles.append(Line2D([], [], color=LIGHT["muted"], lw=1.1, ls=(0, (5, 3)), label="Pareto front"))
     if handles:

@@ -27,7 +27,8 @@ CLAIMS = (
         "more_epochs", "Many more epochs hardly raise the target score.",
         "10 in place of 2 epochs: +1.2 points on MedQA, +1.0 LegalBench, +1.4 TechFAQ, +1.1 FinanceBench.",
         f"{PAPER}, table 4",
-        "the diagnosed recipe and the same for five times as many epochs; the target score, no more than 2 points higher",
+        "the diagnosed recipe and the same for five times as many epochs; the target score, no more than 2 points"
+        " higher",
     ),
     Claim(
         "cpt_costs", "Continued pre-training costs general score.",

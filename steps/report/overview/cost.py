@@ -55,7 +55,11 @@ def timing_table(benchmarks: list[dict]) -> Table:
 
 def page(cost: Cost, tables: dict[str, Table], figures: dict[str, str]) -> dict:
     """The time line is of the page alone: files of figures are the same bytes for the same results."""
-    return {"timeline": inlined({"timeline": timeline(cost.steps)})["timeline"], "said": said(cost.steps)} if cost.steps else {}
+    return (
+        {"timeline": inlined({"timeline": timeline(cost.steps)})["timeline"], "said": said(cost.steps)}
+        if cost.steps
+        else {}
+    )
 
 
 SECTION = Section(

@@ -13,7 +13,7 @@ from steps.settings.data import DATA_STEPS
 
 def cleaning(flows: list[Flow]) -> str:
     """Data sets by steps: how many rows each step took, tinted by their share of those that entered."""
-    took = {flow.dataset: {step: 0 for step in DATA_STEPS} for flow in flows}
+    took = {flow.dataset: dict.fromkeys(DATA_STEPS, 0) for flow in flows}
     for flow in flows:
         for outcome in flow.outcomes:
             if isinstance(outcome, tuple):

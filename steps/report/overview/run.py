@@ -65,8 +65,11 @@ def _differences(stage: str, alike: list[Candidate]) -> Table:
     for name, member in named.items():
         starts = " + ".join(_without_seed(parent, member, recipe_of) for parent in member.parents)
         teachers = " + ".join(_without_seed(teacher, member, recipe_of) for teacher in member.teachers)
-        given[name] = {"from": starts, "teachers": teachers} | {k: setting_text(v) for k, v in member.settings.items()}
-        given[name] |= {key: setting_text(value) for key, value in member.grid.items()}
+        given[name] = {"from": starts, "teachers": teachers} | {
+            key: setting_text(value)
+            for key, value in (member.settings | member.grid).items()
+            if value is not None and key != "sources"  # which says again what data and teachers do
+        }
     keys = list(dict.fromkeys(key for settings in given.values() for key in settings))
     apart = [key for key in keys if len({settings.get(key) for settings in given.values()}) > 1]
     columns = [Column("checkpoint", "checkpoint", "code"), *(Column(key, key) for key in apart)]

@@ -190,7 +190,11 @@ def perplexity_table(candidates: list[Candidate]) -> Table | None:
 
 def unlearned_table(candidate: Candidate, items: list[dict]) -> Table:
     columns = [Column("task", "task", "code"), Column("doc_id", "item", "code"), Column("prompt", "prompt", "quote")]
-    columns += [Column("reference", "reference", "quote"), Column("answer", "greedy answer", "quote"), Column("sampled", "samples right")]
+    columns += [
+        Column("reference", "reference", "quote"),
+        Column("answer", "greedy answer", "quote"),
+        Column("sampled", "samples right"),
+    ]
     caption = tr(
         "Target items that {name} answers wrong greedily and in every sample. Seeds: {seeds}.",
         name=candidate.name,

@@ -102,12 +102,17 @@ def timeline(steps: list[Step]) -> str:
         body.append(draw_text(x, tall + 15, f"{k * step_of:g}", "muted", text_anchor="middle"))
     body.append(draw_text(LEFT + WIDTH / 2, tall + 32, name, "muted", text_anchor="middle"))
     for step in sorted(steps, key=lambda step: step.longest):
-        y, x, width = top + LINE * rows.index(step.row) + 3, LEFT + WIDTH * step.begin / total, WIDTH * step.seconds / total
+        y, x, width = (
+            top + LINE * rows.index(step.row) + 3,
+            LEFT + WIDTH * step.begin / total,
+            WIDTH * step.seconds / total,
+        )
         fill, opacity = (stage_color(step.stage), 0.75) if step.stage else (LIGHT["muted"], 0.35)
         frame = f"; stroke: {LIGHT['ink']}; stroke-width: 1.6" if step.longest else ""
         body.append(
-            f'<g class="mark"><title>{escape(step.what)}: {duration(step.seconds)}</title><rect x="{x:.1f}" y="{y:.1f}"'
-            f' width="{max(width, 1.5):.1f}" height="{LINE - 8}" style="fill: {fill}; fill-opacity: {opacity}{frame}"/></g>'
+            f'<g class="mark"><title>{escape(step.what)}: {duration(step.seconds)}</title>'
+            f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(width, 1.5):.1f}" height="{LINE - 8}"'
+            f' style="fill: {fill}; fill-opacity: {opacity}{frame}"/></g>'
         )
     return canvas(LEFT + WIDTH + 30, tall + 42, "The run on a time line", _legend(steps) + body)
 
