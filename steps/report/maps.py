@@ -40,10 +40,15 @@ def share_map(
         if (i, j) in framed:
             axes.add_patch(Rectangle(*box, fill=False, ec=LIGHT["ink"], lw=2))
     axes.set(xlim=(-0.5, len(columns) - 0.5), ylim=(len(rows) - 0.5, -0.5))
-    axes.set_xticks(range(len(columns)), columns, fontsize=11)
+    axes.set_xticks([])
+    for j, column in enumerate(columns):  # line by line, each centered by itself: another language has other widths
+        for k, line in enumerate(reversed(column.split("\n"))):
+            axes.annotate(
+                line, (j, -0.5), (0, 5 + 13 * k), textcoords="offset points", ha="center", va="bottom", fontsize=11,
+                color=LIGHT["muted"], annotation_clip=False,
+            )  # fmt: skip
     axes.set_yticks(range(len(rows)), rows, color=LIGHT["ink"])
     axes.tick_params(length=0)
-    axes.xaxis.tick_top()
     axes.grid(False)
     axes.spines[:].set_visible(False)
     return to_svg(figure, name, title, marks)

@@ -94,7 +94,11 @@ def written(args: argparse.Namespace, gathered: Gathered, filled: list[Filled]) 
             **shared,
             "headline": first_screen.headline(comparison) if comparison.ship else "",
             "answers": first_screen.answers(comparison, known) if comparison.ship else [],
-            "picture": inlined(first_screen.picture(comparison)).get(first_screen.PICTURE),
+            "pictures": {
+                name: drawn
+                for name, size in (("broad", first_screen.WIDE), ("narrow", first_screen.NARROW))
+                if (drawn := inlined(first_screen.picture(comparison, size)).get(first_screen.PICTURE))
+            },
             "caption": first_screen.caption(comparison),
             "warnings": [line for one in filled for line in one.section.warnings(one.facts)],
             "sections": [

@@ -22,6 +22,8 @@ class Line:
     color: str
 
 
+# Width of an entry of the legend, in pixels.
+LEGEND = 100
 # From so many checkpoints on, a scatter needs more room for their names.
 CROWD = 10
 
@@ -88,7 +90,7 @@ def scatter(
         color = LIGHT[line.color]
         axes.plot(*zip(*line.points, strict=True), color=color, lw=1.2, marker=".", ms=5, alpha=0.8, zorder=2)
     marks = _points(axes, spots, looks, roots, ringed)
-    _legend(figure, legend, bool(ringed), len(front) > 1)
+    _legend(figure, legend, bool(ringed), len(front) > 1, round(72 * figure.get_figwidth() / LEGEND))
     figure.draw_without_rendering()  # lays the axes out, which places the labels
     recipes = Counter(candidate.recipe for candidate in candidates)
     # The chosen point of a grid needs no more than the name of its recipe.
@@ -100,7 +102,7 @@ def scatter(
     return to_svg(figure, name, title, marks)
 
 
-def _legend(figure, looks: Sequence[tuple[str, tuple[str, str]]], ringed: bool, front: bool) -> None:
+def _legend(figure, looks: Sequence[tuple[str, tuple[str, str]]], ringed: bool, front: bool, columns: int) -> None:
     """What the looks mean, above the axes."""
     from matplotlib.lines import Line2D
 
@@ -111,9 +113,11 @@ def _legend(figure, looks: Sequence[tuple[str, tuple[str, str]]], ringed: bool, 
         handles.append(Line2D([], [], marker="o", ms=12, mfc="none", mec=LIGHT["ink"], mew=1.4, lw=0, label="to ship"))
     if front:
         handles.append(Line2D([], [], color=LIGHT["muted"], lw=1.1, ls=(0, (5, 3)), label="Pareto front"))
-    if handles:
+    if looks:
         style = {"frameon": False, "fontsize": 11, "handletextpad": 0.3, "columnspacing": 1.1, "handlelength": 1.4}
-        figure.legend(handles=handles, loc="outside upper left", ncols=min(len(handles), 6), borderpad=0.2, **style)
+        figure.legend(
+            handles=handles, loc="outside upper left", ncols=min(len(handles), columns), borderpad=0.2, **style
+        )
 
 
 def _points(axes, spots: dict, looks: dict[str, tuple[str, str]], roots: set[str], ringed: str | None) -> list[Mark]:
