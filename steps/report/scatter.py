@@ -98,7 +98,8 @@ def scatter(
         candidate.name: candidate.recipe if candidate.grid and recipes[candidate.recipe] == 1 else candidate.name
         for candidate in candidates
     }
-    _label_points(axes, {names[candidate]: xy for candidate, xy in points.items()}, spots, corners)
+    ring = [points[ringed]] if ringed in points else []
+    _label_points(axes, {names[candidate]: xy for candidate, xy in points.items()}, spots, corners, ring)
     return to_svg(figure, name, title, marks)
 
 
@@ -171,9 +172,15 @@ def _equal_sums(axes, left: float, right: float, bottom: float, top: float) -> N
             )  # fmt: skip
 
 
-def _label_points(axes, points: dict[str, tuple[float, float]], spots, corners: list[tuple[float, float]]) -> None:
-    """Put each name beside its point, clear of error bars and of the front."""
-    taken = []
+def _label_points(
+    axes,
+    points: dict[str, tuple[float, float]],
+    spots,
+    corners: list[tuple[float, float]],
+    rings: list[tuple[float, float]],
+) -> None:
+    """Put each name beside its point, clear of error bars, of the front and of rings."""
+    taken = [(x - 11, y - 11, x + 11, y + 11) for x, y in map(axes.transData.transform, rings)]
     for (x0, y0), (x1, y1) in (
         zip(axes.transData.transform(corners), axes.transData.transform(corners[1:]), strict=False) if corners else ()
     ):
