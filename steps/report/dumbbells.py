@@ -8,7 +8,7 @@ from steps.report.tables import Estimate, interval_text, number_text
 # Axis → color token and marker: told apart in grey too.
 AXES = {"target": ("blue", "o"), "general": ("orange", "s")}
 # Pixels of a checkpoint's line, and of a character of its name.
-LINE, CHAR = 30, 6.6
+LINE, CHAR = 26, 6.6
 
 
 def dumbbells(

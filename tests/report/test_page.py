@@ -90,6 +90,17 @@ def test_text_of_pictures_is_never_small(page, tmp_path):
         assert seen["n"] > 50 and seen["least"] >= 10.9, (width, seen)
 
 
+def test_a_phone_has_a_picture_that_fits_and_a_wide_page_another(page, tmp_path):
+    script = """[...document.querySelectorAll(".first .drawing")].map(one => {
+      const box = one.querySelector("svg").getBoundingClientRect();
+      return {name: one.className, width: box.width, scrolls: one.scrollWidth > one.clientWidth};
+    })"""
+    for width, shown in ((1400, "drawing broad"), (390, "drawing narrow")):
+        pictures = [one for one in ask(page, tmp_path, script, width=width) if one["width"]]
+        assert [one["name"] for one in pictures] == [shown]
+        assert 300 < pictures[0]["width"] <= width and not pictures[0]["scrolls"]
+
+
 COLUMN = """const table = document.querySelector("table.find"), heads = [...table.tHead.rows[0].cells];
   const column = heads.findIndex(head => head.textContent.startsWith("target"));
   const shown = () => [...table.tBodies[0].rows].filter(row => !row.hidden);
