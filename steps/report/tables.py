@@ -40,15 +40,15 @@ class Link:
 
 
 # Kinds that are no numbers.
-WORDS = ("text", "quote", "code", "links")
+WORDS = ("text", "quote", "setting", "code", "links")
 
 
 @dataclass(frozen=True)
 class Column:
     """One column: key into the rows, heading, and how its cells read.
 
-    Kinds: text (ours, in the language of the page), quote (of rows and models), code, integer, number, tenths, decimal
-    (three), percent (a share), points (of percent), links.
+    Kinds: text (ours, in the language of the page), quote (of rows and models), setting (head and cells as they are
+    typed), code, integer, number, tenths, decimal (three), percent (a share), points (of percent), links.
     """
 
     key: str

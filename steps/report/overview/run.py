@@ -8,7 +8,6 @@ from steps.report.language import tr
 from steps.report.overview.recipe_graph import recipe_graph
 from steps.report.section import Section
 from steps.report.tables import Column, Table, setting_text
-from steps.settings import stages
 
 # Settings worth a line; all of them are under Provenance.
 SHOWN_SETTINGS = (
@@ -16,6 +15,10 @@ SHOWN_SETTINGS = (
     "method", "steps", "prompts", "generations", "objective", "divergence", "support", "horizon", "off_policy",
     "weights", "t", "density", "scale", "path", "generator", "rewind", "choose",
 )  # fmt: skip
+
+
+# What a recipe is made from and taught by, beside its settings.
+STARTS = ("from", "teachers")
 
 
 def nodes_table(checkpoints: list[Checkpoint]) -> Table:
@@ -65,14 +68,17 @@ def _differences(stage: str, alike: list[Candidate]) -> Table:
     for name, member in named.items():
         starts = " + ".join(_without_seed(parent, member, recipe_of) for parent in member.parents)
         teachers = " + ".join(_without_seed(teacher, member, recipe_of) for teacher in member.teachers)
-        given[name] = {"from": starts, "teachers": teachers} | {
+        given[name] = dict(zip(STARTS, (starts, teachers), strict=True)) | {
             key: setting_text(value)
             for key, value in (member.settings | member.grid).items()
             if value is not None and key != "sources"  # which says again what data and teachers do
         }
     keys = list(dict.fromkeys(key for settings in given.values() for key in settings))
     apart = [key for key in keys if len({settings.get(key) for settings in given.values()}) > 1]
-    columns = [Column("checkpoint", "checkpoint", "code"), *(Column(key, key) for key in apart)]
+    columns = [
+        Column("checkpoint", "checkpoint", "code"),
+        *(Column(key, key, "text" if key in STARTS else "setting") for key in apart),
+    ]
     rows = [{"checkpoint": name} | {key: settings.get(key) for key in apart} for name, settings in given.items()]
     caption = tr("In what the recipes of stage {stage} differ; all else is equal.", stage=tr(stage))
     return Table(f"recipes_{stage}", caption, columns, rows)
@@ -80,13 +86,6 @@ def _differences(stage: str, alike: list[Candidate]) -> Table:
 
 def _without_seed(parent: str, member: Checkpoint, recipe_of: dict[str, str]) -> str:
     return recipe_of.get(parent, parent.removesuffix(f"-s{member.seed}"))
-
-
-def stages_used(checkpoints: list[Checkpoint]) -> list[tuple[str, str]]:
-    """(stage, color token) of every stage in the graph, for the legend."""
-    used = {checkpoint.stage for checkpoint in checkpoints}
-    known = [stage for stage in (*stages.ORIGINS, *stages.STAGES) if stage in used]
-    return [(stage, stages.look(stage)[0]) for stage in [*known, *sorted(used.difference(known))]]
 
 
 SECTION = Section(
@@ -98,7 +97,6 @@ SECTION = Section(
     tables=lambda gathered: [*differences(gathered.candidates.values()), nodes_table(gathered.checkpoints)],
     figures=lambda gathered: {"recipe_graph": recipe_graph(gathered.candidates)},
     page=lambda gathered, tables, figures: {
-        "stages": stages_used(gathered.checkpoints),
         "differences": [table for name, table in tables.items() if name.startswith("recipes_")],
     },
 )
