@@ -20,12 +20,16 @@ HASHED := pip install --quiet --no-deps --require-hashes --no-build-isolation --
 # torch comes by itself, its build is the platform's: where pip is given a folder of CPU builds, that line takes one. It and
 # what a CUDA build brings (nvidia-*, triton) have no hash here. It comes last: what else it requires is there then, checked.
 $(INSTALLED): requirements.lock
+	@echo "setup, 1 of 3: an environment of its own, $(VENV)"
 	$(PYTHON) -m venv $(VENV)
+	@echo "setup, 2 of 3: the $$(grep -c == requirements.lock) packages of requirements.lock, without a word until all are there; minutes"
 	sed -n '/^setuptools==/,/[^\\]$$/p' requirements.lock > $(VENV)/setuptools.lock
 	$(HASHED) --requirement $(VENV)/setuptools.lock
 	$(HASHED) --requirement requirements.lock
+	@echo "setup, 3 of 3: torch, the largest; a build for GPUs brings gigabytes of NVIDIA's libraries"
 	pip install --quiet torch==2.13.0
-	touch $@
+	@touch $@
+	@echo "setup: done, $$(du -sh $(VENV) | cut -f1); in this shell: . $(VENV)/bin/activate"
 
 # An extra, in the same environment, none of whose pins it changes. requirements-vllm*: why not all at once.
 # The build for CPUs never takes the place of that for GPUs; the other way round it does.

@@ -56,4 +56,4 @@ for study in GRAPH.params["studies"]:
 
 
 if workflow.is_main_process:
-    command_line.check_targets(workflow)
+    targets.check(workflow, GRAPH, targets.asked())

@@ -78,7 +78,7 @@ def plan(*arguments: str) -> dict[str, float]:
         ValueError: Snakemake refused it.
     """
     began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [sys.executable, "-m", "snakemake", "--dry-run", "all", *arguments]
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "--quiet", "rules", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     parsed, lines = None, []
     for line in process.stdout:

@@ -11,19 +11,22 @@ sys.path.insert(0, workflow.basedir)
 
 from steps.core.asked import as_argument
 from steps.core.code import compile_sources
+from steps.core.progress import SAID
 from steps.core.step import ERROR_PREFIX, USER_ERROR
 from steps.graph import (
     checks,
     cluster,
-    command_line,
     delivery,
     display,
     ending,
     inspection,
+    live,
     plan,
+    planning,
     recipes,
     runs,
     sections,
+    targets,
     workload,
 )
 from steps.graph.graph import Graph
@@ -65,7 +68,8 @@ try:
         raise ValueError("pretrain: this workload has no such section; the embedded one has: leave --configfile out")
     # Not in the jobs of a cluster, which have been checked; not for `pretrain`, which makes what the check would miss.
     if workflow.is_main_process and "pretrain" not in sys.argv:
-        checks.check_files(GRAPH)
+        for remark in checks.check_files(GRAPH):
+            print(f"{SAID}{remark}", file=sys.stderr)
     if "deliver" in sys.argv or "checkpoint" in GRAPH.params:
         delivery.check_delivery(GRAPH)
     if "inspect" in sys.argv or {"inspected", "recipe"} & GRAPH.params.keys():
@@ -74,6 +78,12 @@ except ValueError as error:
     files = " + ".join(map(os.path.relpath, workflow.configfiles or [workload.DEFAULTS]))
     print(f"{ERROR_PREFIX}{files}: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(USER_ERROR)
+
+
+if workflow.is_main_process:
+    planning.show(workflow, GRAPH)
+    if GRAPH.params.get("live"):
+        display.follow(lambda shown: live.Page(shown, workflow, GRAPH))
 
 
 # Before the first job and after the last, `cluster` on SLURM only. Jobs of a cluster run this file too, but not these.

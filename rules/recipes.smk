@@ -102,6 +102,7 @@ rule rl:
         check=checked,
         preflight=preflights,
         prompts="results/{workload}/gate/{node}/manifest.json",
+        valid=lambda wildcards: edges(GRAPH.held_out(wildcards.node)),
         judge=judge,
     output:
         manifest="results/{workload}/{study}/{node}/manifest.json",
@@ -120,6 +121,7 @@ rule rl:
     params:
         settings=settings("rl"),
         prompts="results/{workload}/gate/{node}/prompts.jsonl",
+        valid=lambda wildcards: option("--valid", *GRAPH.held_out(wildcards.node)),
         parent=parent_folders,
         check=check,
         reward_model=reward_model,
@@ -129,7 +131,7 @@ rule rl:
     shell:
         "python -m steps.training.launch --kind {resources.launch:q} --processes {resources.processes:q} steps.reinforcement.rl"
         " --settings {params.settings:q} --parent {params.parent:q} --data {params.prompts:q}"
-        " {params.reward_model:q} {params.check:q} --work {params.work:q} --logs {params.logs:q} --out {params.out:q} &> {log:q}"
+        " {params.valid:q} {params.reward_model:q} {params.check:q} --work {params.work:q} --logs {params.logs:q} --out {params.out:q} &> {log:q}"
 
 
 rule reward:

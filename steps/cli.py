@@ -1,9 +1,11 @@
-"""The first hour at the command line: an overlay from a file of rows, and the tables of a finished run in the terminal.
+"""The first hour at the command line: an overlay from a file of rows, the tables of a finished run in the terminal, and
+what a shell completes.
 
 Snakemake plans, runs and delivers what the overlay asks; nothing here has a rule or a setting of its own.
 
 Run as: python -m steps.cli init mine data/mine/rows.jsonl --test data/mine/test.jsonl --model models/my-base
     python -m steps.cli show mine checkpoints tasks
+    source <(python -m steps.cli completion bash)
 """
 
 import argparse
@@ -20,13 +22,14 @@ import yaml
 from steps.core import plain_yaml
 from steps.core.files import write_text
 from steps.core.manifest import verify_manifest
+from steps.core.progress import SAID
 from steps.core.promises import MANIFEST
 from steps.core.step import ERROR_PREFIX, USER_ERROR, told
 from steps.core.text import visible
 from steps.data.ingest import checked, ingest_source, tell
 from steps.data.labels import Labelled
 from steps.data.rows import QUARANTINE, REFUSED, Ledger
-from steps.graph import checks, recipes, workload
+from steps.graph import checks, completion, recipes, workload
 from steps.graph.graph import Graph
 from steps.settings.errors import meant
 
@@ -101,18 +104,11 @@ def flow(value: dict[str, Any]) -> str:
     return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=2**20).strip()
 
 
-def init(args: argparse.Namespace) -> None:
-    """Write workloads/<name>.yaml, once it has passed the checks that come before the first job."""
-    file = Path("workloads", f"{args.name}.yaml")
-    if file.exists():
-        raise ValueError(f"{file} is there already; take another name, or remove it")
-    source = {"path": args.rows} | ({"columns": args.columns} if args.columns else {})
-    rows, formats = read(source)
-    if len(formats) == 1:
-        source |= {"format": min(formats)}
+def overlay(args: argparse.Namespace, file: Path, source: dict[str, Any], rows: str) -> str:
+    """The text of workloads/<name>.yaml."""
     path, _, revision = (args.model or "").partition("@")
     model = {"path": path} | ({"revision": revision} if revision else {})
-    text = OVERLAY.format(
+    return OVERLAY.format(
         rows=rows,
         file=file,
         name=args.name,
@@ -120,11 +116,34 @@ def init(args: argparse.Namespace) -> None:
         source=flow(source),
         task=flow({"stock": args.stock, "data_files": {"test": args.test}}),
     )
+
+
+def checked_overlay(text: str) -> list[str]:
+    """What the checks before the first job remark of an overlay.
+
+    Raises:
+        ValueError: they refuse it.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        draft = Path(folder, file.name)
+        draft = Path(folder, "draft.yaml")
         write_text(draft, text)
-        checks.check_files(Graph(recipes.complete(workload.load(ROOT, [draft])[0])))
-    write_text(file, text)
+        return checks.check_files(Graph(recipes.complete(workload.load(ROOT, [draft])[0])))
+
+
+def init(args: argparse.Namespace) -> None:
+    """Write workloads/<name>.yaml, once it has passed the checks that come before the first job."""
+    file = Path("workloads", f"{args.name}.yaml")
+    if file.exists():
+        raise ValueError(f"{file} is there already; take another name, or remove it")
+    source = {"path": args.rows} | ({"columns": args.columns} if args.columns else {})
+    # Rows may be millions: what else is wrong is said before they are read.
+    remarks = checked_overlay(overlay(args, file, source, ""))
+    rows, formats = read(source)
+    if len(formats) == 1:
+        source |= {"format": min(formats)}
+    write_text(file, overlay(args, file, source, rows))
+    for remark in remarks:
+        print(f"{SAID}{remark}", file=sys.stderr)
     print(f"{file}: {rows}\nsnakemake -n --configfile {file}")
 
 
@@ -186,6 +205,12 @@ def parser() -> argparse.ArgumentParser:
     of.add_argument("workload", help="a folder of reports/")
     of.add_argument("tables", nargs="*", help="tables of its report; by default what it found, and its checkpoints")
     of.set_defaults(act=show)
+    of = commands.add_parser("completion", help="print what a shell needs to complete a line of snakemake")
+    of.add_argument("shell", choices=[*completion.SHELLS])
+    of.set_defaults(act=lambda args: print(completion.script(args.shell), end=""))
+    of = commands.add_parser("words", help="print what may stand at the end of such a line: what the shell asks")
+    of.add_argument("line", nargs="*")
+    of.set_defaults(act=lambda args: print("\n".join(completion.words(args.line))))
     return whole
 
 

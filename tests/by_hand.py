@@ -22,6 +22,16 @@ def chosen(logits, tokens):
     return np.array([[logps[b, t, tokens[b, t]] for t in range(length)] for b in range(batch)])
 
 
+def chosen_among(logits, tokens, kept):
+    """[B, T] the same where each token was drawn from the kept ones alone, [B] of [tokens] of ids; 0 behind it."""
+    found = np.zeros(tokens.shape)
+    for b, places in enumerate(kept):
+        for t, ids in enumerate(places):
+            weights = {i: math.exp(logits[b, t, i]) for i in ids}
+            found[b, t] = math.log(weights[tokens[b, t]] / math.fsum(weights.values()))
+    return found
+
+
 def entropy(logits):
     logps = log_softmax(logits)
     return -(np.exp(logps) * logps).sum(-1)

@@ -50,7 +50,7 @@ def test_an_overlay_is_written_that_says_what_was_read_and_resolves(own, capsys)
     said = capsys.readouterr().out
     assert "snakemake -n --configfile workloads/mine.yaml" in said
     # The row that was not taken is there to be looked at.
-    (left,) = [part for part in said.split() if part.endswith("quarantine.jsonl")]
+    (left,) = [part.strip("()") for part in said.split() if "quarantine.jsonl" in part]
     assert [json.loads(line)["row"] for line in open(left)] == [5]
 
 
@@ -76,7 +76,7 @@ def test_fields_by_other_names_and_paths_that_yaml_would_misread_are_written_as_
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["mine", "no.jsonl", "--test", "test.jsonl"], "there is no file no.jsonl; correct the path"),
+        (["mine", "gone.jsonl", "--test", "test.jsonl"], "there is no file gone.jsonl; correct the path"),
         (["mine", "odd.jsonl", "--test", "test.jsonl"], "odd.jsonl: no format has its fields (left, right)"),
         (["mine", "rows.jsonl", "--test", "rows.jsonl"], "rows.jsonl, line 1: has no 'prompt'"),
         (["mine", "rows.jsonl", "--test", "test.jsonl", "--stock", "shrt"], "evaluate.tasks.own"),
@@ -90,6 +90,13 @@ def test_fields_by_other_names_and_paths_that_yaml_would_misread_are_written_as_
 def test_what_is_wrong_is_one_line_and_nothing_is_written(own, capsys, arguments, said):
     assert said in ended(capsys, "init", *arguments)
     assert not (own / "workloads").exists() and [*(own / "temporary").iterdir()] == []
+
+
+def test_rows_are_read_last(own, capsys, monkeypatch):
+    """They may be millions, the questions are hundreds."""
+    monkeypatch.setattr(cli, "read", lambda source: pytest.fail("rows were read"))
+    said = ended(capsys, "init", "mine", "rows.jsonl", "--test", "rows.jsonl", "--model", "model")
+    assert "rows.jsonl, line 1: has no 'prompt'" in said
 
 
 def test_an_overlay_that_is_there_stays(own, capsys):

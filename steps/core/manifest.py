@@ -8,7 +8,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,8 @@ def write_manifest(
     *,
     step: str,
     settings: dict,
-    inputs: Iterable[Path],
+    inputs: Iterable[Path] | Mapping[Path, str],
+    whole: bool = False,
     counts: dict | None = None,
     seed: int | None = None,
     started: float,
@@ -63,6 +64,11 @@ def write_manifest(
     The manifest holds the resolved settings, a digest of all that was asked of the step, one of its code, the sha256 of
     every input and of every file in `out`, the seed and the counts: two equal runs write equal manifests. `setup` is
     what a step found and its numbers depend on, such as the engine that sampled.
+
+    Args:
+        inputs: where a step finds only as it reads what there is to read, each with its sha256 as it was read.
+        whole: the manifests among the inputs are shown as they are: one that is written anew makes this anew, whatever
+            of it has changed.
 
     Raises:
         ValueError: an input is damaged, or not what it was when the step began to read it.
@@ -80,10 +86,11 @@ def write_manifest(
     }
     if speed is not None:
         provenance["speed"] = speed
+    seen = {**_given, **inputs} if isinstance(inputs, Mapping) else _given
     read = sorted(set(map(Path, inputs)))
     for path in read:
         check_promise(path)
-        if _given.get(path, sha256_file(path)) != sha256_file(path):
+        if seen.get(path, sha256_file(path)) != sha256_file(path):
             raise ValueError(f"{path} changed while this step ran; let it rest and run again")
     write_sealed(out / PROVENANCE, provenance)
     outputs = [path for path in sorted(out.rglob("*")) if _is_output(path)]
@@ -96,10 +103,12 @@ def write_manifest(
         "asked": request and request.digest,
         "code": request and code_digest(request.module),
         "seed": seed,
-        "inputs": {str(path): input_digest(path) for path in read},
+        "inputs": {str(path): sha256_file(path) if whole else input_digest(path) for path in read},
         "outputs": {str(path.relative_to(out)): sha256_file(path) for path in outputs},
         "counts": counts or {},
     }
+    if whole:
+        manifest["whole"] = True
     if setup is not None:
         manifest["setup"] = setup
     write_sealed(out / LAST, manifest)

@@ -14,7 +14,7 @@ PROVENANCE = "provenance.json"
 SEAL = "sha256"
 # Bytes of a file of ours that is read at once.
 LONGEST = 100_000_000
-_consulted: set[Path] = set()
+_consulted: dict[Path, str] = {}
 
 
 def check_promise(path: Path) -> None:
@@ -23,23 +23,24 @@ def check_promise(path: Path) -> None:
     Raises:
         ValueError: it is damaged: its bytes are not those that its step wrote.
     """
-    if path.name == MANIFEST:
-        _consulted.add(path)
+    if path.name == MANIFEST and path.is_file():
+        _consulted.setdefault(path, sha256_file(path))
     folder = path.parent
     while folder != folder.parent:
         expected = promised(folder).get(os.path.relpath(path, folder))
         if expected is not None:
-            _consulted.add(folder / MANIFEST)
+            _consulted.setdefault(folder / MANIFEST, sha256_file(folder / MANIFEST))
             if path.is_file() and sha256_file(path) != expected:
                 raise ValueError(damaged(path, folder))
             return
         folder = folder.parent
 
 
-def consult() -> set[Path]:
-    """A set that fills with the manifests that stand for all that this process reads of results from here on."""
+def consult() -> dict[Path, str]:
+    """What fills with the manifests that stand for all that this process reads of results from here on, each with its
+    sha256 as it was first read."""
     global _consulted
-    _consulted = set()
+    _consulted = {}
     return _consulted
 
 

@@ -42,7 +42,7 @@ def differences(folder: Path, wanted: Asked, code: Callable[[str], str] = code_d
         yield from told(material(manifest["settings"]), wanted.told()) or _other_options(folder, wanted)
     if manifest["code"] != code(wanted.module):
         yield f"code of {wanted.module}"
-    yield from _changed_inputs(manifest["inputs"])
+    yield from _changed_inputs(manifest["inputs"], sha256_file if manifest.get("whole") else input_digest)
     yield from damages(folder, manifest)
 
 
@@ -64,7 +64,7 @@ def damages(folder: Path, manifest: dict[str, Any]) -> Iterator[str]:
             yield f"{file} is not of this result"
 
 
-def _changed_inputs(inputs: dict[str, str]) -> Iterator[str]:
+def _changed_inputs(inputs: dict[str, str], digest_of: Callable[[Path], str]) -> Iterator[str]:
     listed: dict[Path, set[str]] = {}
     for name, digest in inputs.items():
         path = Path(name)
@@ -72,7 +72,7 @@ def _changed_inputs(inputs: dict[str, str]) -> Iterator[str]:
         try:
             if not path.is_file():
                 yield f"{name} is gone"
-            elif input_digest(path) != digest:
+            elif digest_of(path) != digest:
                 yield f"{name} changed"
         except (ValueError, OSError):
             yield f"{name} is damaged"

@@ -25,6 +25,8 @@ ERROR_PREFIX = "temper: error: "
 USER_ERROR = 2
 # Of a text that may be the path of a file.
 LONGEST_PATH = 4096
+# Names a file that the run of Snakemake which started a step holds locked for as long as it lives.
+RUN = "TEMPER_RUN"
 # As a shell says it of a process that SIGINT ended.
 INTERRUPTED = 130
 # What the system may refuse to a step, and what is to be done.
@@ -131,7 +133,8 @@ def alone(out: Path) -> Iterator[None]:
     """Wait until no other process makes the same output.
 
     `kill -9` of Snakemake leaves its running steps alive; the next run starts the same step again, which waits here
-    until the orphan has ended, instead of writing to the same files with it.
+    until the orphan has ended, instead of writing to the same files with it. An orphan that has not begun ends here: it
+    would make what was asked before in the place of what was asked since.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     with open(out.with_name(f".{out.name}.lock"), "w") as lock:
@@ -140,7 +143,21 @@ def alone(out: Path) -> Iterator[None]:
         except BlockingIOError:
             print(f"waiting: an earlier run is still making {out}", flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
+        if orphaned():
+            print(f"{out} is not made: the run that asked for it was killed", flush=True)
+            sys.exit(USER_ERROR)
         yield
+
+
+def orphaned() -> bool:
+    """Whether the run that started this step is known to have ended."""
+    try:
+        with open(os.environ[RUN]) as held:
+            fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (KeyError, OSError):
+        # It holds its lock; or nobody can say, where the file is gone or the system has no such locks.
+        return False
+    return True
 
 
 def step_parser(module_doc: str) -> argparse.ArgumentParser:

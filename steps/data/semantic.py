@@ -9,11 +9,12 @@ numbers and answers are equal (`prints.Prints.rest`), both negate as often, and 
 Texts of which more than `MOST_WORDS` of the words are the same are no paraphrases: as for near duplicates, a word that
 stands there in the place of another one makes another row.
 
-Not all pairs are compared. About √rows centres are drawn from the rows and moved to the middle of what is nearest to
-them, twice; a row is compared with those whose nearest centre is one of its `PROBES` nearest, at most `MOST_COMPARED`
-for each centre. That is at most rows · PROBES · MOST_COMPARED comparisons, and rows^1.5 where rows are spread evenly;
-a pair is missed whose two rows have none of these centres in common (Jégou et al. 2011, IVF,
-https://doi.org/10.1109/TPAMI.2010.57). Below `FEW` rows all pairs are compared.
+Rows are compared within groups of equal roles, tools, numbers and answers; in a large group not all pairs are. About
+√rows centres are drawn from its rows and moved to the middle of what is nearest to them, twice; a row is compared with
+those whose nearest centre is one of its `PROBES` nearest, at most `MOST_COMPARED` for each centre. That is at most
+rows · PROBES · MOST_COMPARED comparisons, and rows^1.5 where rows are spread evenly; a pair is missed whose two rows
+have none of these centres in common (Jégou et al. 2011, IVF, https://doi.org/10.1109/TPAMI.2010.57). Below `FEW` rows
+all pairs are.
 """
 
 import re
@@ -204,13 +205,26 @@ def semantic_rows(
         texts_at: the texts of a row.
     """
     gone: dict[int, tuple[int, float]] = {}
-    # A product of two numbers up to 1 is at most the square of their mean.
-    for row, others in alike(vectors.both, sqrt(threshold) - 1e-4):
-        for other in others:
-            if other in gone or salt[row] != salt[other]:
-                continue
-            found = vectors.similarity(row, other)
-            if found >= threshold and agree(texts_at(row), texts_at(other)):
-                gone[row] = (other, found)
-                break
-    return gone
+    for rows in _groups(salt):
+        # A product of two numbers up to 1 is at most the square of their mean.
+        for place, places in alike(vectors.both[rows], sqrt(threshold) - 1e-4):
+            row = int(rows[place])
+            for other in rows[places].tolist():
+                if other in gone:
+                    continue
+                found = vectors.similarity(row, other)
+                if found >= threshold and agree(texts_at(row), texts_at(other)):
+                    gone[row] = (other, found)
+                    break
+    return dict(sorted(gone.items()))
+
+
+def _groups(salt: np.ndarray) -> Iterator[np.ndarray]:
+    """The rows of equal salt, in their order, where there are several.
+
+    Of 7,028 rows of a few kinds most had more than `CANDIDATES` others more alike than their paraphrase, with other
+    numbers: compared with all rows 15 % of the paraphrases were found, within these groups 72 %.
+    """
+    order = np.argsort(salt, kind="stable")
+    ends = np.flatnonzero(np.diff(salt[order])) + 1
+    yield from (rows for rows in np.split(order, ends) if len(rows) > 1)

@@ -41,12 +41,18 @@ def is_many(path: str) -> bool:
 
 
 def missing(path: str) -> str:
-    """That there is no such file, with the one beside it that was probably meant."""
-    folder = Path(path).parent
-    near = difflib.get_close_matches(
-        Path(path).name, sorted(os.listdir(folder)) if folder.is_dir() else [], n=1, cutoff=0.8
-    )
-    return f"there is no file {path}; " + (f"did you mean {folder / near[0]}?" if near else "correct the path")
+    """That there is no such file, with the one beside it that was probably meant: an ending in common says nothing."""
+    wanted = Path(path)
+
+    def likeness(other: str) -> float:
+        alike = suffixes(wanted) == suffixes(Path(other))
+        names = (name.partition(".")[0] if alike else name for name in (wanted.name, other))
+        return difflib.SequenceMatcher(None, *names).ratio()
+
+    beside = sorted(os.listdir(wanted.parent)) if wanted.parent.is_dir() else []
+    near = max(beside, key=likeness, default=None)
+    meant = near is not None and likeness(near) >= 0.6
+    return f"there is no file {path}; " + (f"did you mean {wanted.parent / near}?" if meant else "correct the path")
 
 
 def files_of(path: str, form: str) -> list[str]:

@@ -35,6 +35,8 @@ from steps.judges.judge import AUTO, kind_for
 PARTS = ("train", "valid")
 # So many rows may share a prompt in any case.
 FEW = 16
+# From here on a training and its validation loss say something.
+FEW_ROWS = 100
 
 
 def alike(text: str) -> str:
@@ -163,6 +165,12 @@ def main(args: argparse.Namespace) -> None:
         parts[part] += 1
     counts = ledger.close() | parts
     say("split", f"{parts['train']:,} rows to train on, {parts['valid']:,} held out")
+    if parts["train"] < FEW_ROWS:
+        say(
+            "split",
+            f"{parts['train']} rows to train on are few: a training makes few steps of them and learns them by heart,"
+            f" and the loss of {parts['valid']} held-out rows says little; some hundreds are a beginning",
+        )
     if judged:
         counts["judge"] = chosen
         how = "found from its answers" if judge == AUTO else "as `judge` of the data set says"

@@ -27,6 +27,7 @@ from steps.engines import rollouts
 from steps.engines import vllm_rollouts as vllm_sampler
 from steps.models import checkpoints, head, teachers
 from steps.models.adapters import hooks
+from steps.settings.sampling import truncation
 from steps.training import balance, self_teacher
 from steps.training.arguments import trainer_arguments
 from steps.training.micro_batch import MicroBatches
@@ -172,6 +173,7 @@ class OnPolicyTrainer(Resumable, DistillationTrainer):
                 [asked_turns(self.row(self.draws[i])) for i in written[::size]],
                 n=size,
                 temperature=settings["temperature"],
+                **truncation(settings),
                 max_new_tokens=limit,
                 seed=[settings["seed"], step],
                 first=sum(not draw.stored for draw in before) // size,

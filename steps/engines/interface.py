@@ -31,6 +31,7 @@ class Sample(NamedTuple):
         tokens: how many they are.
         ids: those tokens.
         logps: the log-probability of each.
+        kept: of each the ids that it was drawn from, int32, where that was asked for.
     """
 
     text: str
@@ -38,6 +39,7 @@ class Sample(NamedTuple):
     tokens: int
     ids: tuple[int, ...] = ()
     logps: tuple[float, ...] = ()
+    kept: tuple[np.ndarray, ...] = ()
 
     @property
     def confidence(self) -> float:

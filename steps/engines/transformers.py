@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from steps.engines.interface import Coder, Messages, Sample, _cut
+from steps.engines.truncation import Truncation, ordered
 
 # Rows that are done are dropped when this share of the batch or less is still writing: dropping copies the cache.
 COMPACT_BELOW = 0.8
@@ -83,10 +84,13 @@ class Engine(Coder):
         n: int = 1,
         temperature: float,
         top_p: float = 1.0,
+        top_k: int | None = None,
+        min_p: float = 0.0,
         max_new_tokens: int | Sequence[int],
         stop: Sequence[str] = (),
         seed: int | Sequence[int] = 0,
         first: int = 0,
+        noting: bool = False,
         progress: Progress | None = None,
     ) -> list[list[Sample]]:
         """Write n responses to every prompt.
@@ -97,10 +101,12 @@ class Engine(Coder):
         Args:
             prompts: messages, rendered with the chat template, or text taken as it is, or a tuple of token ids.
             temperature: 0 is greedy.
-            top_p: nucleus; the smallest set of tokens that holds this probability.
+            top_p, top_k, min_p: the tokens that are drawn from (`steps.engines.truncation`); top_p is the nucleus, the
+                smallest set of tokens that holds this probability.
             max_new_tokens: of every response, or of each prompt's responses: at least 1.
             stop: a response ends before the first of these strings, besides the model's end tokens.
             first: number of the first prompt, for its seed, where these are a part of the prompts.
+            noting: have each sample say which tokens its own were drawn from (`Sample.kept`).
 
         Returns:
             [prompts][n] samples.
@@ -112,7 +118,7 @@ class Engine(Coder):
         ids, limits = self._fitted(prompts, max_new_tokens)
         # Longest first: what takes most memory and time comes at once. The sort is stable, so the order is fixed.
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
-        per_batch = max(1, self.batch_size // n)
+        per_batch, cut = max(1, self.batch_size // n), Truncation(top_p, top_k, min_p)
         answers: list[list[Sample]] = [[] for _ in ids]
         for begin in range(0, len(order), per_batch):
             batch = order[begin : begin + per_batch]
@@ -122,7 +128,7 @@ class Engine(Coder):
                 chances = np.stack(
                     [np.random.default_rng([*seeds, first + i, j]).random(max(own)) for i in batch for j in range(n)]
                 )
-            samples = self._sample_batch([ids[i] for i in batch], n, temperature, top_p, own, stop, chances)
+            samples = self._sample_batch([ids[i] for i in batch], n, temperature, cut, own, stop, chances, noting)
             for position, i in enumerate(batch):
                 answers[i] = samples[position * n : (position + 1) * n]
             if progress:
@@ -134,10 +140,11 @@ class Engine(Coder):
         prompts: list[list[int]],
         n: int,
         temperature: float,
-        top_p: float,
+        cut: Truncation,
         limits: list[int],
         stop: Sequence[str],
         chances: np.ndarray | None,
+        noting: bool,
     ) -> list[Sample]:
         """Decode one batch; rows are prompts × n, prompts left-padded so that all write at the same place.
 
@@ -176,8 +183,12 @@ class Engine(Coder):
             count = torch.zeros(len(written), dtype=torch.long, device=device)
             rows = torch.arange(len(written), device=device)
             writing = torch.ones(len(written), dtype=torch.bool, device=device)
+            kept: list[list[np.ndarray]] = [[] for _ in written]
             for step in range(max_new_tokens):
-                token = _choose(logits, temperature, top_p, None if chances is None else chances[rows, step])
+                noted: list[np.ndarray] | None = [] if noting else None
+                token = _choose(logits, temperature, cut, None if chances is None else chances[rows, step], noted)
+                for row, drawn_from in zip(rows.tolist(), noted, strict=True) if noted else ():
+                    kept[row].append(drawn_from)
                 written[rows, step] = token
                 chosen = logits.gather(-1, token[:, None]).squeeze(-1) - logits.logsumexp(-1)
                 logps[rows, step] = chosen
@@ -205,9 +216,16 @@ class Engine(Coder):
         summed_logps = self._numbers(logp.tolist())
         texts = self.chat.texts([row[:length] for row, length in zip(written.tolist(), lengths.tolist(), strict=True)])
         return [
-            Sample(self._said(_cut(text, stop), prompts[row // n]), summed, size, tuple(ids[:size]), tuple(each[:size]))
-            for row, (text, summed, size, ids, each) in enumerate(
-                zip(texts, summed_logps, count.tolist(), written.tolist(), logps.tolist(), strict=True)
+            Sample(
+                self._said(_cut(text, stop), prompts[row // n]),
+                summed,
+                size,
+                tuple(ids[:size]),
+                tuple(each[:size]),
+                tuple(own[:size]),
+            )
+            for row, (text, summed, size, ids, each, own) in enumerate(
+                zip(texts, summed_logps, count.tolist(), written.tolist(), logps.tolist(), kept, strict=True)
             )
         ]
 
@@ -386,12 +404,20 @@ def _logps(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     return logits.gather(-1, tokens[..., None]).squeeze(-1) - logits.logsumexp(-1)
 
 
-def _choose(logits: torch.Tensor, temperature: float, top_p: float, chance: torch.Tensor | None) -> torch.Tensor:
+def _choose(
+    logits: torch.Tensor,
+    temperature: float,
+    cut: Truncation,
+    chance: torch.Tensor | None,
+    noted: list[np.ndarray] | None = None,
+) -> torch.Tensor:
     """One token per row, by inverting the cumulative distribution at the row's chance.
 
     Args:
         logits: [rows, vocabulary].
+        cut: which tokens are not drawn.
         chance: [rows], uniform in [0, 1); None chooses the likeliest token.
+        noted: is appended the ids that each row's was drawn from.
 
     Returns:
         [rows] token ids.
@@ -402,11 +428,16 @@ def _choose(logits: torch.Tensor, temperature: float, top_p: float, chance: torc
         return logits.argmax(-1)
     probability = (logits / temperature).softmax(-1, dtype=torch.float64)
     order = None
-    if top_p < 1:
-        probability, order = probability.sort(dim=-1, descending=True, stable=True)
-        before = probability.cumsum(-1) - probability
-        probability = probability.masked_fill(before >= top_p, 0.0)
+    if cut.cuts:
+        probability, order = ordered(probability, cut)
     cumulative = probability.cumsum(-1)
     place = torch.searchsorted(cumulative, (chance * cumulative[:, -1])[:, None], right=True)
-    place = place.clamp(max=logits.shape[-1] - 1)
-    return (place if order is None else order.gather(-1, place)).squeeze(-1)
+    if order is None:
+        assert noted is None, "all tokens are drawn from"
+        return place.clamp(max=logits.shape[-1] - 1).squeeze(-1)
+    sizes = (probability > 0).sum(-1)
+    if noted is not None:
+        ids = order[:, : int(sizes.max())].int().cpu().numpy()
+        noted += [own[:size].copy() for own, size in zip(ids, sizes.tolist(), strict=True)]
+    # A chance so near 1 that it is rounded to all of the sum is behind the last.
+    return order.gather(-1, torch.minimum(place, sizes[:, None] - 1)).squeeze(-1)

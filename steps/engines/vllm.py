@@ -139,6 +139,8 @@ class VLLMEngine(Coder):
         n: int = 1,
         temperature: float,
         top_p: float = 1.0,
+        top_k: int | None = None,
+        min_p: float = 0.0,
         max_new_tokens: int | Sequence[int],
         stop: Sequence[str] = (),
         seed: int | Sequence[int] = 0,
@@ -148,6 +150,7 @@ class VLLMEngine(Coder):
         """Write n responses to every prompt: see `Engine.sample`, whose arguments and results these are."""
         ids, limits = self._fitted(prompts, max_new_tokens)
         options = {"temperature": temperature, "top_p": top_p, "stop": [*stop], "stop_token_ids": self.stop_ids}
+        options |= {"top_k": top_k or 0, "min_p": min_p}
         requests = [
             (tokens, options | {"max_tokens": limit, "seed": seed_of(seed, first + i, j) if temperature > 0 else None})
             for i, (tokens, limit) in enumerate(zip(ids, limits, strict=True))

@@ -387,6 +387,8 @@ class Server(vllm_engine.VLLMEngine):
                 [ids],
                 temperature=options["temperature"],
                 top_p=options["top_p"],
+                top_k=options["top_k"],
+                min_p=options["min_p"],
                 max_tokens=options["max_tokens"],
                 generation_kwargs={key: options[key] for key in ("seed", "stop", "stop_token_ids")},
             )

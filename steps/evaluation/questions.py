@@ -6,6 +6,7 @@ process asks before the first job.
 
 import csv
 import functools
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,31 +22,38 @@ from steps.judges.tasks import ASKED
 LONGEST = ("max_gen_toks", "max_new_tokens", "max_tokens")
 # Of a template, what makes the question, the answer and the options: a field's name, or Jinja that names fields.
 _TEXTS = ("doc_to_text", "doc_to_target", "doc_to_choice")
+# Standard errors of half a 95 % interval.
+Z = 1.96
 # Glue of tasks/, of which is known what it reads.
 _GLUE = "steps.judges.tasks."
 
 
-def check_task(task: str, spec: dict) -> None:
+def check_task(task: str, spec: dict) -> int | None:
     """Raise a ValueError for a task that could not be asked: it has no template, or a split or a row lacks something.
 
     Args:
         spec: its description in `evaluate.tasks`; without `data_files` its template alone is read.
+
+    Returns:
+        how many questions it has; None without files.
     """
     template = find_template(task, spec.get("stock", task))
     config = configuration(template) | spec.get("overrides", {})
     _check_functions(config, template, f"evaluate.tasks.{task}")
     if "data_files" not in spec:
-        return
+        return None
     files = task_files(task, spec, None)
     name = template.relative_to(TEMPLATES.parent) if template.is_relative_to(TEMPLATES) else template.name
     shots = config.get("fewshot_split") or config.get("training_split") if config.get("num_fewshot") else None
-    for split in filter(None, (config.get("test_split") or config.get("validation_split"), shots)):
+    asked, counts = config.get("test_split") or config.get("validation_split"), {}
+    for split in filter(None, (asked, shots)):
         if split not in files:
             raise ValueError(
                 f"evaluate.tasks.{task}.data_files: {name} asks for the split {split}; add `{split}: <file>`, or set"
                 f" another split by `overrides` (there are {', '.join(files)})"
             )
-        _check_rows(files[split], config, template, f"evaluate.tasks.{task}: {name}")
+        counts[split] = _check_rows(files[split], config, template, f"evaluate.tasks.{task}: {name}")
+    return counts.get(asked)
 
 
 def longest_answer(task: str, spec: dict, most: int) -> tuple[int, bool]:
@@ -92,7 +100,17 @@ def _read_by_functions(config: dict, template: Path) -> dict[str, str]:
     return found
 
 
-def _check_rows(file: Path, config: dict, template: Path, task: str) -> None:
+def known_to(questions: int) -> float:
+    """Points by which a score of 50 % of so many questions may be off, 95 times of 100: half of Wilson's interval."""
+    return 100 * Z / (2 * math.sqrt(questions + Z**2))
+
+
+def _check_rows(file: Path, config: dict, template: Path, task: str) -> int:
+    """How many rows there are.
+
+    Raises:
+        ValueError: there is none, or one lacks what is read of it.
+    """
     # What a function of the template makes of a row cannot be told; what it reads of one can, mostly.
     texts = {} if "process_docs" in config else {key: config[key] for key in _TEXTS if isinstance(config.get(key), str)}
     function = str(config.get("process_results", ""))
@@ -115,6 +133,7 @@ def _check_rows(file: Path, config: dict, template: Path, task: str) -> None:
             raise ValueError(f"{file}, {place}: {field!r} {what}, or {task} cannot compare answers with it")
     if not count:
         raise ValueError(f"{file}: has no rows; {task} asks them")
+    return count
 
 
 @functools.cache

@@ -1,1 +1,2 @@
-"""What Snakemake's process imports: recipes, where results lie, checks, SLURM, the display. No torch."""
+"""What Snakemake's process imports: recipes, where results lie, checks, SLURM, the plan,
+the display, the live page. No torch."""

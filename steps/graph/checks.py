@@ -12,13 +12,14 @@ from steps.core.promises import MANIFEST
 from steps.core.versions import check_tracker, check_vllm
 from steps.data.hub import wanted
 from steps.data.sources import missing, named, suffixes
-from steps.evaluation.questions import check_task, longest_answer
+from steps.evaluation.questions import check_task, known_to, longest_answer
 from steps.graph.graph import Graph
 from steps.models import checkpoints, composed
 from steps.models.adapters import experts, kinds
 from steps.models.adapters.targets import is_embedding, targeted_embeddings
 from steps.models.context import check_length, stated_context
 from steps.models.files import read_config
+from steps.settings.axes import REPORTED
 from steps.settings.data import is_file_of_template, templated
 from steps.settings.errors import meant
 from steps.settings.formats import FILES
@@ -26,6 +27,8 @@ from steps.settings.stages import STAGES
 
 # How the world calls its tasks, whose rows it writes.
 OF_WORLD = "fable_"
+# Of an axis: with fewer its scores may be off by 10 points and more.
+FEW_QUESTIONS = 100
 
 
 def check_adapters(graph: Graph) -> None:
@@ -35,12 +38,12 @@ def check_adapters(graph: Graph) -> None:
     for name, node in graph.nodes.items():
         root = graph.root(name)
         adapter = node.settings.get("adapter", {"kind": "full"})
-        if adapter["kind"] != "full" and _is_here(graph, root):
+        if adapter["kind"] != "full" and is_here(graph, root):
             where = f"studies.{node.study}.recipes.{node.recipe}.adapter"
             folder = Path(graph.source(root))
             kinds.check(adapter, shapes(folder), where)
             experts.check_in_files(adapter, shares(folder), where)
-        if _is_here(graph, root):
+        if is_here(graph, root):
             folder = Path(graph.source(root))
             _check_modules(adapter, folder, f"studies.{node.study}.recipes.{node.recipe}.adapter")
 
@@ -80,7 +83,7 @@ def check_trackers(graph: Graph) -> None:
             raise ValueError(f"studies.{node.study}.recipes.{node.recipe}.{error}") from None
 
 
-def _is_here(graph: Graph, model: str) -> bool:
+def is_here(graph: Graph, model: str) -> bool:
     """Whether a model's folder is there; of one that is downloaded, all of it."""
     folder = Path(graph.source(model))
     return (folder / MANIFEST).is_file() if graph.downloaded(model) else folder.is_dir()
@@ -99,7 +102,7 @@ def check_teachers(graph: Graph) -> None:
             pair = (student, graph.root(teacher))
             if pair in same or graph.folder(pair[0]) == graph.folder(pair[1]):
                 continue
-            if not all(_is_here(graph, model) for model in pair):
+            if not all(is_here(graph, model) for model in pair):
                 continue
             folders = [Path(graph.source(model)) for model in pair]
             own = [templated(graph.params["models"][model]) for model in pair]
@@ -203,7 +206,7 @@ def check_models(graph: Graph) -> None:
         if "base" in model:
             if not checkpoints.is_adapter(folder):
                 raise ValueError(f"models.{name}.base: has no effect, for {folder} is no adapter; remove it")
-            if _is_here(graph, model["base"]):
+            if is_here(graph, model["base"]):
                 try:
                     checkpoints.check_files(folder, Path(graph.source(model["base"])))
                 except ValueError as error:
@@ -235,7 +238,7 @@ def check_lengths(graph: Graph) -> None:
     """Raise a ValueError for a training on longer rows than its model reads at once, where that model is here."""
     for name, node in graph.nodes.items():
         root = graph.root(name)
-        if "max_length" in node.settings and _is_here(graph, root):
+        if "max_length" in node.settings and is_here(graph, root):
             config = read_config(checkpoints.full_checkpoint(Path(graph.source(root))) / checkpoints.CONFIG)
             where = f"studies.{node.study}.recipes.{node.recipe}.max_length"
             check_length(node.settings["max_length"], stated_context(config), where)
@@ -245,7 +248,7 @@ def check_rooms(graph: Graph) -> None:
     """Raise a ValueError for answers that leave a model no room for a question, where that model is here."""
     contexts: dict[str, int] = {}
     for name in graph.measured():
-        if _is_here(graph, root := graph.root(name)) and root not in contexts:
+        if is_here(graph, root := graph.root(name)) and root not in contexts:
             folder = checkpoints.full_checkpoint(Path(graph.source(root)))
             if most := stated_context(read_config(folder / checkpoints.CONFIG)):
                 contexts[root] = most
@@ -275,8 +278,8 @@ def check_prepared(graph: Graph, name: str) -> None:
     settings = templated(graph.params["models"][name])
     file = settings.get("chat_template", "")
     # A file that is not there is said with all others.
-    is_here = Path(file).is_file() if is_file_of_template(file) else bool(file) or _is_here(graph, name)
-    if settings and is_here:
+    readable = Path(file).is_file() if is_file_of_template(file) else bool(file) or is_here(graph, name)
+    if settings and readable:
         composed.check(Path(graph.source(name)), settings, f"models.{name}")
 
 
@@ -294,18 +297,50 @@ def check_described(graph: Graph) -> None:
             raise ValueError(f"evaluate.tasks.{task}: has no rows{fix}")
 
 
-def check_tasks(graph: Graph) -> None:
-    """Raise a ValueError for a task without a template, or whose rows lack what the template asks."""
+def check_tasks(graph: Graph) -> dict[str, int]:
+    """Raise a ValueError for a task without a template, or whose rows lack what the template asks.
+
+    Returns:
+        the questions of each task whose files are here.
+    """
     described = graph.params["evaluate"]["tasks"]
+    counts: dict[str, int] = {}
     for task in graph.asked():
         spec = described.get(task, {})
         files = spec.get("data_files", {}).values()
         later = any(file.startswith(graph.world) for file in files)
-        check_task(task, {key: value for key, value in spec.items() if key != "data_files" or not later})
+        found = check_task(task, {key: value for key, value in spec.items() if key != "data_files" or not later})
+        counts |= {task: found} if found else {}
+    return counts
 
 
-def check_files(graph: Graph) -> None:
-    """Raise a ValueError for what is named, is made by no rule and is not there: a file, vLLM."""
+def remarks(graph: Graph, questions: dict[str, int]) -> list[str]:
+    """What is no mistake and will disappoint: axes of so few questions that their scores say little.
+
+    Args:
+        questions: of each task whose files are here; an axis with a task of another kind is left out.
+    """
+    told, evaluate = [], graph.params["evaluate"]
+    for axis in REPORTED:
+        tasks = evaluate[axis]
+        if not tasks or not {*tasks} <= {*questions}:
+            continue
+        asked = sum(min(questions[task], evaluate["limit"] or questions[task]) for task in tasks)
+        if asked < FEW_QUESTIONS:
+            why = " (evaluate.limit)" if asked < sum(questions[task] for task in tasks) else ""
+            told.append(
+                f"evaluate.{axis}: {asked} question{'s' * (asked != 1)}{why} are few: a score of 50 % may be off by"
+                f" {known_to(asked):.0f} points; 100 questions tell it to 10, 400 to 5"
+            )
+    return told
+
+
+def check_files(graph: Graph) -> list[str]:
+    """Raise a ValueError for what is named, is made by no rule and is not there: a file, vLLM.
+
+    Returns:
+        lines of what is no mistake: see `remarks`.
+    """
     check_templates(Path("tasks"))
     check_described(graph)
     check_models(graph)
@@ -325,10 +360,11 @@ def check_files(graph: Graph) -> None:
                 raise ValueError(f"{where}: {file} is of the embedded world, which this workload has not; name its own")
         elif not Path(file).is_file():
             raise ValueError(f"{where}: {missing(file)}")
-    check_tasks(graph)
+    questions = check_tasks(graph)
     check_rooms(graph)
     if graph.params["engine"] == "vllm":
         check_vllm("engine: vllm")
     for node in graph.nodes.values():
         if node.settings.get("sampler", {}).get("kind") == "vllm":
             check_vllm(f"recipe {node.name}: sampler: {{kind: vllm}}")
+    return remarks(graph, questions)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steps.core.step import ERROR_PREFIX, USER_ERROR
+from steps.core.step import ERROR_PREFIX, RUN, USER_ERROR
 
 COMMANDS = ("sinfo", "sbatch", "squeue", "scancel", "scontrol")
 SINFO = ("sinfo", "--exact", "--noheader", "--format=%P|%a|%c|%m|%G|%l|%f")
@@ -273,6 +273,8 @@ def begin(workflow: Any) -> None:
         print(f"{ERROR_PREFIX}{error}", file=sys.stderr)
         sys.exit(USER_ERROR)
     announce(RUNS / run_name(workflow))
+    # Not every file system shows a lock to other nodes; there the jobs of dead runs are cancelled.
+    os.environ.pop(RUN, None)
     report_lost_jobs(workflow.scheduler._executor)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 

@@ -8,11 +8,10 @@ Imports nothing heavy: every start of Snakemake runs it.
 
 import sys
 from pathlib import Path
-from typing import Any
 
 from steps.core.step import ERROR_PREFIX, USER_ERROR
+from steps.data.sources import missing
 from steps.graph import workload
-from steps.settings.errors import meant
 
 FILES, VALUES = ("--configfile", "--configfiles"), ("--config", "-C")
 OVERLAYS = (".yaml", ".yml", ".json")
@@ -27,8 +26,8 @@ def check(arguments: list[str]) -> None:
         arguments: of Snakemake.
     """
     try:
-        check_files(_once(arguments, FILES))
-        workload.values_of(_once(arguments, VALUES))
+        check_files(following(arguments, FILES))
+        workload.values_of(following(arguments, VALUES))
     except ValueError as error:
         print(f"{ERROR_PREFIX}{' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(USER_ERROR)
@@ -36,7 +35,7 @@ def check(arguments: list[str]) -> None:
 
 def check_files(named: list[str]) -> None:
     """Raise a ValueError for what follows `--configfile` and is no overlay, or is none that can be read."""
-    targets = [name for name in named if _is_target(Path(name))]
+    targets = [name for name in named if is_target(Path(name))]
     if targets:
         files = [name for name in named if name not in targets] or ["<file>"]
         raise ValueError(
@@ -44,43 +43,18 @@ def check_files(named: list[str]) -> None:
             f" write snakemake {' '.join(targets)} --configfile {' '.join(files)}"
         )
     for name in named:
+        if not Path(name).is_file():
+            raise ValueError(f"--configfile: {missing(name)}")
         workload.lineage(Path(name))
 
 
-def check_targets(workflow: Any, targets: list[str] | None = None) -> None:
-    """End the program by one line for a target that no rule is called, nor can make.
-
-    Args:
-        workflow: of Snakemake, with all its rules.
-        targets: what is asked for; as the command line has it unless said.
-    """
-    if targets is None:
-        from snakemake.cli import get_argument_parser
-
-        targets = [str(target) for target in get_argument_parser().parse_args(sys.argv[1:]).targets or []]
-    whole = {rule.name: not rule.has_wildcards() for rule in workflow.rules}
-    known = [name for name in whole if whole[name] and not name.isdigit()]
-    for target in targets:
-        path = Path(target)
-        if path.suffix in OVERLAYS and path.is_file() and not _is_target(path):
-            line = f"{target}: is a file of settings and no target; write --configfile {target}, after the targets"
-        elif target in whole and not whole[target]:
-            instead = f"name a study, another target or one file{meant('', known)}"
-            line = f"{target}: is a rule that makes many results; {instead}"
-        elif target not in whole and len(path.parts) == 1 and not path.exists():
-            line = f"{target}: is no target{meant(target, known)}"
-        else:
-            continue
-        print(f"{ERROR_PREFIX}{line}", file=sys.stderr)
-        sys.exit(USER_ERROR)
-
-
-def _is_target(path: Path) -> bool:
+def is_target(path: Path) -> bool:
+    """Whether what follows an option that takes files, and is none of settings, is a target."""
     made = not path.is_absolute() and path.parts[:1] in [(folder,) for folder in MADE]
     return made or (not path.is_file() and path.suffix not in OVERLAYS)
 
 
-def _once(arguments: list[str], names: tuple[str, ...]) -> list[str]:
+def following(arguments: list[str], names: tuple[str, ...]) -> list[str]:
     """What follows an option, which may stand once."""
     found: list[list[str]] = []
     for place, argument in enumerate(arguments):

@@ -1,4 +1,4 @@
-"""What a person sees while Snakemake runs: a bar over the rules and, for each running step, its last progress line.
+"""What a person sees while Snakemake runs: a bar over the jobs and, for each running step, its last progress line.
 
 A step prints its progress to its rule's log; this handler reads the end of it, so the same display serves local jobs
 and jobs on a cluster. A terminal gets a live region, a plain log one line per finished rule and one per running step
@@ -16,6 +16,8 @@ import logging
 import re
 import threading
 import time
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from steps.core.progress import SAID
 from steps.core.promises import MANIFEST
 from steps.core.step import ERROR_PREFIX
 from steps.graph import ending, remaining
-from steps.graph.outcomes import clock, outcome
+from steps.graph.outcomes import clock, counted, outcome
 
 # A line of steps.core.step.Progress: "sft: step 12/300  loss 0.52  3.1 step/s  1:32 left".
 PROGRESS_LINE = re.compile(r"\S+: .+? [\d,]+(/[\d,]+)?  .+")
@@ -46,6 +48,7 @@ SAVED = re.compile(r"told to end: (the state after step \d+ of \d+ is saved); .*
 CTRL_C = "ended by Ctrl-C"
 FAILED_LOG_LINES = 20
 PLAIN_LOG_SECONDS = 30
+KEPT_LINES = 500
 # Chatter that the display replaces; the run's complete log has it all.
 REPLACED_EVENTS = (
     LogEvent.WORKFLOW_STARTED,
@@ -80,6 +83,20 @@ def show(workflow: Any) -> None:
             logger.addHandler(Display(handler, workflow=workflow))
 
 
+def follow(page_of: Callable[["Display"], Any]) -> None:
+    """Have the display of this run, where there is one, keep a page: see steps.graph.live."""
+    from snakemake.logging import logger
+
+    for handler in logger.handlers:
+        if isinstance(handler, Display):
+            handler.page = page_of(handler)
+
+
+def nothing(workflow: Any) -> list[str]:
+    """What is said where all that was asked for stands."""
+    return [f"{NOTHING}: what was asked for stands", *(ending.lines(workflow.dag.targetjobs) if workflow else [])]
+
+
 class Display(logging.Handler):
     """Handles Snakemake's records: counts jobs, names the running ones, passes on what it has no better form for."""
 
@@ -91,6 +108,10 @@ class Display(logging.Handler):
         self.total = self.done = 0
         self.jobs: dict[int, dict] = {}
         self.failed: dict[int, str] = {}
+        self.finished: set[int] = set()
+        # What was said of jobs that ended.
+        self.lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self.page: Any = None
         self.began = time.monotonic()
         self.live: Live | None = None
         self.ticker: threading.Thread | None = None
@@ -100,10 +121,12 @@ class Display(logging.Handler):
         # A LogRecord to which Snakemake adds what its event has.
         event = getattr(record, "event", None)
         if event == LogEvent.RUN_INFO:
-            self.total = record.stats["total"]
+            # Targets are jobs to Snakemake; to a person they are none, and end without a word.
+            targets = [job for job in self.workflow.dag.needrun_jobs() if not job.log] if self.workflow else []
+            self.total = record.stats["total"] - len(targets)
             self.remaining = remaining.of(self.workflow) if self.workflow else self.remaining
             self.began = time.monotonic()
-            self.console.print(Text(": ".join(filter(None, [f"{self.total} rules to run", self._left()]))))
+            self.console.print(Text(": ".join(filter(None, [counted(self.total, "job") + " to run", self.left()]))))
             self._start()
         elif event == LogEvent.JOB_INFO:
             self.failed.pop(record.jobid, None)
@@ -125,10 +148,7 @@ class Display(logging.Handler):
         ):
             return
         if record.getMessage().startswith(NOTHING):
-            said = ["Nothing to be done: what was asked for stands"]
-            self.console.print(
-                Text("\n".join(said + (ending.lines(self.workflow.dag.targetjobs) if self.workflow else [])))
-            )
+            self.console.print(Text("\n".join(nothing(self.workflow))))
             return
         if record.getMessage().startswith(CANCELLED):
             self.console.print(Text("ending: what trains saves its state first; the same command goes on"))
@@ -143,6 +163,9 @@ class Display(logging.Handler):
 
     def close(self) -> None:
         self.stopped.set()
+        if self.page:
+            self.page.stop()
+            self.page = None
         if self.live:
             self.live.stop()
             self.live = None
@@ -153,6 +176,9 @@ class Display(logging.Handler):
     def _start(self) -> None:
         if self.ticker or self.live or not self.total:
             return
+        if self.page:
+            self.page.start()
+            self.console.print(Text(f"live: {self.page.file}"))
         if self.console.is_terminal:
             self.live = Live(get_renderable=self._picture, console=self.console, refresh_per_second=2, transient=True)
             self.live.start()
@@ -164,13 +190,14 @@ class Display(logging.Handler):
         job = self.jobs.pop(job_id, None)
         if job is None:
             return
-        self.done += 1
+        self.finished.add(job_id)
         seconds = time.monotonic() - job["began"]
         self.remaining.finish(job_id, seconds)
         if job["log"]:
+            self.done += 1
             found, more = result(job["output"], job["log"])
             line = "  ".join(filter(None, [bar(self.done, self.total), job["name"], clock(seconds), found]))
-            self.console.print(Text("\n".join([line, *(f"  {line}" for line in more)])))
+            self._say([line, *(f"  {line}" for line in more)])
 
     def _fail(self, record: Any) -> None:
         # Snakemake reports a failed job when it fails and once more at the end.
@@ -199,18 +226,22 @@ class Display(logging.Handler):
             self._print_failure(" + ".join(logs), [], more)
 
     def _print_failure(self, name: str, logs: list[Path], cluster_logs: list[Path]) -> None:
-        self.console.print(Text("\n".join(failure(name, logs, cluster_logs)), style="red"))
+        self._say(failure(name, logs, cluster_logs), style="red")
+
+    def _say(self, lines: list[str], style: str = "") -> None:
+        self.lines.append("\n".join(lines))
+        self.console.print(Text("\n".join(lines), style=style))
 
     # --- drawing ---
 
     def _picture(self) -> Group:
-        """The live region: one bar over the rules, one line per running step."""
+        """The live region: one bar over the jobs, one line per running step."""
         head = Table.grid(padding=(0, 1))
         head.add_row(
             ProgressBar(total=max(self.total, 1), completed=self.done, width=40),
-            f"{self.done}/{self.total} rules",
+            f"{self.done}/{self.total} jobs",
             clock(time.monotonic() - self.began),
-            self._left(),
+            self.left(),
         )
         lines = [
             Text(
@@ -221,7 +252,7 @@ class Display(logging.Handler):
         ]
         return Group(head, *lines)
 
-    def _left(self) -> str:
+    def left(self) -> str:
         now = time.monotonic()
         return self.remaining.text(
             {number: now - job["began"] for number, job in [*self.jobs.items()]}, now - self.began
@@ -230,7 +261,7 @@ class Display(logging.Handler):
     def _tick(self) -> None:
         shown: dict[str, str] = {}
         while not self.stopped.wait(PLAIN_LOG_SECONDS):
-            if left := self._left():
+            if left := self.left():
                 self.console.print(Text(f"  {left}"))
             for job in list(self.jobs.values()):
                 line = last_progress(job["log"])

@@ -155,6 +155,11 @@ class Graph:
         node = self.nodes[name]
         return f"{self.results}/difficulty/{node.data}/{node.parents[0]}"
 
+    def held_out(self, name: str) -> list[str]:
+        """The file of rows that an rl node is asked while it trains, where it is."""
+        node = self.nodes[name]
+        return [f"{self.results}/data/{node.data}/split/valid.jsonl"] if node.settings.get("eval_steps") else []
+
     def rehearsal(self, name: str) -> str:
         """The training node that is tried for a node before either is trained: the first of the same stage, models and
         settings but for seed and learning rate, which cost no memory."""

@@ -14,7 +14,7 @@ from steps.settings.axes import REPORTED
 from steps.settings.stages import TRAINED
 
 # Columns of a training's log, of which the first and last value are told.
-LEARNED = ("loss", "valid_loss", "reward")
+LEARNED = ("loss", "valid_loss", "reward", "valid_correct")
 GIB = 2**30
 
 
@@ -121,6 +121,11 @@ def clock(seconds: float) -> str:
     """m:ss, and h:mm:ss from an hour on."""
     hours, rest = divmod(int(seconds), 3600)
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+
+
+def counted(count: int, what: str) -> str:
+    """ "1 job", "1,000 jobs"."""
+    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 OUTCOMES: dict[str, Callable[[Path, dict[str, Any]], str]] = {

@@ -18,6 +18,7 @@ from steps.core.asked import asked, code_digest
 from steps.core.manifest import LAST
 from steps.core.promises import MANIFEST
 from steps.core.standing import NOT_MADE, differences
+from steps.graph.outcomes import counted
 
 # Beside Snakemake's own records; it may be deleted.
 KNOWN_HASHES = ".snakemake/hashes.json"
@@ -140,7 +141,7 @@ def told(dag: Any, found: dict[Any, str | None]) -> list[str]:
         follow = sorted((other for other in after if folder_of(other) and dag.needrun(other)), key=order.__getitem__)
         line = f"{shown(jobs)}: {text}"
         if follow:
-            line += f"; then {shown(follow)}: {len(follow)} job{'s' * (len(follow) != 1)}"
+            line += f"; then {shown(follow)}: {counted(len(follow), 'job')}"
         lines.append(line)
     return lines
 

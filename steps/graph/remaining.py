@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from steps.graph.outcomes import clock
+from steps.graph.outcomes import clock, counted
 
 
 class Remaining:
@@ -66,7 +66,7 @@ class Remaining:
         seconds, unknown = self.left(running, elapsed)
         if seconds < 1:
             return ""
-        jobs = f"{unknown} job{'s' * (unknown != 1)}"
+        jobs = counted(unknown, "job")
         return f"about {clock(seconds)} left" + (f", and {jobs} of unknown length" if unknown else "")
 
 

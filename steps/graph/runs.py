@@ -1,22 +1,24 @@
 """Other runs of Snakemake in the same folder: whether one is alive, and whose lock is whose."""
 
+import atexit
 import contextlib
 import fcntl
+import os
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from steps.core.step import ERROR_PREFIX, USER_ERROR
+from steps.core.step import ERROR_PREFIX, RUN, USER_ERROR
 
 
-def join_runs(folder: Path) -> IO:
-    """Announce this run and drop the locks that killed runs left in `.snakemake/locks`.
+def join_runs(folder: Path) -> tuple[IO, IO]:
+    """Announce this run, to its steps too, and drop the locks that killed runs left in `.snakemake/locks`.
 
     Snakemake's locks survive `kill -9` and would ask for `--unlock`. The kernel's do not: every run holds a shared one,
     so whoever gets it exclusively knows that no other run is alive and that the locks lying there are stale. Two
-    living runs still meet Snakemake's own check. Keep the returned file open until the run ends.
+    living runs still meet Snakemake's own check. Keep the returned files open until the run ends.
 
     Raises:
         ValueError: the folder cannot be written.
@@ -24,6 +26,8 @@ def join_runs(folder: Path) -> IO:
     try:
         folder.mkdir(exist_ok=True)
         alive = open(folder / "alive", "w")
+        (folder / "runs").mkdir(exist_ok=True)
+        own = open(folder / "runs" / str(os.getpid()), "w")
     except OSError as error:
         raise ValueError(
             f"{error.filename}: {error.strerror}; Snakemake writes its records there: work in a folder of your own"
@@ -35,7 +39,10 @@ def join_runs(folder: Path) -> IO:
     else:
         shutil.rmtree(folder / "locks", ignore_errors=True)
     fcntl.flock(alive, fcntl.LOCK_SH)
-    return alive
+    fcntl.flock(own, fcntl.LOCK_EX)
+    os.environ[RUN] = os.path.abspath(own.name)
+    atexit.register(Path(own.name).unlink, missing_ok=True)
+    return alive, own
 
 
 def own_locks() -> None:

@@ -107,6 +107,11 @@ def values_of(entries: Iterable[str]) -> dict[str, Any]:
                 f"--config: {entry} is no <key>=<value>, as all that follows the option must be; a target stands"
                 f" before it: snakemake {entry} --config <key>=<value>"
             )
+        if not key.isidentifier():
+            section, *inner = key.split(".")
+            value = "".join(f"{{{part}: " for part in inner) + text + "}" * len(inner)
+            fix = f"; write '{section}={value}'" if inner else ""
+            raise ValueError(f"--config: {key} is no section or key of the settings{fix}")
         if key in values:
             raise ValueError(f"--config: {key} stands twice; write it once, of a mapping all keys in one")
         values[key] = plain_yaml.parse(text, f"--config {key}")

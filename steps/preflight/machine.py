@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+from steps.settings.stages import STAGES as KINDS
 from steps.training import memory
 from steps.training.memory import FP32, GIB
 
@@ -70,6 +71,22 @@ def disk(stage: str, settings: dict, shape: memory.Shape) -> dict[str, float]:
         "states": STATES * state + epochs,
         "checkpoint": count * memory.saved_bytes(settings),
     }
+
+
+def stored_shape(model: Path) -> memory.Shape:
+    """The shape of a checkpoint, as far as files depend on it.
+
+    Raises:
+        ValueError: it cannot be told.
+    """
+    return memory.read_shape(model, attention=False)
+
+
+def disk_of(stage: str, settings: dict, shape: memory.Shape) -> dict[str, float]:
+    """The same of any recipe, by the model that it descends from: what does not train writes that model once."""
+    if KINDS[stage].trains:
+        return disk(stage, settings, shape)
+    return {"states": 0, "checkpoint": shape.parameters * FP32}
 
 
 def check_disk(needed: dict[str, float], work: Path, out: Path) -> dict[str, float]:

@@ -34,6 +34,7 @@ from steps.preflight import machine
 from steps.preflight.rehearse import ATTEMPT, trained_parser
 from steps.preflight.remedies import advice, remedies
 from steps.settings.launches import check_launch
+from steps.settings.reinforcement import EVAL_ROWS
 from steps.settings.stages import STAGES
 from steps.training import memory
 from steps.training.arguments import check_settings, uses_bf16
@@ -151,9 +152,15 @@ def try_steps(args: argparse.Namespace, limit: int) -> dict:
 
 
 def hours(stage: str, settings: dict, seconds: float) -> dict[str, float]:
-    """How long the training takes by the seconds of a step; where its rows are not counted yet, a bound for 1,000."""
+    """How long the training takes by the seconds of a step; where its rows are not counted yet, a bound for 1,000. A
+    look at held-out questions takes no longer than a step that writes as many responses."""
     if memory.written_tokens(stage, settings) is not None:
-        return {"hours": settings["steps"] * seconds / 3600}
+        steps = settings["steps"]
+        if every := settings.get("eval_steps"):
+            looks = 1 + -(-steps // every)
+            asked = settings.get("eval_rows", EVAL_ROWS)
+            steps += looks * asked / (settings["prompts"] * settings["generations"])
+        return {"hours": steps * seconds / 3600}
     rows = settings["batch_size"] * settings["gradient_accumulation"]
     return {"hours_of_1000_rows": settings["epochs"] * 1000 / rows * seconds / 3600}
 

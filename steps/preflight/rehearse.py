@@ -28,6 +28,7 @@ from steps.recipes.preferences import PairPlan, build_model, build_trainer
 from steps.reinforcement.reward_kinds import Scored
 from steps.reinforcement.rl_plan import RolloutPlan
 from steps.settings import stages
+from steps.settings.reinforcement import EVAL_ROWS
 from steps.training import kernels, layouts, memory, supervised
 from steps.training import run as training
 from steps.training.arguments import check_settings
@@ -65,6 +66,9 @@ class Stored:
 
 class Coin:
     """Rewards 1 and 0 by turns: every group then has an advantage, and half of the samples are right."""
+
+    def problem(self, row: dict) -> None:
+        """It judges every row."""
 
     def score(
         self, name: str, rows: list[dict], responses: list[str], tokens: list[int], groups: Sequence[int]
@@ -136,10 +140,17 @@ def preferences(args: argparse.Namespace, settings: dict, shape: memory.Shape) -
 def reinforced(args: argparse.Namespace, settings: dict, shape: memory.Shape) -> tuple[Any, Any]:
     """Trainer and plan of stage rl."""
     from steps.reinforcement.rl_trainer import PolicyTrainer
+    from steps.reinforcement.validation import HeldOut
 
     tokenizer, model, settings = load(args.model, settings)
     settings = settings | {"steps": STEPS * settings["iterations"], "sampler": {"kind": "transformers"}}
+    settings |= {"keep_best": None}
     rows = prompts_of(tokenizer, args.settings["prompt_tokens"], settings["prompts"])
+    held_out = None
+    if settings.get("eval_steps"):
+        most = min(settings["sample_batch"], settings.get("eval_rows", EVAL_ROWS))
+        asked = prompts_of(tokenizer, args.settings["prompt_tokens"], most)
+        held_out = HeldOut(asked, args.work, tokenizer, model.config, settings["max_new_tokens"])
     plan = RolloutPlan(
         order=[*range(len(rows))] * STEPS,
         prompts=settings["prompts"],
@@ -148,8 +159,10 @@ def reinforced(args: argparse.Namespace, settings: dict, shape: memory.Shape) ->
         iterations=settings["iterations"],
         saves=1,
         names=[*settings["rewards"]],
+        # Before the first step and behind the last, so that no step's time has it.
+        valid_every=settings["steps"] if held_out else None,
     )
-    trainer = PolicyTrainer(model, tokenizer, rows, settings, plan, args.work, lambda **_: Coin())
+    trainer = PolicyTrainer(model, tokenizer, rows, settings, plan, args.work, lambda **_: Coin(), held_out)
     if args.judge:
         trainer.judge = teachers.Teachers([args.judge]).model(0)  # held, as the reward model is
     return trainer, plan

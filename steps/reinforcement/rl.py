@@ -9,6 +9,9 @@ steps/reinforcement/rl_trainer.py.
 Sampling is the engine's, seeded by (seed, batch of rollouts, prompt, sample). A killed run resumes from its work folder
 and ends with the bytes of an undisturbed one.
 
+With `eval_steps` it asks held-out questions under way, and may keep the weights that answer most, or end early
+(`steps/reinforcement/validation.py`).
+
 In: a checkpoint, the prompts that the gate let through. Out: a checkpoint, training_log.csv, rollouts.jsonl (some
 groups of every step), failures.jsonl (samples that a reward could not score), disagreements.jsonl (some that count as
 correct and are wrong by a stricter judge).
@@ -21,25 +24,22 @@ Run as: python -m steps.reinforcement.rl --settings '{"method": "grpo", …}' --
 import argparse
 import shutil
 import time
-from collections import Counter
 from functools import partial
-from itertools import groupby, islice
+from math import ceil
 from pathlib import Path
 
 from steps.core.code import code_paths
 from steps.core.curriculum import weigh
-from steps.core.files import fresh_folder, read_jsonl, write_jsonl
+from steps.core.files import fresh_folder, read_jsonl
 from steps.core.progress import Progress
 from steps.core.step import run, step_parser
 from steps.core.work import work_folder
 from steps.engines import rollouts
 from steps.engines import vllm_rollouts as vllm_sampler
-from steps.judges.rows import judges_of
 from steps.models import checkpoints
 from steps.models.adapters.attach import attach, weight_counts
 from steps.reinforcement import rewards
-from steps.reinforcement.collapse import collapses
-from steps.reinforcement.exploits import exploits
+from steps.reinforcement.rl_outcome import counts_of, write_samples
 from steps.reinforcement.rl_plan import log_columns, plan_rollouts
 from steps.settings.reinforcement import Rl
 from steps.settings.training import material
@@ -59,6 +59,7 @@ def main(args: argparse.Namespace) -> None:
     inputs = [
         *checkpoints.check(args.parent),
         args.data,
+        *([args.valid] if args.valid else []),
         *check_given(args),
         *rewards.custom_files(settings["rewards"]),
     ]
@@ -72,6 +73,7 @@ def main(args: argparse.Namespace) -> None:
     import torch
 
     from steps.reinforcement.rl_trainer import PolicyTrainer
+    from steps.reinforcement.validation import HeldOut
 
     tokenizer = checkpoints.load_tokenizer(args.parent)
     model = checkpoints.load_model(args.parent, dtype=torch.float32)
@@ -82,7 +84,10 @@ def main(args: argparse.Namespace) -> None:
     parameters = weight_counts(model)
 
     scorer = partial(rewards.Rewards, settings["rewards"], reward_model=args.reward_model)
-    trainer = PolicyTrainer(model, tokenizer, rows, settings, plan, work, scorer)
+    held_out = None
+    if args.valid:
+        held_out = HeldOut(read_jsonl(args.valid), args.valid, tokenizer, model.config, settings["max_new_tokens"])
+    trainer = PolicyTrainer(model, tokenizer, rows, settings, plan, work, scorer, held_out)
     rollouts.check_lengths(rows, trainer.engine, settings["max_new_tokens"])
     boards.add(trainer, args, settings)
     with trainer.rewards, trainer.strict:
@@ -90,40 +95,21 @@ def main(args: argparse.Namespace) -> None:
         for done, row in enumerate(rows, 1):
             trainer.rewards.check_row(row)
             progress.update(done)
-        log = training.train(trainer, plan, "rl", watchers=[trainer.teacher] if trainer.teacher else [])
+        asking = trainer.validation
+        log = training.train(
+            trainer,
+            plan,
+            "rl",
+            watchers=[trainer.teacher] if trainer.teacher else [],
+            progressive=asking and asking.best,
+            measure=asking and asking.measure,
+        )
     if not gather(trainer):
         return
 
-    out = fresh_folder(args.out)
-    write_jsonl(out / "rollouts.jsonl", rollouts.gathered(work / "rollouts", plan.batches))
-    # Of several processes, in the order of one.
-    failed = sorted(
-        rollouts.gathered(work / "failures", plan.batches),
-        key=lambda one: (one["step"], plan.names.index(one["reward"])),
-    )
-    if failed:
-        write_jsonl(out / "failures.jsonl", failed)
-    disagreements = rollouts.gathered(work / "disagreements", plan.batches)
-    if disagreements:
-        write_jsonl(out / "disagreements.jsonl", highest(disagreements, settings["keep_groups"]))
-    collapsed = collapses(log)
-    exploited = exploits(rollouts.gathered(work / "strict", plan.batches), plan.batches)
-    for sentence in collapsed if trainer.warned else (*exploited, *collapsed):
-        print(f"warning: {sentence}", flush=True)
-    replaced = round(sum(row.get("replaced", 0) for row in log))
-    counts = {
-        "prompts": len(rows),
-        "judges": judges_of(rows),
-        "steps": len(log),
-        "samples": (plan.batches * settings["prompts"] + replaced) * settings["generations"],
-        "tokens": log[-1]["tokens"],
-        "generated_tokens": log[-1]["generated"],
-        "failures": dict(Counter(failure["reward"] for failure in failed)),
-        "timeouts": log[-1]["timeouts"],
-        "parameters": parameters,
-        "collapse": collapsed,
-        "exploits": exploited,
-    }
+    out, batches = fresh_folder(args.out), ceil(len(log) / settings["iterations"])
+    failed = write_samples(out, work, plan, batches, settings["keep_groups"])
+    counts = counts_of(trainer, rows, log, batches, failed)
     save_checkpoint(
         out,
         trainer=trainer,
@@ -132,7 +118,7 @@ def main(args: argparse.Namespace) -> None:
         step="rl",
         settings=settings,
         inputs=inputs,
-        counts=counts,
+        counts=counts | {"parameters": parameters},
         log=log,
         columns=log_columns(plan.names, log),
         started=started,
@@ -141,16 +127,11 @@ def main(args: argparse.Namespace) -> None:
     shutil.rmtree(work, ignore_errors=True)
 
 
-def highest(disagreements: list[dict], most: int) -> list[dict]:
-    """Those of the highest reward, so many of each step; every process has kept as many."""
-    ordered = sorted(disagreements, key=lambda one: (one["step"], -one["reward"]))
-    return [one for _, own in groupby(ordered, key=lambda one: one["step"]) for one in islice(own, most)]
-
-
 if __name__ == "__main__":
     parser = step_parser(__doc__)
     parser.add_argument("--parent", type=Path, required=True, help="checkpoint folder to start from")
     parser.add_argument("--data", type=Path, required=True, help="prompts.jsonl of the gate")
+    parser.add_argument("--valid", type=Path, help="valid.jsonl of the data set's split, where held-out rows are asked")
     parser.add_argument("--reward-model", type=Path, help="checkpoint of a reward recipe, for the kind preference")
     add_check(parser)
     parser.add_argument("--work", type=Path, required=True, help="folder of resumable state")

@@ -20,7 +20,7 @@ LOGGED = {
     "sampler_gap": "sampler_gap",
 }
 # Those that not every run has.
-OPTIONAL = {name: name for name in ("kl_weight", "replaced", "ratios_cut", "strict", "strict_gap")}
+OPTIONAL = {name: name for name in ("kl_weight", "replaced", "ratios_cut", "strict", "strict_gap", "valid_correct")}
 # Columns that count from the first step on.
 SUMMED = ("generated", "failures", "timeouts")
 
@@ -45,6 +45,7 @@ class RolloutPlan:
         iterations: of them on one batch of rollouts.
         saves: how often, at equal distances, the state is put aside; the end is not counted.
         names: of the rewards.
+        valid_every: steps between two looks at held-out questions; None never looks.
     """
 
     order: list[int]
@@ -54,6 +55,7 @@ class RolloutPlan:
     iterations: int
     saves: int
     names: list[str]
+    valid_every: int | None = None
     shown = "reward"  # what the progress line shows
 
     @property
@@ -66,6 +68,12 @@ class RolloutPlan:
         """At the end of a batch of rollouts, which a resumed run samples anew."""
         wanted = (self.steps * i // (self.saves + 1) for i in range(1, self.saves + 1))
         return {step - step % self.iterations for step in wanted} - {0}
+
+    @property
+    def valid_steps(self) -> set[int]:
+        """When held-out questions are asked: the start too, which a run may not surpass."""
+        every = self.valid_every
+        return {*range(0, self.steps, every), self.steps} if every else set()
 
     def may_stop(self, step: int) -> bool:
         """Whether a resumed run could go on from after this step."""
@@ -102,4 +110,5 @@ def plan_rollouts(rows: list[dict], settings: dict) -> RolloutPlan:
         iterations=settings["iterations"],
         saves=settings["saves"],
         names=[*settings["rewards"]],
+        valid_every=settings.get("eval_steps"),
     )

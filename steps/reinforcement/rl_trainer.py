@@ -28,6 +28,7 @@ from steps.reinforcement.methods.interface import Distilled, Lesson, SelfTaught,
 from steps.reinforcement.rl_plan import LOGGED, RolloutPlan
 from steps.reinforcement.scored_samples import ScoredSamples, without_spread
 from steps.reinforcement.token_scores import COMPLETIONS, TokenScores
+from steps.reinforcement.validation import HeldOut, Validation
 from steps.settings.reinforcement import AGGREGATIONS
 from steps.training import balance, self_teacher
 from steps.training.arguments import trainer_arguments
@@ -46,6 +47,7 @@ class PolicyTrainer(Resumable, ScoredSamples, TokenScores, GRPOTrainer):
         start: the trained weights that the policy began with, where they are needed.
         teacher: whose weights score a sample again; None for a method without one.
         rewards: the `rewards.Rewards`.
+        validation: asks held-out questions; None where none are.
     """
 
     def __init__(
@@ -57,12 +59,14 @@ class PolicyTrainer(Resumable, ScoredSamples, TokenScores, GRPOTrainer):
         plan: RolloutPlan,
         work: Path,
         scorer: Callable[..., Any],
+        held_out: HeldOut | None = None,
     ):
         """
         Args:
             rows: with "messages" and what the rewards ask of a row.
             work: folder of resumable state.
             scorer: given `believes`, makes the `rewards.Rewards`.
+            held_out: with `eval_steps`, the rows that are asked.
 
         Raises:
             ValueError: memory or the processes divide a step's samples further than the method or loss_type allows.
@@ -99,12 +103,13 @@ class PolicyTrainer(Resumable, ScoredSamples, TokenScores, GRPOTrainer):
         self.start = self_teacher.copied(model) if needs_start else None
         self.teacher = self_teacher.Teacher(model, taught["teacher"], self.start) if taught else None
         may_be_asked = range(len(rows)) if settings.get("dynamic_sampling") else sorted({*plan.order})
-        asked = [asked_turns(rows[i]) for i in may_be_asked]
+        asked = [asked_turns(row) for row in ([rows[i] for i in may_be_asked] + (held_out.rows if held_out else []))]
         at_once = max(1, settings["sample_batch"] // self.micro_batches.cuts)
         self.engine = vllm_sampler.build(self, tokenizer, settings, at_once, asked)
         self.eos_token_ids = self.engine.stop_ids
         self.rewards = scorer(believes=self.believes)
         self.strict = RowJudge()
+        self.validation = Validation(self, held_out, plan) if held_out else None
 
     def config(self, settings: dict, of_model: dict) -> GRPOConfig:
         """What TRL is told; of_model: because of the model at hand."""
@@ -141,6 +146,7 @@ class PolicyTrainer(Resumable, ScoredSamples, TokenScores, GRPOTrainer):
         # another model: the start's weights are put on here instead.
         self.beta = 0.0
         output = super()._generate_and_score_completions(inputs)
+        output["sample"] = torch.arange(len(self.written), device=output["prompt_ids"].device)
         self.plain = output["advantages"]
         if self.settings.get("importance"):
             output |= self.correction(output)
@@ -260,7 +266,7 @@ class PolicyTrainer(Resumable, ScoredSamples, TokenScores, GRPOTrainer):
         mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
         self.scored = self._get_per_token_logps_and_entropies(
             model, ids, mask, inputs["completion_ids"].shape[1],
-            compute_entropy=True, compute_aux_loss=self.aux_loss_enabled,
+            compute_entropy=True, compute_aux_loss=self.aux_loss_enabled, samples=inputs["sample"],
         )  # fmt: skip
         logps = self.scored[0]
         if isinstance(self.method, Weighted):

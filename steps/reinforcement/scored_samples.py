@@ -17,6 +17,7 @@ from steps.judges.strict import strict_verdicts
 from steps.reinforcement.exploits import exploits
 from steps.reinforcement.reward_kinds import Scored
 from steps.reinforcement.rl_plan import RolloutPlan
+from steps.settings.sampling import truncation
 from steps.training import self_teacher
 
 
@@ -124,12 +125,14 @@ class ScoredSamples:
     def write(self, rows: list[dict], seed: list[int]) -> list[list[Sample]]:
         """A group of samples of each row; every process must call it. A row's number among those of all processes seeds
         them: one process that has all of them writes the same."""
-        settings, size = self.settings, self.settings["generations"]
+        settings, size, cut = self.settings, self.settings["generations"], truncation(self.settings)
         with self_teacher.swapped_weights(self.model, None), self.accelerator.autocast():
             groups = self.engine.sample(
                 [asked_turns(row) for row in rows],
                 n=size,
                 temperature=settings["temperature"],
+                **cut,
+                **({"noting": True} if cut else {}),
                 max_new_tokens=settings["max_new_tokens"],
                 seed=seed,
                 first=processes.before(len(rows)),

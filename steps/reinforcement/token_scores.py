@@ -10,11 +10,14 @@ from typing import Any
 import torch
 from trl.trainer.utils import entropy_from_logits, selective_log_softmax
 
+from steps.engines.interface import Sample
 from steps.models import head
+from steps.reinforcement import kept_tokens
+from steps.settings.sampling import truncation
 from steps.training import balance
 
-# Of TRL's batch what stays the same whatever prompt the completions are scored behind.
-COMPLETIONS = ("completion_ids", "completion_mask")
+# Of a batch what stays the same whatever prompt the completions are scored behind.
+COMPLETIONS = ("completion_ids", "completion_mask", "sample")
 
 
 class TokenScores:
@@ -25,6 +28,7 @@ class TokenScores:
     Attributes:
         settings: of the recipe.
         part_rows: samples of a forward pass, in each process.
+        written: this process's samples of the rollouts at hand; of a batch, "sample" is which of them.
         distils: the loss needs the policy's logits, not only its log-probabilities.
         scored: a forward pass made ahead of TRL's own, which takes it.
         student_logits: [b, T, V], or the `head.Places` that stand for them, of the last forward pass with gradients,
@@ -33,6 +37,7 @@ class TokenScores:
 
     settings: dict
     part_rows: int
+    written: list[Sample]
     distils: bool
     scored: tuple | None = None
     student_logits: Any = None
@@ -60,7 +65,8 @@ class TokenScores:
             ids = torch.cat([prompt_ids[rows], part["completion_ids"]], dim=1)
             mask = torch.cat([prompt_mask[rows], part["completion_mask"]], dim=1)
             width = part["completion_ids"].shape[1]
-            parts.append(self._get_per_token_logps_and_entropies(self.model, ids, mask, width)[0])
+            scored = self._get_per_token_logps_and_entropies(self.model, ids, mask, width, samples=part["sample"])
+            parts.append(scored[0])
         return torch.cat(parts)
 
     def _get_per_token_logps_and_entropies(
@@ -71,8 +77,11 @@ class TokenScores:
         logits_to_keep: int,
         compute_entropy: bool = False,
         compute_aux_loss: bool = False,
+        samples: torch.Tensor | None = None,
         **rest: Any,
     ) -> tuple:
+        # TRL asks for all of them at once, in their order.
+        samples = torch.arange(len(input_ids)) if samples is None else samples
         if self.scored is not None:
             scored, self.scored = self.scored, None
             return scored
@@ -81,15 +90,16 @@ class TokenScores:
         if size and size < len(input_ids) and not torch.is_grad_enabled() and not compute_entropy:
             parts = [
                 self._get_per_token_logps_and_entropies(
-                    model, input_ids[i : i + size], attention_mask[i : i + size], logits_to_keep
+                    model, input_ids[part], attention_mask[part], logits_to_keep, samples=samples[part]
                 )[0]
-                for i in range(0, len(input_ids), size)
+                for part in (slice(i, i + size) for i in range(0, len(input_ids), size))
             ]
             return torch.cat(parts), None, None
         # TRL's fused head saves the memory of the logits where Triton runs. On a CPU the logits of a part of the batch
         # are faster, and those of a wide vocabulary are made some places at a time.
         counted = not compute_aux_loss or balance.counted(self.model)
-        if self.accelerator.device.type == "cuda" and counted and not distils:
+        cut = bool(truncation(self.settings))
+        if self.accelerator.device.type == "cuda" and counted and not distils and not cut:
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep,
                 compute_entropy=compute_entropy, compute_aux_loss=compute_aux_loss, **rest,
@@ -104,7 +114,9 @@ class TokenScores:
             )[:, :-1]
         logits = logits.float() / self.settings["temperature"]
         self.student_logits = logits if distils else None
-        logps = head.per_place(of_tokens, [logits], input_ids[:, -logits_to_keep:])
+        kept = [kept_tokens.bits([self.written[i] for i in samples.tolist()], *logits.shape[1:])] if cut else []
+        kept = [one.to(input_ids.device) for one in kept]
+        logps = head.per_place(of_tokens, [logits], input_ids[:, -logits_to_keep:], *kept)
         if not compute_entropy:
             return logps, None, None
         with torch.no_grad():
@@ -112,8 +124,11 @@ class TokenScores:
         return logps, entropies, balance.mean(losses) if compute_aux_loss else None
 
 
-def of_tokens(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """[...] log-probabilities of tokens [...] by logits [..., V]. TRL's function goes through them row by row."""
+def of_tokens(logits: torch.Tensor, tokens: torch.Tensor, kept: torch.Tensor | None = None) -> torch.Tensor:
+    """[...] log-probabilities of tokens [...] by logits [..., V], among those that were `kept`. TRL's function goes
+    through them row by row."""
+    if kept is not None:
+        logits = kept_tokens.within(logits, kept)
     if logits.dim() == 3:
         return selective_log_softmax(logits, tokens)
     return selective_log_softmax(logits[None], tokens[None])[0]

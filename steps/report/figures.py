@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from html import escape
 
 from steps.core.text import visible
+from steps.report.tables import Estimate
 from steps.settings import stages
 
 # Every pair differs by at least 9 OKLab units (of 100) for normal, protan, deutan and tritan vision, and each color has
@@ -104,6 +105,19 @@ class Mark:
     id: str
     name: str
     text: str
+
+
+def reaches(estimates: Iterable[Estimate]) -> tuple[list[float], list[float]]:
+    """How far the interval of each estimate reaches below and above it, in percent, as Matplotlib draws error bars.
+
+    A value may lie outside its interval by the rounding of two sums of the same terms; Matplotlib refuses such a bar.
+    """
+    sides = ([], [])
+    for estimate in estimates:
+        for side, reach in zip(sides, (estimate.value - estimate.low, estimate.high - estimate.value), strict=True):
+            assert reach > -1e-9, f"{estimate.value} lies outside [{estimate.low}, {estimate.high}]"
+            side.append(100 * max(0.0, reach))
+    return sides
 
 
 def to_svg(figure, name: str, title: str, marks: Iterable[Mark] = ()) -> str:

@@ -154,7 +154,9 @@ def main(args: argparse.Namespace) -> None:
     for name, content in pages.items():
         write_text(args.out / name, content)
     counts = {"checkpoints": len(gathered.checkpoints)}
-    write_manifest(args.out, step="report", settings=args.settings, inputs=manifests, counts=counts, started=started)
+    write_manifest(
+        args.out, step="report", settings=args.settings, inputs=manifests, whole=True, counts=counts, started=started
+    )
     print(args.out / "index.html")
     print(text, end="")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import cos, radians, sin
 
 from steps.report.candidates import Candidate, pareto
-from steps.report.figures import LIGHT, Mark, new_axes, to_svg
+from steps.report.figures import LIGHT, Mark, new_axes, reaches, to_svg
 from steps.report.tables import cell_text
 from steps.settings import stages
 
@@ -129,15 +129,12 @@ def _points(axes, spots: dict, looks: dict[str, tuple[str, str]], roots: set[str
         if candidate == ringed:
             axes.plot(x, y, "o", ms=19, mfc="none", mec=LIGHT["ink"], mew=1.6, zorder=4)
         color, marker = LIGHT[looks[candidate][0]], looks[candidate][1]
-        bars = {
-            "xerr": [[x - 100 * target.low], [100 * target.high - x]],
-            "yerr": [[y - 100 * general.low], [100 * general.high - y]],
-        }
         fill = LIGHT["surface"] if candidate in roots else color
         drawn_point = axes.errorbar(
             x,
             y,
-            **bars,
+            xerr=reaches([target]),
+            yerr=reaches([general]),
             fmt=marker,
             ms=8,
             color=color,

@@ -12,17 +12,19 @@ from pydantic import ValidationError
 from steps.settings.base import Settings
 from steps.settings.names import SPELLED
 
-# What pydantic calls a wrong type -> what YAML and JSON call the right one.
+# What a person calls what YAML writes so.
+MAPPING, LIST = "a mapping", "a list"
+# What pydantic calls a wrong type -> the right one.
 TYPES = {
-    "int_type": "integer",
-    "int_from_float": "integer",
-    "float_type": "number",
-    "string_type": "string",
-    "bool_type": "boolean",
-    "dict_type": "object",
-    "model_type": "object",
-    "model_attributes_type": "object",
-    "list_type": "array",
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "dict_type": MAPPING,
+    "model_type": MAPPING,
+    "model_attributes_type": MAPPING,
+    "list_type": LIST,
 }
 BOUNDS = {
     "greater_than": ("gt", "above"),
@@ -35,6 +37,33 @@ GONE = {
     "equivalence": "what compares answers is `judge` of a data set or task",
     "num_perm": "near duplicates are joined exactly",
     "resamples": "the intervals need no bootstrap",
+}
+# What LLaMA-Factory, TRL and PEFT call a key of ours, where no spelling tells.
+ELSEWHERE = {
+    "lr": ("learning_rate",),
+    "num_train_epochs": ("epochs",),
+    "per_device_train_batch_size": ("batch_size",),
+    "gradient_accumulation_steps": ("gradient_accumulation",),
+    "cutoff_len": ("max_length",),
+    "max_seq_length": ("max_length",),
+    "max_samples": ("cap",),
+    "lr_scheduler_type": ("schedule",),
+    "bf16": ("precision",),
+    "fp16": ("precision",),
+    "report_to": ("tracker",),
+    "optim": ("optimizer",),
+    "rank": ("r",),
+    "lora_rank": ("r",),
+    "lora_alpha": ("alpha",),
+    "lora_dropout": ("dropout",),
+    "lora_target": ("target_modules",),
+    "finetuning_type": ("adapter",),
+    "model_name_or_path": ("path", "models"),
+    "template": ("chat_template",),
+    "dataset": ("data",),
+    "val_size": ("valid_share",),
+    "num_generations": ("generations",),
+    "beta": ("kl",),
 }
 
 
@@ -112,10 +141,15 @@ def _path(parts: Iterable[str | int], where: str) -> str:
 
 
 def _wrong_type(path: str, given: Any, types: list[str]) -> str:
-    article = "an" if types[0][0] in "aeiou" else "a"
-    message = f"{path or 'top level'}: needs {article} {' or '.join(types)}, not {_in_yaml(given)}"
-    if isinstance(given, str) and _is_number(given) and types[0] in ("number", "integer"):
+    message = f"{path or 'top level'}: needs {' or '.join(types)}, not {_in_yaml(given)}"
+    if isinstance(given, str) and _is_number(given) and types[0].endswith(("number", "integer")):
         message += f"; YAML reads that as text, write {_as_yaml_number(given, types[0])}"
+    elif types == ["true or false"] and str(given).lower() in ("true", "false"):
+        message += f"; write {str(given).lower()} without quotes"
+    elif types == [LIST] and not isinstance(given, dict | list | None):
+        message += f"; write [{given}]"
+    elif types == [MAPPING] and not isinstance(given, dict):
+        message += "; write {<key>: <value>}"
     return message
 
 
@@ -132,7 +166,7 @@ def _is_number(text: str) -> bool:
 
 def _as_yaml_number(text: str, wanted: str) -> str:
     """The spelling YAML 1.1 reads as a number: an exponent needs a point before it and a sign in it."""
-    if wanted == "integer" and float(text).is_integer():
+    if wanted.endswith("integer") and float(text).is_integer():
         return str(int(float(text)))
     mantissa, _, exponent = text.strip().lower().partition("e")
     if not exponent:
@@ -144,11 +178,12 @@ def _as_yaml_number(text: str, wanted: str) -> str:
 def _unknown_key(path: str, given: Any, context: dict) -> str:
     key, known = context["key"], context["known"]
     place = f"{path}.{key}" if path else str(key)
-    if context["by_kind"]:
+    close = [name for name in ELSEWHERE.get(str(key), ()) if name in known]
+    if context["by_kind"] and not close:
         return f"{place}: has no effect with kind {given['kind']}; remove it (known keys: {', '.join(known)})"
     if key in GONE:
         return f"{place}: is gone, for {GONE[key]}; remove the key"
-    close = difflib.get_close_matches(str(key), known, n=1)
+    close = close or difflib.get_close_matches(str(key), known, n=1)
     return f"{place}: unknown key; " + (f"did you mean `{close[0]}`?" if close else f"known keys: {', '.join(known)}")
 
 

@@ -97,6 +97,8 @@ def checked_path(path: str) -> str:
     found = re.search(r"[\x00-\x1f\x7f]", path)
     if found:
         raise ValueError(f"{path[:100]!r} has the character {found[0]!r}, which no path here may have; rename the file")
+    if path.startswith("~"):
+        raise ValueError(f"{path[:100]!r} begins with ~, which only a shell reads; write the folder out")
     if path.startswith("-"):
         raise ValueError(f"{path[:100]!r} looks like an option of a command; write ./{path[:100]}")
     if max(len(part.encode()) for part in path.split("/")) > 255 or len(path.encode()) > 4000:

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from steps.settings.base import SHORT_ANSWER, ByKind, OneOf, Settings, Share, Steps
-from steps.settings.sampling import OnPolicy
+from steps.settings.sampling import OnPolicy, truncation
 
 SIDES = ("student", "teacher", "union", "overlap")
 Weights = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2)]
@@ -78,6 +78,12 @@ class Opd(OnPolicy):
         super().fit(settings)
         fit_divergence(settings["divergence"], settings["support"], settings["off_policy"])
         cls.check_batch(settings)
+        for key, value in truncation(settings).items():
+            if settings["support"]["kind"] == "sampled":
+                raise ValueError(
+                    f"{key}: {value:g} leaves tokens out, and a support of sampled takes those that were drawn for"
+                    " draws from all; write full or top_k, or remove it"
+                )
         if settings["horizon"]:
             _fit_horizon(settings["horizon"], settings["max_new_tokens"])
         if settings["off_policy"] and any(len(source["teachers"]) > 1 for source in settings["sources"]):

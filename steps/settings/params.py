@@ -112,12 +112,13 @@ class Params(Settings):
     inspected: Text = Field("", description="What `snakemake inspect` shows: an entry of data, told by --config data=")
     recipe: Text = Field("", description="How it is seen: by a recipe, or a point of its grid")
     checkpoint: Text = Field("", description="What `snakemake deliver` delivers: a node or an entry of models")
+    live: bool = Field(False, description="Keep logs/<workload>/live.html while a run lasts: --config live=true")
     deliver: Deliver
     studies: dict[Name, Study] = Field(min_length=1)
 
 
 # What no result of the report depends on: what a command is told, and the sections of those commands.
-ASIDE = ("inspect", "inspected", "recipe", "checkpoint", "deliver")
+ASIDE = ("inspect", "inspected", "recipe", "checkpoint", "deliver", "live")
 # Section -> its class, of those that every workload has.
 SECTIONS: dict[str, type[Settings]] = {
     name: info.annotation

@@ -10,7 +10,7 @@ from steps.settings.names import Name
 from steps.settings.pass_rates import PassRates
 from steps.settings.rewards import REWARD, Reward
 from steps.settings.rewards import fit as fit_rewards
-from steps.settings.sampling import OnPolicy
+from steps.settings.sampling import OnPolicy, truncation
 
 LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo")
 
@@ -78,7 +78,20 @@ class KlController(Settings):
     gain: float = Field(gt=0, lt=5, description="Times a fifth, how much a step may change it; the paper has 0.1")
 
 
+class KeepBestAnswers(Settings):
+    """The weights that answered most held-out questions rightly."""
+
+    patience: int | None = Field(None, ge=1, description="Looks without more of them after which training ends")
+    min_delta: float = Field(0.0, ge=0, lt=1, description="By how much more there must be, as a share of them")
+    stop_collapsed: bool = Field(
+        False,
+        description="Training ends where entropy, length or the share of correct samples broke down",
+    )
+
+
 KL_WEIGHTS: dict[str, type[KlRamp | KlController]] = {"linear": KlRamp, "cosine": KlRamp, "adaptive": KlController}
+# Half of an interval of a share of so many is 7 points at most.
+EVAL_ROWS = 200
 KL_WEIGHT = ByKind(KL_WEIGHTS)
 Weight = Annotated[float, Field(ge=0)]
 
@@ -113,6 +126,13 @@ class _Rl(OnPolicy):
     importance: Importance | None = Field(None, description="Correction for a sampler that is not quite the policy")
     contexts: dict[Name, Text] = Field({}, description="Templates with {prompt}, {solution} and {answer}")
     keep_groups: int = Field(ge=0, description="Groups of samples that are kept of every step")
+    eval_steps: int | None = Field(
+        None,
+        ge=1,
+        description="Steps between two looks at the answers to held-out questions; null never looks",
+    )
+    eval_rows: int = Field(EVAL_ROWS, ge=1, description="Of them so many are asked, drawn by seed")
+    keep_best: KeepBestAnswers | None = Field(None, description="Keeping the best weights; steps is then the most")
 
     @classmethod
     def fit(cls, settings: dict) -> None:
@@ -132,6 +152,9 @@ class _Rl(OnPolicy):
                     f"contexts.{name}: {error} is none of {{prompt}}, {{solution}}, {{answer}}; double other braces"
                 ) from error
         fit_rewards(settings["rewards"])
+        for key in ("keep_best", "eval_rows"):
+            if settings.get(key) is not None and settings.get("eval_steps") is None:
+                raise ValueError(f"{key}: has an effect with eval_steps only, the steps between two looks; write both")
         if isinstance(settings["kl"], dict) and "until" in settings["kl"]:
             _fit_ramp(settings["kl"], settings["steps"])
         if settings.get("aggregation") == "normalize_then_sum" and settings["scale_rewards"] != "group":
@@ -144,6 +167,17 @@ class _Rl(OnPolicy):
                 f"importance: needs temperature 1, at which samplers say how likely their tokens were, not"
                 f" {settings['temperature']:g}"
             )
+        for key, value in truncation(settings).items():
+            if settings.get("importance"):
+                raise ValueError(
+                    f"{key}: {value:g} leaves tokens out, and samplers say how likely theirs were among all, by which"
+                    " importance would weigh them; remove one"
+                )
+            if settings["sampler"]["kind"] != "transformers":
+                raise ValueError(
+                    f"{key}: {value:g} leaves tokens out, and the loss needs to know which; write"
+                    f" sampler: {{kind: transformers}}, or remove {key}"
+                )
 
 
 def _fit_ramp(kl: dict, steps: int) -> None:

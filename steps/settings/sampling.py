@@ -44,6 +44,15 @@ class PassRate(Settings):
     below: float = Field(ge=0, description="Share of right samples")
 
 
+# The settings that leave tokens out of what is drawn from, as engines call them too, and what leaves all in.
+TRUNCATION = {"top_p": 1.0, "top_k": None, "min_p": 0.0}
+
+
+def truncation(settings: dict) -> dict:
+    """Those of them that leave some out."""
+    return {key: settings[key] for key, whole in TRUNCATION.items() if settings.get(key, whole) != whole}
+
+
 class OnPolicy(Optimization, Adapted):
     """A training on samples that the policy writes while it learns."""
 
@@ -52,6 +61,11 @@ class OnPolicy(Optimization, Adapted):
     pass_rate: PassRate | None = Field(description="Rows that train, by the pass rate of the start; null takes all")
     curriculum: Annotated[str, OneOf(CURRICULA)] = Field(description="Order of the prompts; by pass rate, or shuffled")
     temperature: float = Field(gt=0, description="Of the softmax that is sampled from")
+    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus: share of the probability that is drawn from")
+    top_k: int | None = Field(None, ge=2, description="The likeliest tokens, so many, that are drawn from")
+    min_p: float = Field(
+        0.0, ge=0, lt=1, description="Share of the likeliest token's probability from which on one is drawn"
+    )
     max_new_tokens: int = Field(ge=1, description="Tokens of the longest response; a longer one is cut")
     sample_batch: int = Field(ge=1, description="Samples written at once")
     sampler: Sampler = Field(description="Who writes them")

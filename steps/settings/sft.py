@@ -59,8 +59,6 @@ class Sft(Optimization, Packed, Adapted, Curriculum, Thoughts):
         for key in ("keep_best", "max_steps"):
             if settings["progressive"] and settings.get(key) is not None:
                 raise ValueError(f"{key}: progressive chooses the end of an epoch; remove one")
-        if settings.get("keep_best") is not None and settings["adapter"]["kind"] == "adalora":
-            raise ValueError("keep_best: may keep weights from before adalora has pruned to target_r; remove it")
         if settings["progressive"] and settings["epochs"] != int(settings["epochs"]):
             raise ValueError(
                 f"epochs: {settings['epochs']} must be whole with progressive, which looks after each epoch"

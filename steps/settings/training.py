@@ -187,6 +187,8 @@ class Adapted(Settings):
     @classmethod
     def fit(cls, settings: dict) -> None:
         super().fit(settings)
+        if settings.get("keep_best") is not None and settings["adapter"]["kind"] == "adalora":
+            raise ValueError("keep_best: may keep weights from before adalora has pruned to target_r; remove it")
         if settings["adapter"]["kind"] != "full" and settings.get("save_dtype", "float32") != "float32":
             raise ValueError(
                 f"save_dtype: {settings['save_dtype']} rounds what adapter kind full trains; an adapter is small and"

@@ -40,7 +40,8 @@ def wilson(value: float, n: float, z: float = Z) -> tuple[float, float]:
     z2 = z**2
     center = (value + z2 / (2 * n)) / (1 + z2 / n)
     half = z / (1 + z2 / n) * np.sqrt(value * (1 - value) / n + z2 / (4 * n**2))
-    return float(max(0.0, center - half)), float(min(1.0, center + half))
+    # At 0 and at 1 an end is the share itself, which rounding must not leave outside.
+    return float(max(0.0, min(value, center - half))), float(min(1.0, max(value, center + half)))
 
 
 def combine(values: Sequence[float], intervals: Sequence[tuple[float, float]]) -> tuple[float, float]:

@@ -20,6 +20,8 @@ from steps.models.adapters.targets import OUTPUT, inside, is_embedding
 from steps.models.files import header, read_config
 from steps.models.head import AT_ONCE, WIDE
 from steps.settings.methods import METHODS
+from steps.settings.reinforcement import EVAL_ROWS
+from steps.settings.sampling import truncation
 from steps.settings.stages import ON_POLICY
 from steps.settings.training import APART, SAVE_DTYPES, SHARDED
 
@@ -87,8 +89,11 @@ class Shape:
         return sum(out * width for out, width in self.linear.values())
 
 
-def read_shape(folder: Path) -> Shape:
+def read_shape(folder: Path, attention: bool = True) -> Shape:
     """The shape of a checkpoint, from its config.json and the headers of its safetensors files; an adapter's base's.
+
+    Args:
+        attention: ask transformers, whose import takes seconds, which attention the family has.
 
     Raises:
         ValueError: its config lacks what the estimate rests on.
@@ -126,7 +131,7 @@ def read_shape(folder: Path) -> Shape:
         if experts
         else config["intermediate_size"],
         normed=any(module.endswith("k_norm") for module in sizes),
-        eager="model_type" in config and only_eager(folder),
+        eager=attention and "model_type" in config and only_eager(folder),
         sizes=sizes,
     )
 
@@ -246,6 +251,8 @@ LOGITS = {
     # steps/reinforcement/rl_trainer.py: plain policy gradients, and with the distribution of a self-teacher, where all
     # samples are taught
     "policy": 3.0,
+    # of tokens drawn from a part of the vocabulary
+    "policy_cut": 3.3,
     "self_distilled": 6.0,
     # steps/distillation/opd_trainer.py, by support and divergence
     "sampled": 4.0,
@@ -266,7 +273,8 @@ def objective(stage: str, settings: dict) -> str | None:
     if stage == "reward":
         return None
     if stage == "rl":
-        return "self_distilled" if METHODS[settings["method"]].distils else "policy"
+        plain = "policy_cut" if truncation(settings) else "policy"
+        return "self_distilled" if METHODS[settings["method"]].distils else plain
     if stage == "opd":
         kind = settings["support"]["kind"]
         if kind == "top_k":
@@ -422,6 +430,10 @@ def needs(
         if sampler["kind"] == "transformers":
             of_prompts = max(1, at_once // settings["generations"])
             terms["sampling"] = sampling(shape, at_once, of_prompts, prompt_tokens, written, half)
+            if settings.get("eval_steps"):
+                # One response to each held-out question.
+                asked = min(settings["sample_batch"], -(-settings.get("eval_rows", EVAL_ROWS) // processes))
+                terms["sampling"] = max(terms["sampling"], sampling(shape, asked, asked, prompt_tokens, written, half))
         elif sampler["mode"] == "colocate":
             copy = shape.parameters * (BF16 if half else FP32) if device == "cpu" else 0
             terms["vllm"] = sampler["memory"] * on_device + copy

@@ -7,7 +7,7 @@ A stage plans its batches (`steps.training.packing`), builds a TRL trainer with 
 import contextlib
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ def train(
     valid_batches: Sequence[dict] = (),
     watchers: Sequence[Any] = (),
     progressive: Progressive | Best | None = None,
+    measure: Callable[[], dict[str, float]] | None = None,
 ) -> list[dict]:
     """Run or resume a trainer to the end of its plan; returns the plan's log, one {column: value} per step.
 
@@ -40,6 +41,7 @@ def train(
     Args:
         plan: a `Plan`, or what has its `steps`, `save_steps`, `may_stop`, `shown` and `log`.
         watchers: each is told of every step done, by `after(step)`, before the state is put aside.
+        measure: what is measured at the plan's `valid_steps`, in place of the loss of `valid_batches`.
     """
     from transformers import PrinterCallback
 
@@ -48,7 +50,7 @@ def train(
     prepare(trainer)
     signals: list[int] = []
     progress = Progress(name, plan.steps, "step")
-    callback = StepCallback(trainer, plan, progress, valid_batches, watchers, progressive, signals)
+    callback = StepCallback(trainer, plan, progress, valid_batches, watchers, progressive, signals, measure)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(callback)
     state = usable_state(Path(trainer.args.output_dir))

@@ -146,6 +146,8 @@ class Progressive:
         kept: the epoch, counted from 1, whose weights the model has when training is over.
     """
 
+    column = "valid_loss"
+
     def __init__(self, plan: Plan, epochs: int, delta: float, folder: Path):
         self.ends, self.delta, self.folder, self.kept = plan.epoch_ends(epochs), delta, folder, epochs
 
@@ -174,23 +176,36 @@ class Progressive:
 
 
 class Best:
-    """The weights with the lowest validation loss, put aside whenever it is measured and lower than before.
+    """The weights with the lowest validation loss, or the highest share of right answers, put aside whenever it is
+    measured and better than before.
 
     Args:
-        patience: training stops where so many measurements in a row are not lower; None never does.
-        delta: by how much lower one must be, in nats.
+        patience: training stops where so many measurements in a row are not better; None never does.
+        delta: by how much better one must be, in nats or as a share.
+        column: of the log: what is measured.
+        higher: more of it is better.
 
     Attributes:
         ends: the steps at which it is measured.
         kept_step: the step whose weights the model has when training is over.
     """
 
-    def __init__(self, plan: Plan, patience: int | None, delta: float, folder: Path):
+    def __init__(
+        self,
+        plan: Any,
+        patience: int | None,
+        delta: float,
+        folder: Path,
+        column: str = "valid_loss",
+        higher: bool = False,
+    ):
+        self.column, self.sign = column, -1 if higher else 1
         self.ends, self.patience, self.delta, self.folder = sorted(plan.valid_steps), patience, delta, folder
         self.kept_step, self.stopped = plan.steps, False
 
-    def after(self, trainer: Any, losses: dict[int, float]) -> bool:
-        """Whether training stops; `losses` are the validation losses so far, by step."""
+    def after(self, trainer: Any, measured: dict[int, float]) -> bool:
+        """Whether training stops; `measured` is what was measured so far, by step."""
+        losses = {step: self.sign * value for step, value in measured.items()}
         done = [step for step in self.ends if step in losses]
         best = done[0]
         for step in done[1:]:

@@ -6,6 +6,9 @@ import sys
 import pytest
 
 from steps.core import manifest as manifests
+from steps.core import promises
+from steps.core.asked import Asked
+from steps.core.files import read_json
 from steps.core.hashes import sha256_file
 from steps.core.manifest import (
     LAST,
@@ -18,6 +21,7 @@ from steps.core.manifest import (
     write_sealed,
 )  # fmt: skip
 from steps.core.promises import MANIFEST, PROVENANCE
+from steps.core.standing import differences
 from tests.core.toy import flip, run
 
 
@@ -103,6 +107,39 @@ def test_provenance_names_the_commit_and_the_device(tmp_path, monkeypatch):
 
     monkeypatch.setattr(manifests.subprocess, "run", none)
     assert manifests._git_commit() is None
+
+
+def test_what_was_made_anew_while_it_was_read_is_refused(tmp_path, monkeypatch):
+    """A step that finds as it reads what there is to read: by then another run has made it of something else."""
+    monkeypatch.setattr(manifests, "_given", {})
+    made, out = tmp_path / "made", tmp_path / "out"
+    for content in "12":
+        made.mkdir(exist_ok=True)
+        (made / "a.json").write_text(content)
+        written(made, counts={"rows": int(content)})
+        if content == "1":
+            read = promises.consult()
+            read_json(made / "a.json")
+            written(out, inputs=read)
+    with pytest.raises(ValueError, match="made/manifest.json changed while this step ran"):
+        written(out, inputs=read)
+
+
+def test_a_manifest_that_is_shown_as_a_whole_is_an_input_as_a_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(manifests, "_given", {})
+    made, outs = tmp_path / "made", (tmp_path / "shows", tmp_path / "rests")
+    made.mkdir()
+    content = written(made)
+    path = made / MANIFEST
+    for out, whole in zip(outs, (True, False), strict=True):
+        out.mkdir()
+        written(out, inputs=[path], whole=whole)
+    write_sealed(path, {**content, "code": "of another comment"})
+    changed = [
+        [line for line in differences(out, Asked("steps.toy", {}, ()), lambda _: "") if "changed" in line]
+        for out in outs
+    ]
+    assert changed == [[f"{path} changed"], []]
 
 
 def test_what_was_noted_must_be_the_same_at_the_end(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 from benches.semantic import JOIN, PARAPHRASE, judged, planted
 from steps.core.files import read_json, read_jsonl, write_jsonl
 from steps.data import dedup, semantic
-from steps.data.semantic import Vectors, agree, alike, centred, only_adds
+from steps.data.semantic import Vectors, agree, alike, centred, only_adds, semantic_rows
 
 BASE = Path("data/fable/base")
 
@@ -53,6 +53,14 @@ def test_rows_that_are_all_alike_are_not_all_compared(monkeypatch):
     assert compared <= 2000 * semantic.PROBES * 50
     found = dict(alike(rows, 0.9))
     assert max(map(len, found.values())) <= semantic.CANDIDATES
+
+
+def test_rows_with_other_numbers_hide_none_however_many_are_more_alike():
+    rng = np.random.default_rng(5)
+    rows = np.r_[np.zeros((1, 16)), 1e-3 * rng.normal(size=(50, 16)), 2e-2 * rng.normal(size=(1, 16))]
+    rows = np.r_[rng.normal(size=(1, 16)) + rows, rng.normal(size=(52, 16))]
+    found = semantic_rows(Vectors(rows, rows), 0.5, np.r_[0, 1:51, 0, 51:103], lambda row: [f"{row} pens", "so many"])
+    assert [(row, other) for row, (other, _) in found.items()] == [(51, 0)]
 
 
 def test_what_all_rows_share_is_taken_off():

@@ -187,3 +187,10 @@ def test_rows_with_an_answer_get_the_judge_of_their_data_set(tmp_path, capsys, a
     assert len(kept) == 12 and all(one.get("judge") == (judge if one["answer"] else None) for one in kept)
     assert read_json(tmp_path / "out" / "manifest.json")["counts"]["judge"] == judge
     assert f"judged by {judge!r}" in capsys.readouterr().out
+
+
+def test_too_few_rows_are_said(tmp_path, capsys):
+    parts(tmp_path, ROWS[:20])
+    assert "split: 18 rows to train on are few: a training makes few steps of them" in capsys.readouterr().out
+    parts(tmp_path, ROWS[:200])
+    assert "are few" not in capsys.readouterr().out

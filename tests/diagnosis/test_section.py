@@ -512,6 +512,7 @@ def test_rows_that_are_shown_are_saved_for_repair_and_the_link_shows_them_again(
     script = f"""(() => {{
       window.Blob = function(lines) {{ window.saved = lines.join(""); }};
       URL.createObjectURL = () => "data:,";
+      HTMLAnchorElement.prototype.click = () => {{}};  // a download may keep a headless browser from ending
       const cause = document.getElementById("cause");
       cause.value = "{cause}";
       cause.dispatchEvent(new Event("input", {{bubbles: true}}));

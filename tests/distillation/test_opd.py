@@ -761,6 +761,18 @@ def test_a_student_that_is_an_adapter_and_a_teacher_that_is_one(models, tmp_path
     assert all(row["loss"] > 0 for row in table(third / "training_log.csv"))
 
 
+def test_the_student_draws_from_the_part_of_the_vocabulary_that_is_told(models, tmp_path, monkeypatch):
+    sample, told = engine.Engine.sample, []
+
+    def noted(*args, **options):
+        told.append({key: options.get(key) for key in ("top_p", "top_k", "min_p")})
+        return sample(*args, **options)
+
+    monkeypatch.setattr(engine.Engine, "sample", noted)
+    out = run(models, tmp_path / "run", SETTINGS | {"top_k": 2, "min_p": 0.01, "support": FULL})
+    assert told == [{"top_p": None, "top_k": 2, "min_p": 0.01}] * len(table(out / "training_log.csv"))
+
+
 # --- one line, before training -------------------------------------------------------------------
 
 
@@ -798,6 +810,7 @@ def untrained(monkeypatch):
         ({"off_policy": 0.5, "sources": MIXED, "weights": [0.5, 0.5], "support": FULL}, ["off_policy"]),
         ({"off_policy": 0.5, "support": FULL}, ["off_policy", "responses"]),
         ({"schedule": "triangle"}, ["schedule", "triangle"]),
+        ({"support": {"kind": "sampled"}, "min_p": 0.1}, ["min_p", "0.1", "sampled"]),
     ],
 )
 def test_settings_that_do_not_fit_are_named(over, words, models, tmp_path, untrained):

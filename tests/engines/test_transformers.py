@@ -9,6 +9,7 @@ import torch
 from steps.engines import transformers as engine_module
 from steps.engines.cache import roomy_cache
 from steps.engines.transformers import Engine, _choose
+from steps.engines.truncation import Truncation
 
 WORDS = "Mara has 12 pears and buys 30 more at the market each box holds 8 red marbles river stone"
 
@@ -155,9 +156,53 @@ def test_nucleus_by_hand():
     logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]])).repeat(5, 1)[:, [3, 0, 2, 1]]
     chance = torch.tensor([0.0, 0.55, 0.65, 0.9999, 0.62], dtype=torch.float64)
     # 0.8 is reached by the two likeliest tokens, at places 1 and 3, with shares 0.625 and 0.375.
-    assert _choose(logits, 1.0, 0.8, chance).tolist() == [1, 1, 3, 3, 1]
-    assert set(_choose(logits, 1.0, 0.45, chance).tolist()) == {1}
-    assert _choose(logits, 1.0, 1.0, torch.tensor([0.0, 0.051, 0.56, 0.71, 0.6999])).tolist() == [0, 1, 2, 3, 2]
+    assert _choose(logits, 1.0, Truncation(0.8), chance).tolist() == [1, 1, 3, 3, 1]
+    assert set(_choose(logits, 1.0, Truncation(0.45), chance).tolist()) == {1}
+    whole = _choose(logits, 1.0, Truncation(), torch.tensor([0.0, 0.051, 0.56, 0.71, 0.6999]))
+    assert whole.tolist() == [0, 1, 2, 3, 2]
+
+
+@pytest.mark.parametrize(
+    ("cut", "left"),
+    [
+        ({"top_k": 2}, {1, 3}),
+        ({"min_p": 0.31}, {1, 3}),
+        ({"min_p": 0.29}, {1, 3, 2}),
+        # Of what min_p and top_k leave, 0.5 + 0.3: a nucleus of 0.6 is 0.48.
+        ({"top_p": 0.6, "top_k": 2}, {1}),
+        ({"top_p": 0.6, "min_p": 0.4}, {1}),
+        ({"top_p": 0.6, "top_k": 3}, {1, 3}),
+        ({"top_p": 0.98, "top_k": 4, "min_p": 0.0}, {1, 3, 2, 0}),
+    ],
+)
+def test_what_is_drawn_from_is_noted(cut, left):
+    logits, noted = torch.log(torch.tensor([[0.05, 0.5, 0.15, 0.3]])).repeat(400, 1), []
+    chance = torch.from_numpy(np.random.default_rng(0).random(400))
+    drawn = _choose(logits, 1.0, Truncation(**cut), chance, noted)
+    assert set(drawn.tolist()) == left and [set(ids.tolist()) for ids in noted] == [left] * 400
+    shares = torch.tensor([0.05, 0.5, 0.15, 0.3])[[*left]]
+    found = torch.tensor([(drawn == i).float().mean() for i in left])
+    assert torch.allclose(found, shares / shares.sum(), atol=0.07)
+
+
+def test_samples_say_what_their_tokens_were_drawn_from(engine):
+    cut = Truncation(0.9, 5, 0.01)
+    options = {"n": 3, "temperature": 0.7, "max_new_tokens": 12, "seed": 3}
+    drawn = engine.sample(prompts(5), **options, **cut._asdict(), noting=True)
+    assert drawn[0][0].kept != () and [[s.text for s in group] for group in drawn] == engine.generate(
+        prompts(5), **options, **cut._asdict()
+    )
+    for asked, group in zip(engine.prompt_ids(prompts(5)), drawn, strict=True):
+        for sample in group:
+            assert len(sample.kept) == sample.tokens
+            ids = torch.tensor([[*asked, *sample.ids]])
+            logits = engine.model(ids).logits[0, len(asked) - 1 : -1].detach().double() / 0.7
+            for token, row, kept in zip(sample.ids, logits.softmax(-1).numpy(), sample.kept, strict=True):
+                left = sorted(range(len(row)), key=lambda i: -row[i])[:5]
+                left = [i for i in left if row[i] >= 0.01 * row.max()]
+                mass = np.cumsum(row[left])
+                size = 1 + int((mass < 0.9 * mass[-1]).sum())
+                assert kept.tolist() == left[:size] and token in kept
 
 
 def test_stop_strings_cut_and_leave_the_rest_as_it_was(engine):

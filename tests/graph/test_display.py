@@ -76,7 +76,7 @@ def test_a_plain_log_gets_a_bar_per_finished_rule_and_the_cause_of_a_failure(tmp
         ("Select jobs to execute...", {}),
         ("Something unforeseen", {"levelno": logging.WARNING}),
     ).splitlines()
-    assert lines[0] == "4 rules to run"
+    assert lines[0] == "4 jobs to run"
     assert lines[1].startswith("[#####...............] 1/4  sft sft")
     assert lines[2] == f"sft sft failed: base/model.safetensors is damaged; delete it (log: {log})"
     assert lines[3:] == ["Something unforeseen"]

@@ -121,6 +121,10 @@ def test_the_set_up_refuses_a_file_of_another_hash_and_needs_no_other_file(tmp_p
     assert done.returncode == 0, done.stderr
     installed = {path.name.split("-")[0] for path in tmp_path.glob(".venv/lib/python*/site-packages/*.dist-info")}
     assert installed == {"pip", "setuptools", "rich", "torch"}
+    # Who waits is told for what.
+    said = [line.partition(":")[0] for line in done.stdout.splitlines() if line.startswith("setup")]
+    assert said == ["setup, 1 of 3", "setup, 2 of 3", "setup, 3 of 3", "setup"]
+    assert "the 2 packages of requirements.lock" in done.stdout
 
 
 def test_everything_but_torch_and_the_build_for_gpus_is_installed_by_hash(tmp_path):

@@ -1,15 +1,20 @@
 """Where files lie, and locks that outlive their run."""
 
+import contextlib
 import copy
 import fcntl
 import importlib.util
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from steps.core.step import RUN, alone
 from steps.graph import checks, delivery, dvc, recipes, sections
 from steps.graph import graph as dag
 from steps.graph.runs import join_runs
@@ -22,21 +27,48 @@ ROOT = Path(__file__).parents[2]
 # --- locks ----------------------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def no_run_of_its_own(monkeypatch):
+    monkeypatch.setenv(RUN, "")
+
+
+@contextlib.contextmanager
+def a_run(folder: Path):
+    with contextlib.ExitStack() as files:
+        for file in join_runs(folder):
+            files.enter_context(file)
+        yield
+
+
 def test_locks_of_a_killed_run_are_dropped(tmp_path):
     (tmp_path / "locks").mkdir()
     (tmp_path / "locks/0.output.lock").write_text("results/x")
-    with join_runs(tmp_path):
+    with a_run(tmp_path):
         assert not (tmp_path / "locks").exists()
 
 
 def test_locks_of_a_living_run_stay(tmp_path):
-    with join_runs(tmp_path):
+    other = "import sys; from pathlib import Path; from steps.graph import runs\n"
+    other += "files = runs.join_runs(Path(sys.argv[1])); print(flush=True); sys.stdin.read()"
+    with a_run(tmp_path):
         (tmp_path / "locks").mkdir()
         (tmp_path / "locks/0.output.lock").write_text("results/x")
-        with join_runs(tmp_path):
-            assert (tmp_path / "locks/0.output.lock").exists()
-    with join_runs(tmp_path):
+        subprocess.run([sys.executable, "-c", other, str(tmp_path)], cwd=ROOT, stdin=subprocess.DEVNULL, check=True)
+        assert (tmp_path / "locks/0.output.lock").exists()
+    with a_run(tmp_path):
         assert not (tmp_path / "locks").exists()
+
+
+def test_a_step_of_a_dead_run_that_has_not_begun_ends(tmp_path, capsys):
+    with a_run(tmp_path), alone(tmp_path / "out"):
+        pass
+    # The file stays where a run was killed; it is the lock that says that it lives.
+    with pytest.raises(SystemExit), alone(tmp_path / "out"):
+        pytest.fail("it went on")
+    assert "is not made: the run that asked for it was killed" in capsys.readouterr().out
+    Path(os.environ[RUN]).unlink()
+    with alone(tmp_path / "out"):
+        pass
 
 
 def test_a_checkout_that_cannot_be_written_is_one_line(tmp_path):
@@ -46,8 +78,6 @@ def test_a_checkout_that_cannot_be_written_is_one_line(tmp_path):
 
 
 def test_a_step_waits_for_another_that_makes_the_same_output(tmp_path):
-    from steps.core.step import alone
-
     with alone(tmp_path / "out"), open(tmp_path / ".out.lock") as lock, pytest.raises(BlockingIOError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     with open(tmp_path / ".out.lock") as lock:

@@ -12,13 +12,17 @@ import types
 from pathlib import Path
 
 import pytest
+from snakemake.io import regex_from_filepattern
 
 from steps.core.files import write_jsonl
 from steps.core.step import told
-from steps.graph import checks, command_line, display, recipes, workload
+from steps.evaluation.questions import known_to
+from steps.graph import checks, command_line, display, recipes, targets, workload
 from steps.graph.graph import Graph
+from steps.settings.errors import ELSEWHERE
 from steps.settings.names import SPELLED
 from steps.settings.params import Params
+from steps.stats.intervals import wilson
 from tests import small
 from tests.workloads import ROOT
 
@@ -85,7 +89,31 @@ def test_without_a_mistake_nothing_is_said(folder, monkeypatch):
             {"sft": {"learning_rate": "2e-4"}},
             "sft.learning_rate: needs a number, not '2e-4'; YAML reads that as text, write 2.0e-4",
         ),
-        ({"sft": {"packing": "yes please"}}, "sft.packing: needs a boolean, not 'yes please'"),
+        ({"sft": {"packing": "yes please"}}, "sft.packing: needs true or false, not 'yes please'"),
+        ({"sft": {"packing": "True"}}, "sft.packing: needs true or false, not 'True'; write true without quotes"),
+        ({"evaluate": {"target": "exam"}}, "evaluate.target: needs a list, not 'exam'; write [exam]"),
+        (
+            {"data": {"problems": {"sources": ["rows/sums.jsonl"]}}},
+            "data.problems.sources[0]: needs a mapping, not 'rows/sums.jsonl'; write {<key>: <value>}",
+        ),
+        (
+            {"studies": {"mine": SFT}},
+            "studies.mine.stage: unknown key; known keys: geometry, explore, detect, recipes",
+        ),
+        (recipe(sft={"lr": 1.0e-3}), "studies.foundation.recipes.sft.lr: unknown key; did you mean `learning_rate`?"),
+        ({"sft": {"cutoff_len": 512}}, "sft.cutoff_len: unknown key; did you mean `max_length`?"),
+        (
+            recipe(lora={"adapter": {"kind": "lora", "lora_rank": 8, "alpha": 16}}),
+            "studies.foundation.recipes.lora.adapter.lora_rank: unknown key; did you mean `r`?",
+        ),
+        (
+            recipe(rl={"stage": "opd", "from": "base", "data": "problems"}),
+            "studies.foundation.recipes.rl: stage opd needs `teachers`, the recipes or models it learns from; add it",
+        ),
+        (
+            recipe(more={"from": "base", "data": "problems"}),
+            "studies.foundation.recipes.more: the key `stage` is missing",
+        ),
         ({"sft": {"epochs": None}}, "sft.epochs: needs a number, not null"),
         ({"sft": {"learning_rate": -1.0e-3}}, "sft.learning_rate: -0.001 must be above 0"),
         ({"split": {"valid_share": 1.5}}, "split.valid_share: 1.5 must be below 1"),
@@ -157,6 +185,10 @@ def test_without_a_mistake_nothing_is_said(folder, monkeypatch):
             source(path="rows/sum.jsonl"),
             "data.problems.sources[0].path: there is no file rows/sum.jsonl; did you mean rows/sums.jsonl?",
         ),
+        (
+            source(path="~/rows.jsonl"),
+            "data.problems.sources[0].path: '~/rows.jsonl' begins with ~, which only a shell reads; write the folder",
+        ),
         (source(path="gone.jsonl"), "data.problems.sources[0].path: there is no file gone.jsonl; correct the path"),
         (
             source(format="promptresponse"),
@@ -208,6 +240,28 @@ def test_a_key_that_stands_twice(folder):
         workload.load(folder, [folder / "twice.yaml"])
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "small.yaml has no sections; write `<section>: {<key>: <value>}`"),
+        ("- a\n- b\n", "small.yaml has no sections; write `<section>: {<key>: <value>}`"),
+        ("workload: x\ndata:\n\tproblems: 3\n", "small.yaml:3:1: a tab is no indentation in YAML; write spaces"),
+        ("workload: x\ndata: {a: [1, 2\n", "small.yaml:3:1: is no YAML: did not find expected ',' or ']'"),
+    ],
+)
+def test_a_file_that_is_no_overlay(folder, monkeypatch, text, words):
+    monkeypatch.chdir(folder)
+    Path(small.OVERLAY).write_text(text)
+    with pytest.raises(ValueError) as caught:
+        workload.load(folder, [Path(small.OVERLAY)])
+    assert str(caught.value).startswith(words), caught.value
+
+
+def test_every_word_of_elsewhere_leads_to_a_key_that_there_is():
+    schema = json.dumps(Params.model_json_schema())
+    assert all(f'"{key}": {{' in schema for keys in ELSEWHERE.values() for key in keys)
+
+
 def test_every_pattern_of_a_setting_has_words():
     found = re.findall(r'"pattern": ("(?:[^"\\]|\\.)*")', json.dumps(Params.model_json_schema()))
     assert len(found) > 5 and {*map(json.loads, found)} <= SPELLED.keys()
@@ -233,7 +287,12 @@ def refused(capsys, check, *arguments) -> str:
             " be; write"
             " snakemake foundation --configfile small.yaml",
         ),
-        (["--configfile", "smal.yaml"], "there is no file smal.yaml; correct the path"),
+        (["--configfile", "smal.yaml"], "--configfile: there is no file smal.yaml; did you mean small.yaml?"),
+        (["--configfile", "gone/other.yaml"], "--configfile: there is no file gone/other.yaml; correct the path"),
+        (
+            ["--config", "sft.adapter.r=8"],
+            "--config: sft.adapter.r is no section or key of the settings; write 'sft={adapter: {r: 8}}'",
+        ),
         (["--config", "workload=mine", "foundation"], "--config: foundation is no <key>=<value>, as all that follows "),
     ],
 )
@@ -241,6 +300,35 @@ def test_what_follows_an_option_and_is_none_of_it(folder, monkeypatch, capsys, a
     monkeypatch.chdir(folder)
     small.write_settings(folder)
     assert refused(capsys, command_line.check, arguments).startswith(words)
+
+
+class Made(str):
+    """A pattern of a rule's results, as Snakemake matches it."""
+
+    def match(self, file: str) -> re.Match | None:
+        return re.fullmatch(regex_from_filepattern(self), file)
+
+
+def rule(name: str, *patterns: str) -> types.SimpleNamespace:
+    made = [Made(pattern) for pattern in patterns]
+    many = any("{" in pattern for pattern in patterns)
+    return types.SimpleNamespace(name=name, has_wildcards=lambda: many, products=lambda: made)
+
+
+RULES = [
+    *(rule(name) for name in ("all", "foundation", "preflight")),
+    rule("sft", "results/{workload}/{study}/{node,sft|lora}/manifest.json"),
+    rule("evaluate", "results/{workload}/evaluation/{name}/manifest.json"),
+    rule("download", "results/{workload}/download/{kind}/{name}/manifest.json"),
+    rule("report", "reports/{workload}/index.html", "reports/{workload}/tables"),
+]
+
+
+@pytest.fixture
+def graph(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    small.write_settings(folder)
+    return Graph(recipes.complete(workload.load(folder, [Path(small.OVERLAY)])[0]))
 
 
 @pytest.mark.parametrize(
@@ -257,26 +345,91 @@ def test_what_follows_an_option_and_is_none_of_it(folder, monkeypatch, capsys, a
             "evaluate",
             "evaluate: is a rule that makes many results; name a study, another target or one file; it has: all,",
         ),
+        (
+            "lora",
+            "lora: is a recipe; name its study, or its checkpoint: results/small/foundation/lora/manifest.json",
+        ),
+        (
+            "results/small/fondation/sft/manifest.json",
+            "results/small/fondation/sft/manifest.json: is no target; did you mean"
+            " `results/small/foundation/sft/manifest.json`?",
+        ),
+        ("results/smal/foundation/sft", "results/smal/foundation/sft: is no target; did you mean `results/small/"),
+        ("results/small/evaluation/lara/manifest.json", "results/small/evaluation/lara/manifest.json: is no target;"),
+        ("reports/smal/index.html", "reports/smal/index.html: is no target; did you mean `reports/small/index.html`?"),
+        (
+            "rows/sums.jsonl",
+            "rows/sums.jsonl: is no target; results are named as results/small/<study>/<recipe>/manifest.json and"
+            " reports/small/index.html, of the studies foundation",
+        ),
+        (
+            "arena",
+            "arena: is no target of the workload small; it is one of workloads/fable.yaml: write snakemake arena"
+            " --configfile workloads/fable.yaml",
+        ),
+        (
+            "results/gsm8k/base/sft",
+            "results/gsm8k/base/sft: is no target of the workload small; it is one of workloads/gsm8k.yaml",
+        ),
     ],
 )
-def test_what_is_no_target(folder, monkeypatch, capsys, target, words):
-    monkeypatch.chdir(folder)
-    rules = {"all": False, "foundation": False, "preflight": False, "evaluate": True}
-    known = [types.SimpleNamespace(name=name, has_wildcards=lambda many=many: many) for name, many in rules.items()]
-    workflow = types.SimpleNamespace(rules=known)
-    assert refused(capsys, command_line.check_targets, workflow, [target]).startswith(words)
+def test_what_is_no_target(graph, target, words):
+    with pytest.raises(ValueError) as caught:
+        targets.check_target(target, RULES, graph)
+    assert str(caught.value).startswith(words), caught.value
 
 
-def test_what_is_a_target_passes(folder, monkeypatch):
+@pytest.mark.parametrize(
+    "target",
+    [
+        "all",
+        "foundation",
+        "results/small/foundation/sft/manifest.json",
+        "results/small/evaluation/base/manifest.json",
+        "results/small/download/models/base/manifest.json",
+        "reports/small/tables",
+    ],
+)
+def test_what_is_a_target_passes(graph, target):
+    targets.check_target(target, RULES, graph)
+
+
+def test_a_name_that_an_option_takes(graph, capsys):
+    def asked(**named) -> types.SimpleNamespace:
+        return types.SimpleNamespace(**{"targets": [], "forcerun": None, "until": None, "omit_from": []} | named)
+
+    workflow = types.SimpleNamespace(rules=RULES)
+    for named, words in (
+        ({"forcerun": ["evalute"]}, "--forcerun: evalute is no rule; did you mean `evaluate`?"),
+        ({"until": ["foundaton"]}, "--until: foundaton is no rule; did you mean `foundation`?"),
+        ({"targets": ["al"]}, "al: is no target; did you mean `all`?"),
+    ):
+        assert refused(capsys, targets.check, workflow, graph, asked(**named)).startswith(words)
+    targets.check(workflow, graph, asked(targets=["all"], forcerun=["evaluate"], until=["sft"]))
+
+
+# --- too few --------------------------------------------------------------------------------------
+
+
+def test_few_questions_are_said_before_the_first_job(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    workflow = types.SimpleNamespace(rules=[types.SimpleNamespace(name="all", has_wildcards=lambda: False)])
-    made = folder / "results/small/evaluation/sft/manifest.json"
-    made.parent.mkdir(parents=True)
-    asked = ["all", str(made.relative_to(folder))]
-    command_line.check_targets(workflow, asked)
-    made.write_text("{}")
-    command_line.check_targets(workflow, asked)
-    command_line.check_targets(workflow, [])
+    small.write_settings(folder, {"evaluate": {"limit": None}})
+    params, _ = workload.load(folder, [Path(small.OVERLAY)])
+    (target, general) = checks.check_files(Graph(recipes.complete(params)))
+    assert target.startswith("evaluate.target: 6 questions are few: a score of 50 % may be off by 31 points; ")
+    assert general.startswith("evaluate.general: 6 questions")
+    # Files that are not here yet, and an axis that nobody asks, are not judged.
+    graph = Graph(recipes.complete(params))
+    assert checks.remarks(graph, {"quiz": 100}) == []
+    (line,) = checks.remarks(graph, {"exam": 99, "quiz": 100})
+    graph.params["evaluate"]["limit"] = 10
+    assert "10 questions (evaluate.limit)" in checks.remarks(graph, {"exam": 99})[0]
+
+
+@pytest.mark.parametrize("questions", [1, 6, 100, 400])
+def test_what_a_score_is_known_to_is_half_of_wilsons_interval(questions):
+    low, high = wilson(0.5, questions)
+    assert known_to(questions) == pytest.approx(100 * (high - low) / 2, rel=1e-4)
 
 
 # --- while it runs --------------------------------------------------------------------------------

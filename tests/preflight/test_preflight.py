@@ -60,7 +60,7 @@ TRIED = [
     ("cpt", SHORT),
     ("distill", SHORT | {"objective": "forward_kl"}),
     ("reward", SHORT),
-    ("rl", FEW | {"iterations": 2, "method": "srpo", "max_new_tokens": 8}),
+    ("rl", FEW | {"iterations": 2, "method": "srpo", "max_new_tokens": 8, "eval_steps": 1, "keep_best": {}}),
     ("opd", OPD | TEACH | {"off_policy": 0.5, "max_new_tokens": 8, "horizon": {"tokens": 8, "from": 2, "until": 5}}),
 ]
 
@@ -200,6 +200,14 @@ def refused(args: argparse.Namespace) -> str:
         preflight.main(args)
     assert not args.out.exists() and "\n" not in str(error.value)
     return str(error.value)
+
+
+def test_looks_at_held_out_questions_take_time():
+    plain = settings_of("rl", steps=100, prompts=8, generations=5)
+    (found,) = preflight.hours("rl", plain, 36.0).values()
+    # 26 looks, the start's and the last one among them, of a step and a half each.
+    (with_looks,) = preflight.hours("rl", plain | {"eval_steps": 4, "eval_rows": 60}, 36.0).values()
+    assert (found, with_looks) == pytest.approx((1.0, 1.39))
 
 
 def test_too_little_memory_is_said_with_a_fix_that_fits(tiny_checkpoint, tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ from steps.reinforcement.section import SECTION
 from steps.reinforcement.section.claims import broken, claims_table
 from steps.reinforcement.section.completions import completions
 from steps.reinforcement.section.exploration_tables import reading
-from steps.reinforcement.section.facts import Comparison, Explored, Reinforcement
+from steps.reinforcement.section.facts import Comparison, Explored, Reinforcement, curve_of
 from steps.reinforcement.section.figures import dash, look, reinforcement_figures
 from steps.reinforcement.section.gate_tables import gate_table
 from steps.reinforcement.section.pair_tables import pairs_table
@@ -282,6 +282,29 @@ def test_an_exploited_reward_is_on_the_first_screen_and_its_answers_come_first(t
     ).keys()
     (flagged,) = (row["flags"] for row in read_table(out, "reinforcement_monitoring") if row["checkpoint"] == "grpo")
     assert sentence in flagged
+
+
+# --- held-out questions ---------------------------------------------------------------------------
+
+
+def test_held_out_questions_are_a_curve_from_the_start_on(tmp_path):
+    settings = rl_run(tmp_path, candidates=("grpo", "sdpo"), control=False, explored=False)
+    folder = tmp_path / "results/fable/foundation/grpo"
+    manifest = read_json(folder / "manifest.json")
+    asked = {"rows": 200, "skipped": {}, "start": 0.55, "kept": 0.7, "kept_steps": 8}
+    manifest["counts"]["valid"] = asked
+    seal(folder / "manifest.json", {key: manifest[key] for key in ("step", "settings", "seed", "outputs", "counts")})
+    log = (folder / "training_log.csv").read_text().splitlines()
+    shares = ["valid_correct", *("" if i % 4 else f"{0.5 + i / 40}" for i in range(1, len(log)))]
+    write_text(folder / "training_log.csv", "\n".join(f"{a},{b}" for a, b in zip(log, shares, strict=True)) + "\n")
+    study = found_in(tmp_path, settings)
+    (grpo,) = (candidate for candidate in study.candidates if candidate.name == "grpo")
+    ((steps, values),) = curve_of(grpo, "valid_correct")
+    assert steps == [0, *range(4, len(log), 4)] and values[:3] == [0.55, 0.6, 0.7]
+    assert "reinforcement_curve_valid_correct" in reinforcement_figures(study)
+    rows = {row["checkpoint"]: row for row in read_table(make(tmp_path, settings), "reinforcement_monitoring")}
+    assert [float(rows["grpo"][f"held_out_{key}"]) for key in ("start", "kept", "step")] == [0.55, 0.7, 8]
+    assert rows["sdpo"]["held_out_kept"] == ""
 
 
 # --- numbers -------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The report's page in a real browser: what its first screen holds, that it fits, sorts, searches, folds and points."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -25,9 +26,12 @@ def page(tmp_path_factory) -> Path:
 
 
 def browse(address: str, folder: Path, *flags: str) -> str:
-    """The document after its scripts have run."""
-    command = [BROWSER, *FLAGS, f"--user-data-dir={folder / 'profile'}", *flags, address]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
+    """The document after its scripts have run. A browser that hangs, as one in hundreds does here, is started again."""
+    for attempt in range(3):
+        command = [BROWSER, *FLAGS, f"--user-data-dir={folder / f'profile-{attempt}'}", *flags, address]
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    raise AssertionError(f"{BROWSER} hangs at {address}")
 
 
 def ask(page: Path, folder: Path, script: str, width: int = 1400, height: int = 900, link: str = "") -> dict:

@@ -782,6 +782,7 @@ def test_figures_are_whole_xml_and_themable(made):
     _, _, out = made
     drawn = sorted((out / "figures").glob("*.svg"))
     assert {path.stem for path in drawn} == {
+        "forgetting",
         "recipe_graph",
         "cleaning",
         "row_flow_problems",
@@ -798,6 +799,13 @@ def test_figures_are_whole_xml_and_themable(made):
         # A custom property works in a style, not in an attribute of its own.
         assert not re.search(r'\b(fill|stroke)="var', inlined)
         assert "var(--ink)" in inlined
+
+
+def test_a_bar_of_an_interval_that_rounding_leaves_ends_at_its_value():
+    below, above = figures.reaches([tables.Estimate(0.0, 1e-17, 0.5, 0.1, 8), tables.Estimate(0.5, 0.25, 0.75, 0.1, 8)])
+    assert below == [0, 25] and above == [50, 25]
+    with pytest.raises(AssertionError, match="outside"):
+        figures.reaches([tables.Estimate(0.1, 0.2, 0.5, 0.1, 8)])
 
 
 def test_names_in_a_crowd_do_not_cover_each_other():

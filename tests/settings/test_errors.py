@@ -53,7 +53,7 @@ def test_whatever_is_wrong_is_one_line_in_our_words(section):
         ),
         (
             {"studies": {"foundation": {"recipes": {"sft": {"from": 3}}}}},
-            "recipes.sft.from: needs a string or array, not 3",
+            "recipes.sft.from: needs text or a list, not 3",
         ),
         ({"rl": {"sampler": {"kind": "vllm"}}}, "rl.sampler: the key `mode` is missing"),
         ({"rl": {"sampler": {"kind": "vllm", "mode": "server", "memory": 0.3}}}, "rl.sampler"),

@@ -30,9 +30,9 @@ def test_wilsons_bounds_are_where_the_share_lies_z_errors_away():
     # Of a share that is no number of items, as a mean over seeds is.
     for bound in intervals.wilson(0.35, 7):
         assert abs(0.35 - bound) == pytest.approx(intervals.Z * np.sqrt(bound * (1 - bound) / 7))
-    # Rounding leaves neither end.
+    # Rounding leaves neither end, and no share outside.
     for n in range(1, 200):
-        assert intervals.wilson(0.0, n)[0] >= 0 and intervals.wilson(1.0, n)[1] <= 1
+        assert intervals.wilson(0.0, n)[0] == 0 and intervals.wilson(1.0, n)[1] == 1
 
 
 def test_half_widths_of_a_mean_of_estimates_add_in_quadrature():

@@ -5,6 +5,7 @@ import csv
 import json
 import math
 import os
+import re
 
 import pytest
 
@@ -16,11 +17,14 @@ from steps.settings.cpt import Cpt
 from steps.settings.distill import Distill
 from steps.settings.reinforcement import Rl
 from steps.settings.sft import Sft
+from steps.settings.stages import TRAINED
 from steps.training.arguments import check_settings, schedule
 from steps.training.state import Resumable
 from steps.training.supervised import build_trainer
 from tests.recipes import test_cpt, test_sft
 from tests.recipes.test_sft import SETTINGS, Killed, encode_rows, hashes, run
+from tests.stages import STAGES
+from tests.workloads import ROOT
 
 data, tokenizer, undisturbed = test_sft.data, test_sft.tokenizer, test_sft.undisturbed
 
@@ -309,7 +313,7 @@ def test_a_warmup_beyond_the_run_is_refused():
 # --- boards --------------------------------------------------------------------------------------
 
 
-def test_every_stage_tells_tensorboard(small_checkpoint, data, tmp_path):
+def test_tensorboard_has_what_is_logged(small_checkpoint, data, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run(SETTINGS, small_checkpoint, data | {"logs": tmp_path / "sft"}, tmp_path)
@@ -323,7 +327,19 @@ def test_every_stage_tells_tensorboard(small_checkpoint, data, tmp_path):
     for stage in ("sft", "cpt"):
         events = EventAccumulator(str(tmp_path / stage))
         events.Reload()
-        assert {"loss", "grad_norm", "learning_rate"} <= {*events.Tags()["scalars"]}
+        measured = {"valid_loss"} if stage == "sft" else set()
+        assert {"loss", "grad_norm", "learning_rate"} | measured <= {*events.Tags()["scalars"]}
+
+
+@pytest.mark.parametrize("stage", TRAINED)
+def test_every_stage_that_trains_tells_the_boards(stage):
+    """Its rule names a folder, its step hands the trainer over before it trains."""
+    text = (ROOT / STAGES[stage].replace(".", "/")).with_suffix(".py").read_text()
+    assert '"--logs"' in text
+    assert text.index("boards.add(trainer, args, settings)") < text.index(" training.train(")
+    rules = "".join(file.read_text() for file in sorted((ROOT / "rules").glob("*.smk")))
+    (rule,) = re.findall(rf"^rule {stage}:\n(?:(?:    .*)?\n)+", rules, re.MULTILINE)
+    assert "--logs {params.logs:q}" in rule and 'logs="logs/{workload}/{study}/{node}"' in rule
 
 
 FAKE = """

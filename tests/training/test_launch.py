@@ -85,7 +85,10 @@ def runs(tmp_path_factory) -> dict[str, dict]:
     full = test_sft.SETTINGS | {"trajectory": 2}
     lora = test_sft.SETTINGS | {"adapter": {"kind": "lora", "r": 4, "alpha": 8}}
     taught = {"data": [str(folder / "taught.jsonl")], "logprobs": [str(folder / "cache")]}
-    prompts = {"data": folder / "prompts.jsonl", "reward_model": None, "logs": None}
+    prompts = {"data": folder / "prompts.jsonl", "valid": None, "reward_model": None, "logs": None}
+    write_jsonl(folder / "held_out.jsonl", test_rl.made_rows(5))
+    # Not as many questions in one process as in the other.
+    asking = {"top_p": 0.8, "eval_steps": 1, "eval_rows": 3}
     # Rows without spread in either process, and not as many in one as in the other.
     (folder / "parted.py").write_text(test_rl.parted(5), encoding="utf-8")
     parted = {"kind": "custom", "weight": 1.0, "file": str(folder / "parted.py"), "function": "parted", "group": True}
@@ -133,6 +136,7 @@ def runs(tmp_path_factory) -> dict[str, dict]:
         "rlrt": run("rl", test_rl.settings_of("rlrt", **SOLVED), **prompts),
         "replaced": run("rl", test_rl.settings_of(**SOLVED | replaced), **prompts),
         "corrected": run("rl", test_rl.settings_of("gspo", **SOLVED | corrected), **prompts),
+        "asking": run("rl", test_rl.settings_of(**SOLVED | asking), **prompts | {"valid": folder / "held_out.jsonl"}),
         "opd": run("opd", test_opd.SETTINGS, **asked),
     }
 
@@ -175,7 +179,7 @@ def two(runs, tmp_path_factory) -> Path:
     "name",
     [
         *("sft", "lora", "choices", "cpt", "reward", "distill"),
-        *("grpo", "sdpo", "srpo", "rlsd", "rlrt", "replaced", "corrected", "opd"),
+        *("grpo", "sdpo", "srpo", "rlsd", "rlrt", "replaced", "corrected", "asking", "opd"),
     ],
 )
 def test_two_processes_learn_what_one_learns(one, two, runs, name):

@@ -195,6 +195,25 @@ def test_the_page_of_the_first_run_tells_what_the_quick_ones_cost():
     assert f"| at 30 ms each | {' | '.join(f'{count * 0.03 / 60:.0f} minutes' for count in together)} |" in page
 
 
+@pytest.mark.parametrize("model", ["Qwen3-0.6B", "Qwen3-1.7B", "Qwen3-4B", "Qwen3-8B"])
+def test_the_page_tells_what_other_sizes_cost(model):
+    """As above, of fine-tuning as params.yaml has it."""
+    shape, defaults = shape_of(f"Qwen/{model}-Base"), workload.read(ROOT / workload.DEFAULTS)
+    kinds = {kind: {"adapter": {"kind": kind, "r": 16, "alpha": 32}} for kind in ("lora", "qlora")}
+    full = {"adapter": {"kind": "full"}}
+    ways = [defaults["sft"] | way for way in (full, full | {"optimizer": "adamw_8bit"}, *kinds.values())]
+    how = {"prompt_tokens": 0, "kind": "single", "processes": 1, "device": "cuda", "half": True}
+    cells = [f"{memory.needs('sft', way, shape, **how)['total'] / memory.GIB:.1f}" for way in ways]
+    for way in (ways[0], ways[2]):
+        disk = machine.disk("sft", way, shape)
+        cells.append(f"{disk['states'] / 1e9:.1f} + {disk['checkpoint'] / 1e9:.1f}")
+    page = (ROOT / "docs/first_run.md").read_text()
+    assert f"| {model} | {' | '.join(cells)} |" in page
+    rows = f"{defaults['sft']['batch_size']} rows of {defaults['sft']['max_length']:,} tokens in a pass"
+    kept = [f"{there * (1 - defaults['preflight']['headroom']):.1f}" for there in THERE.values()]
+    assert rows in page and f"about {kept[0]} GiB, one of 80 GB {kept[1]}" in page
+
+
 def test_a_pair_needs_a_name():
     with pytest.raises(ValueError, match=r"^workload: null; .*--config workload=<name>"):
         resolved(MODELS[0], DATA[0])

@@ -15,6 +15,7 @@ import pytest
 from benches.damage import DAMAGES, results
 from benches.kills import hashes
 from steps.core.files import read_json, read_jsonl, write_jsonl
+from steps.core.hashes import sha256_file
 from tests import small
 from tests.benches.test_benches import smoke
 from tests.core.toy import flip
@@ -44,7 +45,7 @@ def done(undisturbed, tmp_path) -> Path:
 
 
 def planned(folder: Path, *arguments: str) -> set[str]:
-    return jobs_of(snakemake(folder, *arguments, "--dry-run"))
+    return jobs_of(snakemake(folder, *arguments, "--dry-run", "-p"))
 
 
 def lora(folder: Path, **settings) -> None:
@@ -72,6 +73,16 @@ def test_equal_bytes_end_a_chain(done):
     changed = {path.parent.name for path, before in kept.items() if path.stat().st_mtime_ns != before}
     assert changed == {"ingest"}
     assert NOTHING in snakemake(done)
+
+
+def test_a_report_shows_the_manifests_that_are_there(done):
+    """A comment in one step, and a run that ends before the report: the links of that name another manifest."""
+    source, merged = done / "steps/recipes/merge.py", done / "results/small/foundation/both/manifest.json"
+    source.write_text(source.read_text() + "\n# edited\n")
+    snakemake(done, str(merged.relative_to(done)))
+    assert planned(done) == {"report"}
+    snakemake(done)
+    assert sha256_file(merged) in (done / "reports/small/tables/checkpoints.csv").read_text()
 
 
 def test_a_forced_step_runs_though_it_stands(done):
@@ -145,11 +156,29 @@ def test_half_of_the_training_rows_are_missed(done):
     file = done / "results/small/data/problems/bucket/train.jsonl"
     before, kept = hashes(done), list(read_jsonl(file))
     file.write_text("".join(json.dumps(row) + "\n" for row in kept[: len(kept) // 2]))
-    plan = snakemake(done, "--dry-run")
+    plan = snakemake(done, "--dry-run", "-p")
     assert "bucket problems: results/small/data/problems/bucket/train.jsonl is damaged" in plan
     assert {"bucket problems", "sft sft"} <= jobs_of(plan)
     snakemake(done)
     assert hashes(done) == before
+
+
+def test_a_page_of_the_run_changes_no_result(done):
+    before = hashes(done)
+    said = snakemake(done, "--forcerun", "report", "--config", "live=true")
+    page = done / "logs/small/live.html"
+    assert f"live: {page}" in said
+    assert "1 of 1</td>" in page.read_text() and 'href="../../reports/small/index.html"' in page.read_text()
+    assert hashes(done) == before and planned(done) == set()
+
+
+def test_a_plan_is_read_by_people(done):
+    lora(done, learning_rate=4.0e-3)
+    plan = snakemake(done, "--dry-run").splitlines()
+    assert any(line.startswith("lora: learning_rate 0.001 → 0.004; then both, ") for line in plan)
+    at = plan.index("small (small.yaml): 5 jobs, 5 of them again")
+    assert [line.split()[:3] for line in plan[at + 1 : at + 3]] == [["foundation", "4", "jobs"], ["report", "1", "job"]]
+    assert plan[at + 3].startswith("time: about ") and "rule sft:" not in plan
 
 
 def test_an_edited_score_is_measured_again(done):
@@ -169,7 +198,7 @@ def test_another_file_with_an_older_time_is_seen(done, file, first):
     other.write_text((done / file).read_text().replace("Tom", "Tim").replace("Ann", "Amy"))
     os.utime(other, (1, 1))
     other.replace(done / file)
-    plan = snakemake(done, "--dry-run")
+    plan = snakemake(done, "--dry-run", "-p")
     assert first in jobs_of(plan) and f"{file} changed" in plan
     if file == QUESTIONS:
         assert jobs_of(plan) >= MEASURED

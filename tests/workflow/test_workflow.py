@@ -42,7 +42,7 @@ def run(folder: Path, *command: str, expect: int = 0) -> str:
 
 def planned(folder: Path, *arguments: str) -> set[str]:
     """The jobs of a dry run, as "rule name", where name is the node, checkpoint or data set."""
-    return jobs_of(run(folder, "snakemake", "--dry-run", *arguments))
+    return jobs_of(run(folder, "snakemake", "--dry-run", "-p", *arguments))
 
 
 def jobs_of(output: str) -> set[str]:
@@ -421,7 +421,7 @@ def test_pushed_results_come_back_in_a_clone(finished, tmp_path):
     run(folder, *git, "init", "--quiet")
     run(folder, sys.executable, "-m", "steps.graph.dvc")
     output = run(folder, "dvc", "repro", "incomplete_learning") + run(folder, "dvc", "repro")
-    assert "rules to run" not in output, "DVC made Snakemake run what was there"
+    assert "jobs to run" not in output, "DVC made Snakemake run what was there"
     run(folder, *git, "add", "--all")
     run(folder, *git, "commit", "--quiet", "--message", "results")
     run(folder, "dvc", "push")

@@ -3,7 +3,7 @@
 from steps.distillation.section.budgets import Budget
 from steps.distillation.section.facts import Distillation
 from steps.distillation.section.wording import say
-from steps.report.figures import LIGHT, new_axes, to_svg
+from steps.report.figures import LIGHT, new_axes, reaches, to_svg
 from steps.report.lines import DASHED, SOLID
 from steps.report.scatter import place_labels
 from steps.settings import stages
@@ -51,8 +51,7 @@ def budget_figure(study: Distillation, budget: Budget, cost: str) -> str | None:
         token, marker = LOOKS.get(series.stage, stages.look(series.stage))
         color = LIGHT[token]
         xs, ys = [x for x, _ in at], [100 * point.score.value for _, point in at]
-        bars = [[y - 100 * point.score.low for y, (_, point) in zip(ys, at, strict=True)],
-                [100 * point.score.high - y for y, (_, point) in zip(ys, at, strict=True)]]  # fmt: skip
+        bars = reaches(point.score for _, point in at)
         axes.errorbar(xs, ys, yerr=bars, color=color, lw=1.4, fmt=marker, ls=SOLID, ms=6, elinewidth=0.9)
         names.append((series.name, xs[-1], ys[-1]))
     axes.set_xscale("log")

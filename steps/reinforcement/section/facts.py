@@ -248,6 +248,23 @@ def same_tokens(candidate: Candidate, control: Candidate) -> bool:
     return bool(ours and theirs) and 1 / TOLERANCE <= theirs / ours <= TOLERANCE
 
 
+def curve_of(candidate: Candidate, column: str) -> list[tuple[list[float], list[float]]]:
+    """`logged`; of held-out questions the start's share too, which comes before the first step."""
+    if column != "valid_correct":
+        return logged(candidate, column)
+    starts = [of["start"] for of in held_out(candidate)]
+    return [
+        ([0.0, *steps], [start, *values])
+        for start, (steps, values) in zip(starts, logged(candidate, column), strict=True)
+    ]
+
+
+def held_out(candidate: Candidate) -> list[dict]:
+    """What each run's manifest counts of the held-out questions that it was asked under way."""
+    found = [m.manifest["counts"].get("valid") for m in candidate.members if m.manifest]
+    return [counts for counts in found if counts]
+
+
 def flags(candidate: Candidate) -> list[tuple[Checkpoint, str]]:
     """What went wrong in a candidate's runs, one sentence each: a reward that is exploited, a collapse."""
     return [*exploited(candidate), *_counted_sentences(candidate, "collapse")]

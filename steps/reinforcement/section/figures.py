@@ -1,6 +1,6 @@
 """The figures of reinforcement learning: curves of the runs, pass@k and majority@k, changes, target against general."""
 
-from steps.reinforcement.section.facts import MODES, Comparison, Reinforcement, method
+from steps.reinforcement.section.facts import MODES, Comparison, Reinforcement, curve_of, method
 from steps.reinforcement.section.roles import MODE_LABELS
 from steps.reinforcement.section.wording import say
 from steps.report.candidates import Candidate, settings_of
@@ -16,6 +16,7 @@ START, CONTROL = ("neutral", "s"), ("neutral", "X")
 # Column of the training log → what its axis says, factor.
 QUANTITIES = {
     "correct": ("correct samples, %", 100),
+    "valid_correct": ("held-out questions right, %", 100),
     "strict_gap": ("correct, but not strictly, points", 100),
     "length": ("response, tokens", 1),
     "entropy": ("entropy, nats per token", 1),
@@ -86,7 +87,7 @@ def curve_figures(study: Reinforcement) -> dict[str, str]:
             continue
         lines = []
         for candidate in study.candidates:
-            runs = [(steps, [factor * v for v in values]) for steps, values in logged(candidate, quantity)]
+            runs = [(steps, [factor * v for v in values]) for steps, values in curve_of(candidate, quantity)]
             if runs:
                 lines.append((candidate, runs))
         if any(v for _, runs in lines for _, values in runs for v in values):

@@ -5,7 +5,16 @@ from statistics import fmean, median
 from steps.reinforcement.section.claims import claims_table
 from steps.reinforcement.section.disagreements import disagreements_table
 from steps.reinforcement.section.exploration_tables import changes_table, exploration_table, votes_table
-from steps.reinforcement.section.facts import Comparison, Reinforcement, counted, flags, gain, method_name, steps
+from steps.reinforcement.section.facts import (
+    Comparison,
+    Reinforcement,
+    counted,
+    flags,
+    gain,
+    held_out,
+    method_name,
+    steps,
+)
 from steps.reinforcement.section.gate_tables import gate_table, prompts_table
 from steps.reinforcement.section.pair_tables import pairs_table
 from steps.reinforcement.section.roles import METHOD, role
@@ -24,6 +33,8 @@ WATCHED = [
     ("length", "response, tokens", "tenths"),
     ("no_signal", "groups without signal %", "percent"),
 ]
+# Of the held-out questions that a run was asked under way: of its start, and of the weights that were kept.
+HELD_OUT = ("start", "kept")
 # Those of which a mean over the run says enough.
 AVERAGED = [("clipped", "clipped tokens %", "percent"), ("distilled", "distilled samples %", "percent")]
 
@@ -127,6 +138,8 @@ def monitoring_table(study: Reinforcement) -> Table:
     for key, label, kind in WATCHED:
         columns += [Column(f"{key}_first", f"{label}, first", kind), Column(f"{key}_last", f"{label}, last", kind)]
     columns += [Column("kl_last", "KL to the start, nats/token, last", "decimal")]
+    columns += [Column(f"held_out_{key}", f"held-out right %, {key}", "percent") for key in HELD_OUT]
+    columns += [Column("held_out_step", "kept step", "tenths")]
     columns += [Column(key, label, kind) for key, label, kind in AVERAGED]
     columns += [Column("failures", "rewards that failed"), Column("timeouts", "timeouts", "integer")]
     columns += [Column("flags", "flags"), *ORIGIN]
@@ -137,6 +150,9 @@ def monitoring_table(study: Reinforcement) -> Table:
             first, last = ends(candidate, key)
             cells |= {f"{key}_first": over_seeds(first), f"{key}_last": over_seeds(last)}
         cells["kl_last"] = over_seeds(ends(candidate, "kl")[1])
+        asked = held_out(candidate)
+        cells |= {f"held_out_{key}": over_seeds([of[key] for of in asked]) for key in HELD_OUT}
+        cells["held_out_step"] = over_seeds([of["kept_steps"] for of in asked])
         cells |= {key: over_seeds([fmean(values) for _, values in logged(candidate, key)]) for key, *_ in AVERAGED}
         cells["samples"] = sum(m.manifest["counts"].get("samples", 0) for m in candidate.members if m.manifest)
         cells["failures"] = say("failure_counts", counts=sorted(counted(candidate, "failures").items()))

@@ -5,7 +5,7 @@ from typing import Any
 
 from steps.report.candidates import Candidate
 from steps.report.columns import ORIGIN, identity
-from steps.report.figures import LIGHT, new_axes, to_svg
+from steps.report.figures import LIGHT, new_axes, reaches, to_svg
 from steps.report.findings import Findings
 from steps.report.section import Section
 from steps.report.tables import Column, Estimate, Table, setting_text
@@ -63,9 +63,8 @@ def _grid_line(recipe: str, key: str, measured: dict[Any, Estimate | None], axis
         if estimate is None:
             continue
         y = 100 * estimate.value
-        bar = [[y - 100 * estimate.low], [100 * estimate.high - y]]
         best = chosen == (place,)
-        axes.errorbar(i, y, yerr=bar, fmt="o", ms=8 if best else 6, color=LIGHT["blue"], elinewidth=1.1,
+        axes.errorbar(i, y, yerr=reaches([estimate]), fmt="o", ms=8 if best else 6, color=LIGHT["blue"], elinewidth=1.1,
                       mfc=LIGHT["blue"] if best else LIGHT["surface"])  # fmt: skip
         axes.annotate(
             f"{y:.1f}{' chosen' if best else ''}", (i, y), (8, 4), textcoords="offset points", fontsize=11,
