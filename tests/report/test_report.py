@@ -788,7 +788,6 @@ def test_figures_are_whole_xml_and_themable(made):
         "row_flow_problems",
         "scatter",
         "moved",
-        "forgetting",
         "curves_sft",
         "curves_sft_lora",
     }
