@@ -11,6 +11,7 @@ from pathlib import Path
 
 from steps.report.budgets import too_small, unequal
 from steps.report.candidates import Candidate, clusters
+from steps.report.language import tr
 from steps.report.sentences import Sentences
 from steps.report.tables import Column, Estimate, Table
 
@@ -146,10 +147,10 @@ def _row(claim: Claim, one: Evidence) -> dict:
     first = next(iter(one.numbers.values()))
     return {
         "verdict": settled,
-        "claim": one.text or claim.text,
+        "claim": one.text or tr(claim.text),
         "here": one.here,
-        "published": one.published or claim.published,
-        "paper": claim.paper,
+        "published": one.published or tr(claim.published),
+        "paper": tr(claim.paper),
         "among": one.among,
         "reading": one.reading,
         "why": why,
@@ -162,11 +163,11 @@ def _row(claim: Claim, one: Evidence) -> dict:
 def _absent(claim: Claim) -> dict:
     return {
         "verdict": "not measured",
-        "claim": claim.text,
+        "claim": tr(claim.text),
         "here": "",
-        "published": claim.published,
-        "paper": claim.paper,
-        "why": say("absent", decides=claim.decides),
+        "published": tr(claim.published),
+        "paper": tr(claim.paper),
+        "why": say("absent", decides=tr(claim.decides)),
         "seeds": "–",
     }
 

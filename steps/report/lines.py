@@ -2,6 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 from statistics import fmean
+from typing import Any
+
+from steps.report.figures import Mark
+from steps.report.tables import number_text
 
 SOLID, DASHED, DOTTED = "-", (0, (5, 2.5)), (0, (1, 2))
 
@@ -12,6 +16,14 @@ SMOOTH = 0.1
 
 # Least distance of two labels beside a line, in pixels.
 LABEL_GAP = 12.5
+
+
+def draw_line(axes, marks: list[Mark], name: str, xs: Sequence[float], ys: Sequence[float], **style: Any) -> None:
+    """A line that says its name and its two ends when it is pointed at; `marks` gets its own."""
+    ends = " → ".join(number_text("number", ys[at]) for at in (0, -1))
+    marks.append(Mark(f"line-{len(marks)}", name, f"{name}: {ends}"))
+    (line,) = axes.plot(xs, ys, **style)
+    line.set_gid(marks[-1].id)
 
 
 def end_labels(axes, labels: Iterable[tuple[str, float, float, str]]) -> None:

@@ -7,7 +7,8 @@ from markupsafe import Markup
 
 from steps.core.text import visible
 from steps.report import figures, tables
-from steps.report.sentences import FILTERS
+from steps.report.language import drawing, spoken, tr
+from steps.report.sentences import FILTERS, Sentences
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -26,8 +27,12 @@ def render(name: str, facts: dict[str, Any], folder: Path = TEMPLATES) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {**FILTERS, "visible": visible}
+    environment.filters |= {**FILTERS, "visible": visible, "tr": tr}
     environment.globals |= {
+        "_": tr,
+        "spoken": spoken,
+        "shared": Sentences(TEMPLATES, "wording.j2"),
+        "WORDS": tables.WORDS,
         "cell_text": tables.cell_text,
         "number_text": tables.number_text,
         "interval_text": tables.interval_text,
@@ -40,4 +45,4 @@ def render(name: str, facts: dict[str, Any], folder: Path = TEMPLATES) -> str:
 
 def inlined(drawn: dict[str, str]) -> dict[str, Markup]:
     """Figures as a page holds them."""
-    return {name: Markup(figures.themed(svg)) for name, svg in drawn.items()}
+    return {name: Markup(drawing(figures.themed(svg))) for name, svg in drawn.items()}

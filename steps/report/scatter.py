@@ -22,6 +22,8 @@ class Line:
     color: str
 
 
+# Width of an entry of the legend, in pixels.
+LEGEND = 100
 # From so many checkpoints on, a scatter needs more room for their names.
 CROWD = 10
 
@@ -36,6 +38,7 @@ def scatter(
     size: tuple[float, float] | None = None,
     ringed: str | None = None,
     keep: float | None = None,
+    legend: Sequence[tuple[str, tuple[str, str]]] | None = None,
 ) -> str:
     """Target against general in percent, with 95 % intervals, the Pareto front and lines of equal sum.
 
@@ -45,7 +48,11 @@ def scatter(
         size: in pixels; what the number of candidates needs by default.
         ringed: the candidate with a ring around it.
         keep: the general score that must be kept, as a share: a line across.
+        legend: (word, (color token, marker)) of the looks; stages without `looks`, none with them, by default.
     """
+    if legend is None:
+        drawn_stages = dict.fromkeys(candidate.stage for candidate in candidates if not looks)
+        legend = [(stage, stages.look(stage)) for stage in drawn_stages]
     looks = {candidate.name: stages.look(candidate.stage) for candidate in candidates} | (looks or {})
     figure, axes = new_axes(*(size or ((440, 380) if len(candidates) <= CROWD else (600, 520))))
     spots = {
@@ -83,6 +90,7 @@ def scatter(
         color = LIGHT[line.color]
         axes.plot(*zip(*line.points, strict=True), color=color, lw=1.2, marker=".", ms=5, alpha=0.8, zorder=2)
     marks = _points(axes, spots, looks, roots, ringed)
+    _legend(figure, legend, bool(ringed), len(front) > 1, round(72 * figure.get_figwidth() / LEGEND))
     figure.draw_without_rendering()  # lays the axes out, which places the labels
     recipes = Counter(candidate.recipe for candidate in candidates)
     # The chosen point of a grid needs no more than the name of its recipe.
@@ -90,8 +98,27 @@ def scatter(
         candidate.name: candidate.recipe if candidate.grid and recipes[candidate.recipe] == 1 else candidate.name
         for candidate in candidates
     }
-    _label_points(axes, {names[candidate]: xy for candidate, xy in points.items()}, spots, corners)
+    ring = [points[ringed]] if ringed in points else []
+    _label_points(axes, {names[candidate]: xy for candidate, xy in points.items()}, spots, corners, ring)
     return to_svg(figure, name, title, marks)
+
+
+def _legend(figure, looks: Sequence[tuple[str, tuple[str, str]]], ringed: bool, front: bool, columns: int) -> None:
+    """What the looks mean, above the axes."""
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=LIGHT[token], marker=marker, ms=7, lw=0, label=word) for word, (token, marker) in looks
+    ]
+    if ringed:
+        handles.append(Line2D([], [], marker="o", ms=12, mfc="none", mec=LIGHT["ink"], mew=1.4, lw=0, label="to ship"))
+    if front:
+        handles.append(Line2D([], [], color=LIGHT["muted"], lw=1.1, ls=(0, (5, 3)), label="Pareto front"))
+    if looks:
+        style = {"frameon": False, "fontsize": 11, "handletextpad": 0.3, "columnspacing": 1.1, "handlelength": 1.4}
+        figure.legend(
+            handles=handles, loc="outside upper left", ncols=min(len(handles), columns), borderpad=0.2, **style
+        )
 
 
 def _points(axes, spots: dict, looks: dict[str, tuple[str, str]], roots: set[str], ringed: str | None) -> list[Mark]:
@@ -142,9 +169,15 @@ def _equal_sums(axes, left: float, right: float, bottom: float, top: float) -> N
             )  # fmt: skip
 
 
-def _label_points(axes, points: dict[str, tuple[float, float]], spots, corners: list[tuple[float, float]]) -> None:
-    """Put each name beside its point, clear of error bars and of the front."""
-    taken = []
+def _label_points(
+    axes,
+    points: dict[str, tuple[float, float]],
+    spots,
+    corners: list[tuple[float, float]],
+    rings: list[tuple[float, float]],
+) -> None:
+    """Put each name beside its point, clear of error bars, of the front and of rings."""
+    taken = [(x - 11, y - 11, x + 11, y + 11) for x, y in map(axes.transData.transform, rings)]
     for (x0, y0), (x1, y1) in (
         zip(axes.transData.transform(corners), axes.transData.transform(corners[1:]), strict=False) if corners else ()
     ):

@@ -39,11 +39,16 @@ class Link:
     sha256: str
 
 
+# Kinds that are no numbers.
+WORDS = ("text", "quote", "setting", "code", "links")
+
+
 @dataclass(frozen=True)
 class Column:
     """One column: key into the rows, heading, and how its cells read.
 
-    Kinds: text, code, integer, number, tenths, decimal (three), percent (a share), points (of percent), links.
+    Kinds: text (ours, in the language of the page), quote (of rows and models), setting (head and cells as they are
+    typed), code, integer, number, tenths, decimal (three), percent (a share), points (of percent), links.
     """
 
     key: str
@@ -81,7 +86,7 @@ class Table:
                 "| " + " | ".join(" ".join(c.replace("\\", "\\\\").replace("|", "\\|").split()) for c in cells) + " |"
             )
 
-        rule = ["---" if c.kind in ("text", "code", "links") else "---:" for c in self.columns]
+        rule = ["---" if c.kind in WORDS else "---:" for c in self.columns]
         rows = [line(cell_text(c.kind, row.get(c.key)) for c in self.columns) for row in self.rows]
         return "\n".join([line(c.label for c in self.columns), line(rule), *rows, "", self.caption, ""])
 

@@ -33,6 +33,7 @@ class Report(Settings):
     """The page."""
 
     keep_general: Share = Field(description="Of the base's general score, that a checkpoint to ship keeps at least")
+    language: Literal["en", "zh"] = Field("en", description="Of the page: English or Chinese; its files are English")
 
 
 class Greedy(Settings):

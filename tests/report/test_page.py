@@ -82,7 +82,8 @@ def test_nothing_but_tables_and_pictures_scrolls_sideways_on_a_phone(page, tmp_p
 def test_text_of_pictures_is_never_small(page, tmp_path):
     smallest = """(() => {
       document.querySelectorAll("details").forEach(d => d.open = true);
-      const heights = [...document.querySelectorAll(".drawing svg text")].map(text => {
+      const texts = [...document.querySelectorAll(".drawing svg text")].filter(text => text.getClientRects().length);
+      const heights = texts.map(text => {
         const scale = text.ownerSVGElement.getScreenCTM().a;
         return parseFloat(getComputedStyle(text).fontSize) * scale;
       });
@@ -91,6 +92,17 @@ def test_text_of_pictures_is_never_small(page, tmp_path):
     for width in (1400, 390):
         seen = ask(page, tmp_path, smallest, width=width)
         assert seen["n"] > 50 and seen["least"] >= 10.9, (width, seen)
+
+
+def test_a_phone_has_a_picture_that_fits_and_a_wide_page_another(page, tmp_path):
+    script = """[...document.querySelectorAll(".first .drawing")].map(one => {
+      const box = one.querySelector("svg").getBoundingClientRect();
+      return {name: one.className, width: box.width, scrolls: one.scrollWidth > one.clientWidth};
+    })"""
+    for width, shown in ((1400, "drawing broad"), (390, "drawing narrow")):
+        pictures = [one for one in ask(page, tmp_path, script, width=width) if one["width"]]
+        assert [one["name"] for one in pictures] == [shown]
+        assert 300 < pictures[0]["width"] <= width and not pictures[0]["scrolls"]
 
 
 COLUMN = """const table = document.querySelector("table.find"), heads = [...table.tHead.rows[0].cells];

@@ -21,7 +21,8 @@ from steps.core.step import step_parser
 from steps.core.text import visible
 from steps.report import figures, findings, report, scatter, tables
 from steps.report.candidates import Candidate, Checkpoint, candidates_of, difference, matched, pareto, retention
-from steps.report.overview import row_tables, rows, score_tables
+from steps.report.gather import gather
+from steps.report.overview import row_flow, row_tables, rows, run, score_tables, timeline
 from steps.settings import stages
 from tests.manifests import seal
 
@@ -238,7 +239,7 @@ def fake_run(root: Path, *, seeds=(0,), grid=False, data=True, evaluated=True, s
         write_text(root / f"benchmarks/fable/{rule}.tsv", header + row)
     return {
         "workload": "fable", "seeds": list(seeds), "models": {"base": {"path": str(root / "data/base")}},
-        "evaluate": {"sampling": {"samples": 8}}, "report": {"keep_general": 0.8},
+        "evaluate": {"sampling": {"samples": 8}}, "report": {"keep_general": 0.8, "language": "en"},
         "graph": {
             "nodes": nodes,
             "checkpoints": ["base", *(item["name"] for item in nodes)],
@@ -492,6 +493,87 @@ def test_the_map_of_what_was_lost_has_every_checkpoint_and_general_task(made):
     assert len(rows) > 4 and sorted(said) == sorted([*lost, *names])
 
 
+SVG_TEXT = "{http://www.w3.org/2000/svg}text"
+
+
+def words_of(svg: Path) -> list[str]:
+    return [text.text for text in ElementTree.parse(svg).getroot().iter(SVG_TEXT)]
+
+
+def points(share: str, sign: int = 1) -> str:
+    return f"{sign * 100 * float(share):+.1f}".replace("-", "−")
+
+
+def test_dumbbells_say_what_every_checkpoint_gained_and_lost(made):
+    _, _, out = made
+    said, titles = words_of(out / "figures/moved.svg"), (out / "figures/moved.svg").read_text(encoding="utf-8")
+    rows = [row for row in read_table(out, "checkpoints") if row["gain"]]
+    changes = [points(row["gain"]) for row in rows] + [points(row["forgetting"], -1) for row in rows]
+    assert len(rows) > 2 and sorted(text for text in said if text[0] in "+−") == sorted(changes)
+    base = next(row for row in read_table(out, "checkpoints") if row["checkpoint"] == "base")
+    for row in rows:
+        ends = [f"{100 * float(level['target']):.1f}" for level in (base, row)]
+        assert f"<title>{row['checkpoint']}: target {ends[0]} → {ends[1]} %, {points(row['gain'])} [" in titles
+
+
+def test_what_cleaning_took_stands_in_one_picture_of_all_data_sets():
+    flows = [
+        row_tables.Flow("a", {"f": {"train": 60, ("filter", "too_long"): 30, ("dedup", "copy"): 10}}),
+        row_tables.Flow("b", {"f": {"train": 150, "valid": 25, ("filter", "x"): 20, ("filter", "y"): 5}}),
+    ]
+    drawn = ElementTree.fromstring(row_flow.cleaning(flows))
+    said = [text.text for text in drawn.iter(SVG_TEXT)]
+    numbers = ["100", "−30", "30.0 %", "−10", "10.0 %", "60", "60.0 %", "200", "−25", "12.5 %", "0", "175", "87.5 %"]
+    assert sorted(said) == sorted([*numbers, "a", "b", "entered", "filter", "dedup", "left"])
+
+
+def test_recipes_are_told_by_what_differs_alone(made):
+    _, _, out = made
+    rows = read_table(out, "recipes_sft")
+    assert [[*row.items()] for row in rows] == [
+        [("checkpoint", "sft"), ("adapter", "full")],
+        [("checkpoint", "sft_lora"), ("adapter", "lora r=8")],
+    ]
+
+
+def test_a_setting_that_one_recipe_has_is_absent_of_the_other():
+    horizons = {"a": None, "b": 8}
+    made = [Checkpoint(n, n, "s", "sft", ["base"], 0, {}, {"horizon": h, "epochs": 2}) for n, h in horizons.items()]
+    (table,) = run.differences(candidates_of(made).values())
+    assert table.rows == [{"checkpoint": "a", "horizon": None}, {"checkpoint": "b", "horizon": "8"}]
+    assert "None" not in table.markdown()
+
+
+# --- the time line ---------------------------------------------------------------------------------
+
+
+def test_steps_begin_when_what_they_rest_on_ends(tmp_path):
+    settings = fake_run(tmp_path, data=False, seconds=40.0)
+    results = tmp_path / "results/fable"
+    measured = results / "evaluation/blend"
+    inputs = {str(tmp_path / "results/fable/foundation/blend/manifest.json"): "ab"}
+    seal(measured / "manifest.json", {"step": "evaluate", "inputs": inputs, "outputs": {}, "counts": {}})
+    seal(measured / "provenance.json", {"seconds": 5.0})
+    steps = timeline.read_steps(gather(settings, results, tmp_path / "reports/fable"))
+    placed = {step.what: (step.row, step.begin, step.end) for step in steps}
+    assert placed == {
+        "sft": ("sft", 0.0, 40.0),
+        "sft_lora": ("sft_lora", 0.0, 40.0),
+        "blend": ("blend", 40.0, 80.0),  # which its two parents come before
+        "evaluation blend": ("blend", 80.0, 85.0),
+    }
+    assert [step.what for step in steps if step.longest] == ["sft", "blend", "evaluation blend"]
+    assert timeline.said(steps) == {"chain": "1 min 25 s", "all": "2 min 05 s"}
+    drawn = ElementTree.fromstring(timeline.timeline(steps))
+    assert "evaluation blend: 5.0 s" in [title.text for title in drawn.iter("{http://www.w3.org/2000/svg}title")]
+
+
+def test_the_time_line_is_of_the_page_alone(made):
+    _, _, out = made
+    assert "The longest chain takes" in (out / "index.html").read_text(encoding="utf-8")
+    assert not [*out.glob("figures/timeline*")]
+
+
 def test_grid_point_is_chosen_on_dev_and_others_are_hidden(tmp_path):
     out = make(tmp_path, fake_run(tmp_path, grid=True, data=False))
     rows = read_table(out, "grid_sweep")
@@ -702,8 +784,10 @@ def test_figures_are_whole_xml_and_themable(made):
     assert {path.stem for path in drawn} == {
         "forgetting",
         "recipe_graph",
+        "cleaning",
         "row_flow_problems",
         "scatter",
+        "moved",
         "curves_sft",
         "curves_sft_lora",
     }
@@ -776,6 +860,8 @@ def test_palette_is_told_apart_by_everyone(palette):
     for matrix in VISION.values():
         seen = [oklab(np.clip(matrix @ linear(color), 0, 1)) for color in marks]
         assert min(100 * np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) >= 9.0
+    looks = [stages.look(name) for name in (*stages.ORIGINS, *stages.STAGES)]
+    assert len({marker for _, marker in looks}) == len(looks)  # which tell stages apart in grey
     assert {
         token for token, _ in [stages.look(name) for name in (*stages.ORIGINS, *stages.STAGES, "another")]
     } <= palette.keys()

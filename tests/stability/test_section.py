@@ -673,7 +673,7 @@ def test_the_folded_part_says_which_arm_kept_most_and_at_what_gain(made):
     best = max(arms, key=lambda name: half_scores(root, arms[name], "general", 0))
     lost = half_scores(root, ["base"], "general", 1) - half_scores(root, arms[best], "general", 1)
     text = lead(out, "Stability")
-    assert f"Of 12 arms trained from base on problems, 54,000 tokens, {best} kept most: {minus(lost)} [" in text
+    assert f"Of 12 recipes trained from base on problems, 54,000 tokens, {best} kept most: {minus(lost)} [" in text
     gain = 100 * float(next(row["gain"] for row in read_table(out, "arena") if row["checkpoint"] == best))
     assert f"forgotten for {minus(gain / 100)} [" in text and "on questions that did not choose it" in text
 

@@ -21,13 +21,14 @@ CLAIMS = (
     ),
     Claim(
         "stable", "The same rows are left unlearned over seeds and sampling.", "The set is stable; no number.",
-        f"{PAPER}, section 3.1", "the diagnosed arm over three seeds; Fleiss' kappa over rows, at least substantial",
+        f"{PAPER}, section 3.1", "the diagnosed recipe over three seeds; Fleiss' kappa over rows, at least substantial",
     ),
     Claim(
         "more_epochs", "Many more epochs hardly raise the target score.",
         "10 in place of 2 epochs: +1.2 points on MedQA, +1.0 LegalBench, +1.4 TechFAQ, +1.1 FinanceBench.",
         f"{PAPER}, table 4",
-        "the diagnosed arm and the same for five times as many epochs; the target score, no more than 2 points higher",
+        "the diagnosed recipe and the same for five times as many epochs; the target score, no more than 2 points"
+        " higher",
     ),
     Claim(
         "cpt_costs", "Continued pre-training costs general score.",

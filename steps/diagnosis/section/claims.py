@@ -21,6 +21,7 @@ from steps.diagnosis.section.statistics import (
 from steps.report.budgets import TOLERANCE
 from steps.report.claims import MORE, settle, verdict, worst
 from steps.report.columns import IDENTITY, ORIGIN, identity
+from steps.report.language import tr
 from steps.report.logs import tokens_from_start
 from steps.report.sentences import Sentences
 from steps.report.tables import Column, Estimate, Table
@@ -76,7 +77,7 @@ def claims_table(study: Study, differences: Table | None) -> Table | None:
     """What treatments promise, and whether the intervals hold it."""
     columns = [IDENTITY[0], Column("cause", "rows"), Column("by", "rows by")]
     columns += [
-        Column("reduction", f"lowered by, % of {study.plain.name}", "percent"),
+        Column("reduction", tr("lowered by, % of {name}", name=study.plain.name), "percent"),
         Column("n", "n rows", "integer"),
     ]
     columns += [Column("bar", "bar"), Column("reached", "reached")]

@@ -25,6 +25,7 @@ from steps.diagnosis.section.statistics import (
 from steps.diagnosis.section.truth import by_kind_table, confusion_table, truth_table
 from steps.report.candidates import difference, seeds_text
 from steps.report.columns import IDENTITY, ORIGIN, identity
+from steps.report.language import tr
 from steps.report.logs import tokens_from_start
 from steps.report.sentences import Sentences
 from steps.report.tables import Column, Estimate, Table
@@ -47,7 +48,7 @@ def by_cause_table(study: Study, by_truth: bool) -> Table:
     columns += [Column(name, f"{numbered(name)} % (n = {n[name]:,})", "percent") for name in names]
     if not by_truth:
         columns += [Column("tokens", "tokens trained", "integer"), Column("general", "general %", "percent")]
-        columns.append(Column("cost", f"general against {study.plain.name}, points", "points"))
+        columns.append(Column("cost", tr("general against {name}, points", name=study.plain.name), "points"))
     rows = []
     for candidate in study.candidates:
         cells = {name: rate(study, candidate, study.group(name, by_truth)) for name in names}

@@ -8,8 +8,8 @@ from steps.distillation.section.forecasts import Forecast
 from steps.distillation.section.questions import HEADINGS, compared, compared_runs
 from steps.distillation.section.runs import Run
 from steps.distillation.section.wording import say
-from steps.report.figures import LIGHT, new_axes, stage_color, to_svg
-from steps.report.lines import DASHED, SOLID, end_labels, over_runs
+from steps.report.figures import LIGHT, Mark, new_axes, stage_color, to_svg
+from steps.report.lines import DASHED, SOLID, draw_line, end_labels, over_runs
 from steps.report.logs import logged
 from steps.report.tables import Estimate
 from steps.stats import intervals
@@ -58,6 +58,7 @@ def curve_figure(study: Distillation, quantity: str, asked: str, runs: list[Run]
     """One quantity against the step: a line per candidate, a band from the lowest to the highest seed."""
     label, factor = QUANTITIES[quantity]
     figure, axes = new_axes(*PANEL)
+    marks: list[Mark] = []
     labels, lows = [], []
     for index, run in enumerate(runs):
         seeds = [(steps, [factor * v for v in values]) for steps, values in logged(run.candidate, quantity) if steps]
@@ -67,7 +68,7 @@ def curve_figure(study: Distillation, quantity: str, asked: str, runs: list[Run]
         steps, mean, low, high = over_runs(seeds)
         if len(seeds) > 1:
             axes.fill_between(steps, low, high, color=color, alpha=0.14, lw=0)
-        axes.plot(steps, mean, color=color, lw=1.6, ls=dash)
+        draw_line(axes, marks, run.name, steps, mean, color=color, lw=1.6, ls=dash)
         labels.append((run.name, steps[-1], mean[-1], color))
         lows += low
     if not labels:
@@ -76,7 +77,7 @@ def curve_figure(study: Distillation, quantity: str, asked: str, runs: list[Run]
     axes.set_xlim(0, None)
     within_view(axes, lows)
     end_labels(axes, labels)
-    return to_svg(figure, curve_name(quantity, asked), say("curve_title", label=label, heading=HEADINGS[asked]))
+    return to_svg(figure, curve_name(quantity, asked), say("curve_title", label=label, heading=HEADINGS[asked]), marks)
 
 
 def curve_figures(study: Distillation) -> dict[str, str]:
@@ -120,11 +121,12 @@ def place_figures(study: Distillation) -> dict[str, str]:
 def place_figure(run: Run, column: str, label: str, lines: list, values: Sequence[float]) -> str:
     """The mean of a column over each tenth of training at either end, by place in the answer."""
     figure, axes = new_axes(*PANEL)
+    marks: list[Mark] = []
     color = stage_color(run.stage)
     ends = []
     for line, name, ink, dash in zip(lines, ("start", "end"), (LIGHT["muted"], color), (DASHED, SOLID), strict=True):
         places, at = zip(*line, strict=True)
-        axes.plot(places, at, color=ink, lw=1.6, ls=dash, marker="o", ms=3.5)
+        draw_line(axes, marks, name, places, at, color=ink, lw=1.6, ls=dash, marker="o", ms=3.5)
         ends.append((name, places[-1], at[-1], ink))
     pad = 0.05 * (max(values) - min(values)) or 0.5
     low = min(values) - pad
@@ -132,7 +134,7 @@ def place_figure(run: Run, column: str, label: str, lines: list, values: Sequenc
     axes.set_ylim(max(0.0, low) if min(values) >= 0 else low, max(values) + pad)
     axes.set_title(run.name, loc="left", fontsize=11.5, fontweight="bold")
     end_labels(axes, ends)
-    return to_svg(figure, place_name(column, run), say("place_title", label=label, run=run.name))
+    return to_svg(figure, place_name(column, run), say("place_title", label=label, run=run.name), marks)
 
 
 # --- what was forecast ---------------------------------------------------------------------------
@@ -173,6 +175,7 @@ def forecast_figure(study: Distillation) -> str | None:
     if not lines:
         return None
     figure, axes = new_axes(440, max(260, 110 + 14 * len(lines)))
+    marks: list[Mark] = []
     ends = []
     for index, (name, line) in enumerate(lines.items()):
         color, dash = style(index)
@@ -180,10 +183,10 @@ def forecast_figure(study: Distillation) -> str | None:
         value, low, high = ([100 * getattr(e, edge) for _, e in line] for edge in ("value", "low", "high"))
         if len(lines) <= BANDS:
             axes.fill_between(shares, low, high, color=color, alpha=0.08, lw=0)
-        axes.plot(shares, value, color=color, lw=1.6, ls=dash, marker="o", ms=4)
+        draw_line(axes, marks, name, shares, value, color=color, lw=1.6, ls=dash, marker="o", ms=4)
         ends.append((name, shares[-1], value[-1], color))
     axes.axhline(0, color=LIGHT["muted"], lw=0.9, zorder=1)
     axes.set(xlabel="given of the student's answer, %", ylabel="teacher goes on better by, points")
     axes.set_ylim(*axes.get_ylim())
     end_labels(axes, ends)
-    return to_svg(figure, "distillation_forecast", say("forecast_title"))
+    return to_svg(figure, "distillation_forecast", say("forecast_title"), marks)

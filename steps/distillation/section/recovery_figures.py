@@ -5,6 +5,7 @@ from steps.distillation.section.questions import recovery_rows
 from steps.distillation.section.runs import Recovery
 from steps.distillation.section.wording import say
 from steps.report.figures import LIGHT, new_axes, stage_color, to_svg
+from steps.report.language import tr
 from steps.report.lines import DASHED
 from steps.report.tables import cell_text
 
@@ -22,7 +23,7 @@ ROWS = 24
 def run_label(part: Recovery) -> str:
     """The candidate, and its axis where that is not the target alone."""
     alone = len(part.run.domains) == 1 and part.domain.axis == "target"
-    return part.run.name if alone else f"{part.run.name}, {part.domain.axis}"
+    return part.run.name if alone else f"{part.run.name}, {tr(part.domain.axis)}"
 
 
 def recovery_label(part: Recovery) -> str:

@@ -14,7 +14,11 @@ def disagreements_table(study: Reinforcement) -> Table | None:
     """One line per answer; of equal rewards the last step's first."""
     columns = [Column("node", "checkpoint", "code"), Column("step", "step", "integer")]
     columns += [Column("reward", "reward", "decimal"), Column("why", "by the stricter judge")]
-    columns += [Column("response", "response"), Column("answer", "answer"), Column("prompt", "prompt")]
+    columns += [
+        Column("response", "response", "quote"),
+        Column("answer", "answer", "quote"),
+        Column("prompt", "prompt", "quote"),
+    ]
     found = [{"node": node} | one for node, own in study.disagreements.items() for one in own]
     found.sort(key=lambda one: (-one["reward"], -one["step"], one["node"]))
     cut = dict.fromkeys(("response", "prompt"), CHARS)

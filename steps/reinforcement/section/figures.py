@@ -4,8 +4,8 @@ from steps.reinforcement.section.facts import MODES, Comparison, Reinforcement, 
 from steps.reinforcement.section.roles import MODE_LABELS
 from steps.reinforcement.section.wording import say
 from steps.report.candidates import Candidate, settings_of
-from steps.report.figures import LIGHT, new_axes, to_svg
-from steps.report.lines import DASHED, DOTTED, SOLID, end_labels, over_runs
+from steps.report.figures import LIGHT, Mark, new_axes, to_svg
+from steps.report.lines import DASHED, DOTTED, SOLID, draw_line, end_labels, over_runs
 from steps.report.logs import logged
 from steps.report.scatter import scatter
 from steps.report.tables import Estimate
@@ -51,13 +51,14 @@ def dash(candidate: Candidate, study: Reinforcement):
 def curve(name: str, label: str, lines: list[tuple[Candidate, list[tuple[list, list]]]], study: Reinforcement) -> str:
     """One quantity against the step: a line per candidate, a band from the lowest to the highest seed."""
     figure, axes = new_axes(*PANEL)
+    marks: list[Mark] = []
     labels = []
     for candidate, runs in lines:
         steps, mean, low, high = over_runs(runs)
         color = LIGHT[look(candidate, study)[0]]
         if len(runs) > 1:
             axes.fill_between(steps, low, high, color=color, alpha=0.14, lw=0)
-        axes.plot(steps, mean, color=color, lw=1.6, ls=dash(candidate, study))
+        draw_line(axes, marks, study.short_name(candidate), steps, mean, color=color, lw=1.6, ls=dash(candidate, study))
         labels.append((study.short_name(candidate), steps[-1], mean[-1], color))
     axes.set(xlabel="step", ylabel=label)
     axes.set_xlim(0, None)
@@ -67,7 +68,7 @@ def curve(name: str, label: str, lines: list[tuple[Candidate, list[tuple[list, l
     elif least < 0 <= min(min(low) for low in (over_runs(runs)[2] for _, runs in lines)):
         axes.set_ylim(0, most)
     end_labels(axes, labels)
-    return to_svg(figure, name, say("curve_title", label=label))
+    return to_svg(figure, name, say("curve_title", label=label), marks)
 
 
 def curve_name(quantity: str) -> str:
@@ -116,6 +117,7 @@ def samples_figure(
 ) -> str:
     """An estimate against k on a log axis, with bands of its 95 % intervals where asked."""
     figure, axes = new_axes(*PANEL)
+    marks: list[Mark] = []
     labels = []
     for candidate, at in lines:
         ks = list(at)
@@ -124,7 +126,8 @@ def samples_figure(
         color, marker = LIGHT[look(candidate, study)[0]], look(candidate, study)[1]
         if bands:
             axes.fill_between(ks, low, high, color=color, alpha=0.1, lw=0)
-        axes.plot(ks, values, color=color, lw=1.5, ls=dash(candidate, study), marker=marker, ms=3.5)
+        style = {"color": color, "lw": 1.5, "ls": dash(candidate, study), "marker": marker, "ms": 3.5}
+        draw_line(axes, marks, study.short_name(candidate), ks, values, **style)
         labels.append((study.short_name(candidate), ks[-1], values[-1], color))
     axes.set_xscale("log", base=2)
     ks = sorted({k for _, at in lines for k in at})
@@ -136,7 +139,7 @@ def samples_figure(
         axes.axhline(0, color=LIGHT["muted"], lw=0.9, zorder=1)
     axes.set_ylim(*axes.get_ylim())
     end_labels(axes, labels)
-    return to_svg(figure, name, say("samples_title", label=label, title=title))
+    return to_svg(figure, name, say("samples_title", label=label, title=title), marks)
 
 
 def _along(study: Reinforcement, task: str, metric: str, mode: str) -> list[tuple[Candidate, dict[int, Estimate]]]:

@@ -1,11 +1,14 @@
-"""Time and memory of every rule, as Snakemake measured them."""
+"""The run on a time line, and time and memory of every rule, as Snakemake measured them."""
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from steps.core.files import read_csv
 from steps.report.gather import Gathered
+from steps.report.overview.timeline import Step, read_steps, said, timeline
+from steps.report.page import inlined
 from steps.report.section import Section
 from steps.report.tables import Column, Table
 
@@ -13,10 +16,22 @@ from steps.report.tables import Column, Table
 BENCHMARK_COLUMNS = {"seconds": "s", "cpu_seconds": "cpu_time", "peak_mib": "max_rss"}
 
 
-def read(gathered: Gathered) -> list[dict] | None:
-    """{rule, seconds, cpu_seconds, peak_mib} of each rule: None for what was too short to be sampled."""
+@dataclass
+class Cost:
+    """What a run took.
+
+    Attributes:
+        benchmarks: {rule, seconds, cpu_seconds, peak_mib} of each rule: None for what was too short to be sampled.
+    """
+
+    benchmarks: list[dict]
+    steps: list[Step]
+
+
+def read(gathered: Gathered) -> Cost | None:
     folder = gathered.results.parent.parent / "benchmarks" / gathered.settings["workload"]
-    return list(_read_benchmarks(folder)) or None
+    cost = Cost(list(_read_benchmarks(folder)), read_steps(gathered))
+    return cost if cost.benchmarks or cost.steps else None
 
 
 def _read_benchmarks(folder: Path) -> Iterator[dict]:
@@ -38,12 +53,21 @@ def timing_table(benchmarks: list[dict]) -> Table:
     return Table("timing", caption, columns, sorted(benchmarks, key=lambda row: -row["seconds"]))
 
 
+def page(cost: Cost, tables: dict[str, Table], figures: dict[str, str]) -> dict:
+    """The time line is of the page alone: files of figures are the same bytes for the same results."""
+    return (
+        {"timeline": inlined({"timeline": timeline(cost.steps)})["timeline"], "said": said(cost.steps)}
+        if cost.steps
+        else {}
+    )
+
+
 SECTION = Section(
     name="cost",
     title="Time and memory",
     folder=Path(__file__).parent,
     template="cost.html.j2",
     read=read,
-    tables=lambda benchmarks: [timing_table(benchmarks)],
-    page=lambda benchmarks, tables, figures: {},
+    tables=lambda cost: [timing_table(cost.benchmarks)] if cost.benchmarks else [],
+    page=page,
 )

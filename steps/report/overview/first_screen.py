@@ -38,9 +38,11 @@ def headline(comparison: Findings) -> str:
 # --- the picture ----------------------------------------------------------------------------------
 
 PICTURE = "scatter"
+# In pixels: of the file and of a wide page, and of a phone.
+WIDE, NARROW = (600, 480), (350, 440)
 
 
-def picture(comparison: Findings) -> dict[str, str]:
+def picture(comparison: Findings, size: tuple[int, int] = WIDE) -> dict[str, str]:
     """Target against general of every checkpoint by the questions that report, the one to ship ringed, the rule's line
     drawn; nothing where no checkpoint has both."""
     shown = comparison.shown
@@ -52,7 +54,7 @@ def picture(comparison: Findings) -> dict[str, str]:
     if not any(candidate.axis("target") and candidate.axis("general") for candidate in shown):
         return {}
     ringed = comparison.ship and comparison.ship.name
-    drawn = scatter(shown, comparison.roots, PICTURE, ringed=ringed, keep=keep, size=(600, 480))
+    drawn = scatter(shown, comparison.roots, PICTURE, ringed=ringed, keep=keep, size=size)
     return {PICTURE: drawn}
 
 

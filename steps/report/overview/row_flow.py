@@ -1,11 +1,37 @@
-"""The flow of rows as a figure: from each file to what became of its rows."""
+"""The flow of rows as figures: what each step took of all data sets, and from each file to what became of its rows."""
 
 from html import escape
 from typing import Any
 
 from steps.report.figures import LIGHT
+from steps.report.maps import share_map
 from steps.report.overview.row_tables import OUTCOME_LABELS, Flow
 from steps.report.overview.svg import canvas, clip, draw_bar, draw_text
+from steps.report.tables import number_text
+from steps.settings.data import DATA_STEPS
+
+
+def cleaning(flows: list[Flow]) -> str:
+    """Data sets by steps: how many rows each step took, tinted by their share of those that entered."""
+    took = {flow.dataset: dict.fromkeys(DATA_STEPS, 0) for flow in flows}
+    for flow in flows:
+        for outcome in flow.outcomes:
+            if isinstance(outcome, tuple):
+                took[flow.dataset][outcome[0]] += flow.total(outcome)
+    steps = [step for step in DATA_STEPS if any(of[step] for of in took.values())]
+    columns = ["entered", *steps, "left"]
+    cells = {}
+    for i, flow in enumerate(flows):
+        entered = max(1, flow.rows_in)
+        cells[i, 0] = (0.0, number_text("integer", flow.rows_in))
+        for j, step in enumerate(steps, start=1):
+            share = took[flow.dataset][step] / entered
+            text = f"−{took[flow.dataset][step]:,}\n{number_text('percent', share)} %" if share else "0"
+            cells[i, j] = (share, text)
+        left = flow.rows_in - flow.quarantined
+        cells[i, len(steps) + 1] = (0.0, f"{left:,}\n{number_text('percent', left / entered)} %")
+    names = [flow.dataset for flow in flows]
+    return share_map("cleaning", "What each cleaning step took", names, columns, cells, set(), 104)
 
 
 def row_flow(flow: Flow) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from steps.report.language import tr
 from steps.report.tables import Column, Estimate, Table, setting_text
 from steps.settings.data import DATA_STEPS
 from steps.stats import intervals
@@ -97,9 +98,9 @@ def rows_table(flow: Flow) -> Table:
 
 def quarantine_table(dataset: str, examples: list[dict]) -> Table:
     names = ("step", "reason", "file", "line", "column", "hint", "detail", "excerpt")
-    columns = [Column(name, name, "code" if name in ("reason", "column", "excerpt") else "text") for name in names]
-    caption = (
-        f"The first {EXAMPLES_PER_REASON} quarantined rows of each reason; all are in quarantine.jsonl of the step."
+    columns = [Column(name, name, "code" if name in ("reason", "column", "excerpt") else "quote") for name in names]
+    caption = tr(
+        "The first {n} quarantined rows of each reason; all are in quarantine.jsonl of the step.", n=EXAMPLES_PER_REASON
     )
     return Table(f"quarantine_{dataset}", caption, columns, examples)
 
@@ -141,7 +142,7 @@ def bucket_table(dataset: str, manifest: dict) -> Table:
     low, high = settings["edges"]
     rates = {
         "easy": f"≥ {high:g}",
-        "medium": f"{low:g} to {high:g}",
+        "medium": tr("{low} to {high}", low=f"{low:g}", high=f"{high:g}"),
         "hard": f"< {low:g}",
         "unverified": "no answer to check",
     }
@@ -154,5 +155,9 @@ def bucket_table(dataset: str, manifest: dict) -> Table:
         rows.append({"bucket": bucket, "rate": meaning, "rows": counts[bucket], "share": share})
     columns = [Column("bucket", "bucket"), Column("rate", "pass rate of the base"), Column("rows", "rows", "integer")]
     columns.append(Column("share", "share %", "percent"))
-    caption = f"Training rows by how often the base solves them, {settings['samples']} samples each (n = {n:,} rows)."
+    caption = tr(
+        "Training rows by how often the base solves them, {samples} samples each (n = {n} rows).",
+        samples=settings["samples"],
+        n=f"{n:,}",
+    )
     return Table(f"buckets_{dataset}", caption, columns, rows)

@@ -10,7 +10,7 @@ from steps.core.manifest import read_manifest
 from steps.core.promises import MANIFEST
 from steps.report.candidates import Checkpoint
 from steps.report.gather import Gathered
-from steps.report.overview.row_flow import row_flow
+from steps.report.overview.row_flow import cleaning, row_flow
 from steps.report.overview.row_tables import (
     Flow,
     bucket_table,
@@ -95,6 +95,12 @@ def tables(datasets: list[Rows]) -> Iterator[Table]:
             yield bucket_table(name, rows.bucket)
 
 
+def figures(datasets: list[Rows]) -> dict[str, str]:
+    flows = [rows.flow for rows in datasets]
+    drawn = {f"row_flow_{flow.dataset}": row_flow(flow) for flow in flows}
+    return ({"cleaning": cleaning(flows)} if any(flow.rows_in for flow in flows) else {}) | drawn
+
+
 def metrics(datasets: list[Rows]) -> dict:
     flows = [rows.flow for rows in datasets]
     return {"rows": {flow.dataset: {"entered": flow.rows_in, "trained": flow.total("train")} for flow in flows}}
@@ -113,7 +119,7 @@ SECTION = Section(
     template="rows.html.j2",
     read=read,
     tables=tables,
-    figures=lambda datasets: {f"row_flow_{rows.flow.dataset}": row_flow(rows.flow) for rows in datasets},
+    figures=figures,
     page=lambda datasets, tables, figures: {"datasets": datasets} if datasets else None,
     lead=lead,
     metrics=metrics,

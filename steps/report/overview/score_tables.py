@@ -9,6 +9,7 @@ from steps.report.candidates import (
     seeds_text,
 )
 from steps.report.columns import IDENTITY, ORIGIN, identity
+from steps.report.language import tr
 from steps.report.tables import Column, Table, cell_text
 from steps.settings.axes import AXES
 from steps.stats.bootstrap import RESAMPLES
@@ -46,13 +47,14 @@ def checkpoints_table(candidates: list[Candidate], every: dict[str, Candidate]) 
                 "seed_sd": " / ".join(f"{100 * sd:.1f}" for sd in spread) or None,
             }
         )
-    caption = (
+    caption = tr(
         "95 % intervals; n and seed SD (in points) are of target / general. An axis is the plain mean of its tasks."
         " Levels: Wilson intervals per task, combined. Gain: checkpoint minus base on the target; forgetting: base"
         " minus checkpoint on the general tasks; kept: the share of the base's general score. The first"
         " two: Wilson intervals of the items gained and lost, added; kept: paired bootstrap over items"
-        f" ({RESAMPLES:,} resamples). With several seeds the mean over seeds; the interval covers"
-        " items and seeds."
+        " ({resamples} resamples). With several seeds the mean over seeds; the interval covers"
+        " items and seeds.",
+        resamples=f"{RESAMPLES:,}",
     )
     return Table("checkpoints", caption, columns, rows)
 
@@ -187,10 +189,15 @@ def perplexity_table(candidates: list[Candidate]) -> Table | None:
 
 
 def unlearned_table(candidate: Candidate, items: list[dict]) -> Table:
-    columns = [Column("task", "task", "code"), Column("doc_id", "item", "code"), Column("prompt", "prompt")]
-    columns += [Column("reference", "reference"), Column("answer", "greedy answer"), Column("sampled", "samples right")]
-    caption = (
-        f"Target items that {candidate.name} answers wrong greedily and in every sample. Seeds:"
-        f" {seeds_text(candidate)}."
+    columns = [Column("task", "task", "code"), Column("doc_id", "item", "code"), Column("prompt", "prompt", "quote")]
+    columns += [
+        Column("reference", "reference", "quote"),
+        Column("answer", "greedy answer", "quote"),
+        Column("sampled", "samples right"),
+    ]
+    caption = tr(
+        "Target items that {name} answers wrong greedily and in every sample. Seeds: {seeds}.",
+        name=candidate.name,
+        seeds=seeds_text(candidate),
     )
     return Table("unlearned", caption, columns, items)

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from steps.report.candidates import forgetting
+from steps.report.candidates import difference, forgetting
+from steps.report.dumbbells import dumbbells
 from steps.report.findings import Findings
 from steps.report.maps import share_map
 from steps.report.overview.score_tables import (
@@ -28,7 +29,25 @@ def tables(comparison: Findings) -> list[Table]:
     return [table for table in measured if table]
 
 
+def moved(comparison: Findings) -> dict[str, str]:
+    """What each checkpoint gained on the target and lost of the general axis, from the model that it started from."""
+    rows = []
+    for candidate in comparison.trained:
+        root, moves = comparison.root(candidate), {}
+        for axis in ("target", "general"):
+            before, after, change = root.axis(axis), candidate.axis(axis), difference(candidate, root, axis)
+            if before and after and change:
+                moves[axis] = (before.value, after.value, change)
+        rows.append((candidate.name, moves))
+    ship = comparison.ship and comparison.ship.name
+    return {"moved": dumbbells("moved", "Gain and loss of every checkpoint", rows, ship)} if rows else {}
+
+
 def figures(comparison: Findings) -> dict[str, str]:
+    return moved(comparison) | lost(comparison)
+
+
+def lost(comparison: Findings) -> dict[str, str]:
     """Where several general tasks were measured: what each checkpoint lost of each."""
     trained = [candidate for candidate in comparison.trained if candidate.on("general")]
     tasks = list(dict.fromkeys(score.task for candidate in trained for score in candidate.on("general")))

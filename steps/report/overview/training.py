@@ -4,8 +4,9 @@ from pathlib import Path
 from statistics import fmean
 
 from steps.report.candidates import Candidate
-from steps.report.figures import LIGHT, new_axes, stage_color, to_svg
+from steps.report.figures import LIGHT, Mark, new_axes, stage_color, to_svg
 from steps.report.findings import Findings
+from steps.report.lines import draw_line
 from steps.report.section import Section
 from steps.report.tables import Column, Table
 from steps.settings.stages import ON_POLICY
@@ -26,11 +27,13 @@ def curves(recipe: str, logs: dict[str, list[dict[str, float]]], stage: str, cei
     figure, axes = new_axes(330, 220)
     color = stage_color(stage)
     ends: dict[str, list[tuple[float, float]]] = {"loss": [], "valid_loss": []}
-    for rows in logs.values():
+    marks: list[Mark] = []
+    for node, rows in logs.items():
         steps, losses = _column(rows, "loss")
         smooth = _running_mean(losses, max(1, len(losses) // 20))
         axes.plot(steps, losses, lw=0.8, color=color, alpha=0.3)
-        axes.plot(steps, smooth, lw=1.5, color=color)
+        if smooth:
+            draw_line(axes, marks, node, steps, smooth, lw=1.5, color=color)
         ends["loss"] += list(zip(steps, smooth, strict=True))[-1:]
         steps, losses = _column(rows, "valid_loss")
         axes.plot(steps, losses, lw=1.1, color=LIGHT["ink"], marker="o", ms=4, mfc=LIGHT["surface"])
@@ -48,7 +51,7 @@ def curves(recipe: str, logs: dict[str, list[dict[str, float]]], stage: str, cei
         )  # fmt: skip
     axes.set(xlabel="step", ylim=(0, ceiling), xlim=(0, None))
     axes.set_title(recipe, loc="left", fontsize=11.5, fontweight="bold")
-    return to_svg(figure, f"curves_{recipe}", f"Training and validation loss of {recipe}")
+    return to_svg(figure, f"curves_{recipe}", f"Training and validation loss of {recipe}", marks)
 
 
 def _column(rows: list[dict[str, float]], key: str) -> tuple[list[float], list[float]]:

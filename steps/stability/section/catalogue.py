@@ -4,6 +4,7 @@ from functools import cache
 from pathlib import Path
 
 from steps.report.claims import Claim
+from steps.report.language import spoken
 from steps.report.sentences import Sentences
 from steps.stability.section import published as peft_arena
 
@@ -18,8 +19,13 @@ _OVER = "checkpoints of six recipes with geometry; the rank correlation, by a bo
 _PATH = "a path with points between and its end, on the path's own questions"
 
 
-@cache
 def catalogue() -> tuple[Claim, ...]:
+    return _catalogue(spoken())
+
+
+@cache
+def _catalogue(language: str) -> tuple[Claim, ...]:
+    """In the language that is spoken."""
     kinds = {kind: peft_arena.of_kind(kind) for kind in peft_arena.REPRESENTS}
     methods = peft_arena.methods()
     ranks = {name: rank for name, (_, rank) in peft_arena.CORRELATIONS.items()}

@@ -37,11 +37,9 @@ def look(candidate: Candidate) -> tuple[str, str]:
     return adapters.look(adapter_kind(candidate))
 
 
-def families_shown(stability: Stability) -> list[tuple[str, str]]:
-    """(family, color token) of what the arenas show, for the legend."""
-    used = {look(candidate)[0] for arena in stability.arenas for candidate in arena.candidates}
-    if stability.interpolations:
-        used.add("orange")
+def families_shown(arena: Arena, paths: bool) -> list[tuple[str, str]]:
+    """(family, color token) of what an arena shows, for the legend."""
+    used = {look(candidate)[0] for candidate in arena.candidates} | ({"orange"} if paths else set())
     return [(family, token) for token, family in adapters.FAMILIES.items() if token in used]
 
 
@@ -63,7 +61,8 @@ def arena_figure(stability: Stability, index: int) -> str:
     ]
     looks = {candidate.name: look(candidate) for candidate in arena.candidates}
     title = f"Target against general capability of what was trained from {arena.root.name}"
-    return scatter(shown, {arena.root.name}, arena_name(index), title, looks, lines, ARENA_SIZE)
+    legend = [(family, (token, "s")) for family, token in families_shown(arena, bool(interpolations))]
+    return scatter(shown, {arena.root.name}, arena_name(index), title, looks, lines, ARENA_SIZE, legend=legend)
 
 
 def best_measures(stability: Stability, checkpoint_set: CheckpointSet) -> list[str]:

@@ -9,7 +9,7 @@ from steps.report.tables import Estimate, Table
 from steps.stability.section import published as peft_arena
 from steps.stability.section.claims import arena_text, set_correlation
 from steps.stability.section.facts import Arena, CheckpointSet, Stability, checkpoint_sets, measure_label
-from steps.stability.section.figures import arena_name, best_measures, families_shown, points_name
+from steps.stability.section.figures import arena_name, best_measures, points_name
 from steps.stability.section.statistics import LEAST_RECIPES, correlation
 from steps.stability.section.tables import compact_arenas, compact_merges, compact_paths, path_tasks
 
@@ -98,7 +98,6 @@ def page(stability: Stability, tables: dict[str, Table], figures: dict[str, str]
                 zip(stability.arenas, compact_arenas(tables["arena"]), strict=True)
             )
         ],
-        "families": families_shown(stability),
         "claims": grouped(claims) if claims else [],
         "verdicts": tally(claims) if claims else "",
         "published": published_sentence(stability.arenas[0]),

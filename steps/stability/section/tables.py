@@ -6,6 +6,7 @@ from statistics import fmean
 from steps.report.candidates import Candidate, difference, forgetting
 from steps.report.columns import IDENTITY, ORIGIN, identity
 from steps.report.estimates import over_seeds
+from steps.report.language import tr
 from steps.report.sentences import Sentences
 from steps.report.tables import Column, Estimate, Table, number_text, setting_text
 from steps.stability.section import published as peft_arena
@@ -249,7 +250,7 @@ def _correlation_row(stability: Stability, checkpoint_set: CheckpointSet, name: 
     numbers = " / ".join(f"{value:.3f}".replace("-", "−") for value in published or ())
     seeds = sorted({seed for i in places for seed in checkpoint_set.candidates[i].seeds})
     return {
-        "over": f"{checkpoint_set.over}, from {checkpoint_set.root.name}",
+        "over": tr("{over}, from {root}", over=tr(checkpoint_set.over), root=checkpoint_set.root.name),
         "measure": measure_label(name),
         **correlations,
         "published": f"{numbers} ({against})" if published else None,
