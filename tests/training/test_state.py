@@ -199,8 +199,8 @@ def full(write, path, tensors) -> None:
 def altered(write, path, tensors) -> None:
     import safetensors.torch
 
-    def save(given, target):
-        safe({name: tensor.clone() for name, tensor in given.items()}, target)
+    def save(given, target, metadata):
+        safe({name: tensor.clone() for name, tensor in given.items()}, target, metadata)
         flip(Path(target))
 
     safe = safetensors.torch.save_file
