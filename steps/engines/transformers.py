@@ -439,5 +439,6 @@ def _choose(
     if noted is not None:
         ids = order[:, : int(sizes.max())].int().cpu().numpy()
         noted += [own[:size].copy() for own, size in zip(ids, sizes.tolist(), strict=True)]
-    # A chance so near 1 that it is rounded to all of the sum is behind the last.
-    return order.gather(-1, torch.minimum(place, sizes[:, None] - 1)).squeeze(-1)
+    # A chance so near 1 that it is rounded to all of the sum is behind the last. Where all is NaN nothing is left, and
+    # who asks for the log-probabilities says so.
+    return order.gather(-1, torch.minimum(place, sizes[:, None] - 1).clamp(min=0)).squeeze(-1)

@@ -195,7 +195,9 @@ class Sampler(Engine):
             answers = self.vllm.sample(prompts, n=n, **options)
         if answers:
             gap = self._gap(self.prompt_ids(prompts[:1])[0], answers[0])
-            self.trainer._metrics["train"]["sampler_gap"].append(gap)
+            # Answers to held-out questions are no rollouts.
+            if options["temperature"] > 0:
+                self.trainer._metrics["train"]["sampler_gap"].append(gap)
         return answers
 
     def _gap(self, prompt: list[int], samples: Sequence[Sample]) -> float:

@@ -5,20 +5,25 @@ from collections.abc import Sequence
 from itertools import pairwise
 from statistics import fmean
 
+from steps.settings.reinforcement import WINDOW
 from steps.stats.intervals import quantile
 
 ENTROPY_LEFT, LENGTH_FACTOR, REWARD_LEFT, SHARE = 0.1, 2.0, 0.7, 0.9
-# Compared are a tenth of the batches of rollouts at either end, and at least so many: the groups of a few are by chance
-# all alike. A run that has not twice as many is not judged.
-WINDOW = 5
 
 
-def collapses(log: list[dict], looks: int = 1) -> dict[str, str]:
+def is_mixed(settings: dict) -> bool:
+    """Whether every step of a recipe asks rows of all difficulties."""
+    return settings["curriculum"] != "easy_to_hard"
+
+
+def collapses(log: list[dict], looks: int = 1, mixed: bool = True) -> dict[str, str]:
     """A sentence for each sign that a run broke down: of its entropy, length, correct, no_signal or truncated.
 
     Args:
         log: of the run so far.
         looks: how many times in all it is asked for a verdict, each of which may be wrong by chance.
+        mixed: its steps ask rows of all difficulties. Where they go from easy to hard, responses grow and fewer are
+            correct although nothing broke down, so that neither is a sign.
     """
     # Steps that learn from rollouts of an earlier one have no samples of their own.
     log = [row for row in log if "length" in row]
@@ -32,11 +37,11 @@ def collapses(log: list[dict], looks: int = 1) -> dict[str, str]:
             signs["entropy"] = (
                 f"entropy fell from {before:.3g} to {after:.3g} nats per token: the policy hardly explores any more"
             )
-    if moved := shift([row["length"] for row in log], looks):
+    if mixed and (moved := shift([row["length"] for row in log], looks)):
         before, after = moved
         if after > LENGTH_FACTOR * before or LENGTH_FACTOR * after < before:
             signs["length"] = f"the mean response went from {before:.0f} to {after:.0f} tokens"
-    if fallen := fall([row["correct"] for row in log if "correct" in row], looks):
+    if mixed and (fallen := fall([row["correct"] for row in log if "correct" in row], looks)):
         best, last = (100 * share for share in fallen)
         signs["correct"] = f"the share of correct samples fell from {best:.0f} to {last:.0f} %"
     last = log[-window_of(log) :]
@@ -48,6 +53,7 @@ def collapses(log: list[dict], looks: int = 1) -> dict[str, str]:
 
 
 def window_of(values: Sequence) -> int:
+    """Batches of rollouts that are compared at either end: a tenth."""
     return max(WINDOW, len(values) // 10)
 
 

@@ -56,6 +56,8 @@ def main(args: argparse.Namespace) -> None:
     settings = args.settings
     check_settings(settings, Rl)
     vllm_sampler.check(settings)
+    if bool(args.valid) != bool(settings.get("eval_steps")):
+        raise ValueError("eval_steps: asks held-out questions of a file; give both eval_steps and --valid, or neither")
     inputs = [
         *checkpoints.check(args.parent),
         args.data,

@@ -8,7 +8,7 @@ from typing import Any
 from steps.core.files import write_jsonl
 from steps.engines import rollouts
 from steps.judges.rows import judges_of
-from steps.reinforcement.collapse import collapses
+from steps.reinforcement.collapse import collapses, is_mixed
 from steps.reinforcement.exploits import exploits
 from steps.reinforcement.rl_plan import RolloutPlan
 
@@ -37,7 +37,7 @@ def highest(disagreements: list[dict], most: int) -> list[dict]:
 def counts_of(trainer: Any, rows: list[dict], log: list[dict], batches: int, failed: list[dict]) -> dict:
     """For the manifest; warns of a run that broke down or exploits its reward."""
     settings, plan = trainer.settings, trainer.plan
-    collapsed = [*collapses(log).values()]
+    collapsed = [*collapses(log, mixed=is_mixed(settings)).values()]
     exploited = exploits(rollouts.gathered(trainer.work / "strict", batches), plan.batches)
     for sentence in collapsed if trainer.warned else (*exploited, *collapsed):
         print(f"warning: {sentence}", flush=True)

@@ -20,14 +20,15 @@ from steps.core.turns import asked_turns
 from steps.engines import rollouts
 from steps.models.chat import Chat
 from steps.models.context import context
-from steps.reinforcement.collapse import collapses
+from steps.reinforcement.collapse import collapses, is_mixed
 from steps.settings.reinforcement import EVAL_ROWS
 from steps.training import self_teacher
 from steps.training.state import BEST
 from steps.training.watchers import Best
 
-# Of the log.
-COLUMN = "valid_correct"
+# Of the log; and, beside it in the trainer's history, the answers that a reward failed on and could not judge in time.
+COLUMN, FAILED, TIMED_OUT = "valid_correct", "valid_failures", "valid_timeouts"
+OF_ALL_LOOKS = {"failures": FAILED, "timeouts": TIMED_OUT}
 # The signs of a collapse that end a run: groups that are all alike may be all right.
 ENDING = ("entropy", "length", "correct")
 
@@ -98,10 +99,11 @@ class Validation:
         return self.held_out.drawn(self.trainer.rewards, settings.get("eval_rows", EVAL_ROWS), settings["seed"])
 
     def measure(self) -> dict[str, float]:
-        """The share of right answers; every process must call it.
+        """The share of right answers, and how many the reward failed on or could not compare in time, which count as
+        wrong; every process must call it.
 
         Raises:
-            ValueError: the reward says nothing of any answer.
+            ValueError: the reward says nothing of any answer, or fails on more of them than `max_failures` allows.
         """
         trainer, settings = self.trainer, self.trainer.settings
         own, success = self.rows[processes.rank() :: processes.count()], settings["success"]
@@ -113,18 +115,42 @@ class Validation:
         scored = trainer.rewards.score(success["reward"], own, texts, tokens, [1] * len(own))
         right = [one.value >= success["least"] for one in scored if one.note != "silent"]
         told, count = processes.total(sum(right)), processes.total(len(right))
+        failures = self.failures(own, texts, scored)
         if not count:
             raise ValueError(
                 f"success.reward: {success['reward']} says nothing of any answer to {len(self.rows)} held-out"
                 " questions; name another reward, or remove eval_steps"
             )
-        return {COLUMN: told / count}
+        timeouts = round(processes.total(sum(one.note == "timeout" for one in scored)))
+        return {COLUMN: told / count, FAILED: failures, TIMED_OUT: timeouts}
+
+    def failures(self, rows: list[dict], texts: list[str], scored: Sequence[Any]) -> int:
+        """How many answers of all processes the reward failed on; says which was the first.
+
+        Raises:
+            ValueError: they are more than `max_failures` allows.
+        """
+        settings = self.trainer.settings
+        failed = [one for one in zip(rows, texts, scored, strict=True) if one[2].error is not None]
+        count, asked = round(processes.total(len(failed))), len(self.rows)
+        if not count:
+            return 0
+        said = f"{count} of {asked} scores of answers to held-out questions failed"
+        if failed:
+            row, text, score = failed[0]
+            said = f"{said}; {row['file']} row {row['row']}: {score.error}; the answer was {text[:200]!r}"
+        if count > settings["max_failures"] * asked:
+            allowed = f"max_failures allows {100 * settings['max_failures']:g} %"
+            raise ValueError(f"reward {settings['success']['reward']}: {said} ({allowed})")
+        say("rl", said)
+        return count
 
     def counts(self, history: Sequence[dict], done: int) -> dict:
         """For the manifest."""
         scores = {entry["step"]: round(entry[COLUMN], 6) for entry in history if COLUMN in entry}
         kept = self.best.kept_step if self.best else done
         counts = {"rows": len(self.rows), "skipped": dict(sorted(self.held_out.skipped.items()))}
+        counts |= {name: sum(entry.get(key, 0) for entry in history) for name, key in OF_ALL_LOOKS.items()}
         return counts | {"start": scores[0], "kept": scores[kept], "kept_steps": kept}
 
 
@@ -141,6 +167,6 @@ class BestAnswers(Best):
         stopped = super().after(trainer, measured)
         if self.watches and not stopped:
             log = self.plan.log(trainer.state.log_history, trainer.state.global_step)
-            signs = collapses(log, looks=len(self.ends))
-            self.stopped = bool(signs.keys() & {*ENDING})
+            signs = collapses(log, looks=len(self.ends), mixed=is_mixed(trainer.settings))
+            self.stopped = processes.shared(bool(signs.keys() & {*ENDING}))
         return self.stopped

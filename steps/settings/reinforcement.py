@@ -89,6 +89,9 @@ class KeepBestAnswers(Settings):
     )
 
 
+# Batches of rollouts that are compared, at least, at either end of a run, to say whether it broke down: the groups of a
+# few are by chance all alike. A run that has not twice as many is not judged.
+WINDOW = 5
 KL_WEIGHTS: dict[str, type[KlRamp | KlController]] = {"linear": KlRamp, "cosine": KlRamp, "adaptive": KlController}
 # Half of an interval of a share of so many is 7 points at most.
 EVAL_ROWS = 200
@@ -155,6 +158,8 @@ class _Rl(OnPolicy):
         for key in ("keep_best", "eval_rows"):
             if settings.get(key) is not None and settings.get("eval_steps") is None:
                 raise ValueError(f"{key}: has an effect with eval_steps only, the steps between two looks; write both")
+        if settings.get("eval_steps") is not None:
+            _fit_looks(settings)
         if isinstance(settings["kl"], dict) and "until" in settings["kl"]:
             _fit_ramp(settings["kl"], settings["steps"])
         if settings.get("aggregation") == "normalize_then_sum" and settings["scale_rewards"] != "group":
@@ -178,6 +183,26 @@ class _Rl(OnPolicy):
                     f"{key}: {value:g} leaves tokens out, and the loss needs to know which; write"
                     f" sampler: {{kind: transformers}}, or remove {key}"
                 )
+
+
+def _fit_looks(settings: dict) -> None:
+    steps, every, best = settings["steps"], settings["eval_steps"], settings.get("keep_best") or {}
+    if every > steps:
+        raise ValueError(
+            f"eval_steps: {every} is beyond the {steps} steps, before and after which it looks anyway; lower it"
+        )
+    looks, patience = -(-steps // every), best.get("patience")
+    if patience is not None and patience >= looks:
+        raise ValueError(
+            f"keep_best.patience: {patience} has no effect, for the last of {looks} looks after the start is the end of"
+            " the run; lower it, or eval_steps"
+        )
+    batches = steps // settings["iterations"]
+    if best.get("stop_collapsed") and batches < 2 * WINDOW:
+        raise ValueError(
+            f"keep_best.stop_collapsed: has no effect in a run of {batches} batches of samples, for fewer than"
+            f" {2 * WINDOW} are not judged; remove it"
+        )
 
 
 def _fit_ramp(kl: dict, steps: int) -> None:

@@ -41,7 +41,7 @@ def board(folder: Path) -> Any:
 
     class Board(TrainerCallback):
         def on_train_begin(self, args, state, control, **kwargs):
-            self.writer = SummaryWriter(str(folder), purge_step=state.global_step + 1)
+            self.writer = SummaryWriter(str(folder), purge_step=state.global_step and state.global_step + 1)
 
         def on_log(self, args, state, control, logs=None, **kwargs):
             for name, value in logs.items():

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import random
@@ -232,7 +233,7 @@ def all_or_none(work: Path, step: int) -> Iterator[None]:
         ) from error
 
 
-def write_tensors(path: Path, tensors: dict[str, Any]) -> None:
+def write_tensors(path: Path, tensors: dict[str, Any], metadata: dict[str, str] | None = None) -> None:
     """Write and sync, then compare what the disk has with what is in memory.
 
     Raises:
@@ -243,7 +244,7 @@ def write_tensors(path: Path, tensors: dict[str, Any]) -> None:
 
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     try:
-        save_file(tensors, path)
+        save_file(tensors, path, metadata)
         sync(path)
         with safe_open(path, "pt") as file:
             equal = set(file.keys()) == tensors.keys() and all(
@@ -269,6 +270,17 @@ def same_bytes(one: Any, other: Any) -> bool:
 
     one, other = (tensor.detach().cpu().reshape(-1) for tensor in (one, other))
     return one.dtype == other.dtype and torch.equal(one.view(torch.uint8), other.view(torch.uint8))
+
+
+def sum_of(tensors: dict[str, Any]) -> str:
+    """The sha256 of tensors, by name."""
+    import torch
+
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        found.update(name.encode())
+        found.update(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def sync(path: Path) -> None:
@@ -303,13 +315,27 @@ def beside(work: Path) -> list[Path]:
         for folder in (EPOCHS, BEST)
         for path in sorted((work / folder).glob("*.safetensors"), key=lambda path: int(path.stem))[:-1]
     ]
+    return [path for path in kept_beside(work) if path not in older]
+
+
+def kept_beside(work: Path) -> list[Path]:
+    """All files that a run has kept outside of its states."""
     return [
         path
         for folder in sorted(work.iterdir())
         if folder.is_dir() and folder.name != PARTIAL and not STATE.fullmatch(folder.name)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path not in older and path.name != PARTIAL and not path.name.startswith(".")
+        if path.is_file() and path.name != PARTIAL and not path.name.startswith(".")
     ]
+
+
+def forget_later(work: Path, state: Path | None) -> None:
+    """Remove what a run has kept beside its states since this one, or since its start: the next state would go on with
+    it, which may be written again with other bytes, by another device."""
+    named = (sums_of(state) or {"beside": {}})["beside"] if state else {}
+    for path in kept_beside(work) if work.is_dir() else ():
+        if str(path.relative_to(work)) not in named:
+            path.unlink()
 
 
 # --- found and read ------------------------------------------------------------------------------
@@ -347,6 +373,7 @@ def usable_state(work: Path) -> Path | None:
                     shutil.rmtree(state)
                 else:
                     found = str(state)
+            forget_later(work, found and Path(found))
         except OSError as error:
             unreadable = f"{error.filename}: {error.strerror}; make it readable and writable, or delete {work}"
     found, unreadable = processes.shared([found, unreadable])

@@ -11,7 +11,12 @@ from steps.training.dealing import stop_epoch
 from steps.training.packing import IGNORED, collate
 from steps.training.plan import Plan
 from steps.training.spread import put
-from steps.training.state import PARTIAL, saved_states, sums_of, trained_weights, write_tensors
+from steps.training.state import PARTIAL, saved_states, sum_of, sums_of, trained_weights, write_tensors
+
+# Of the metadata of weights that were put aside.
+SUM = "sha256"
+# By so much of itself a difference of two shares, as of 12 and 10 in 100, may be rounded.
+ROUNDING = 1e-9
 
 
 def valid_loss(trainer: Any, batches: list[dict]) -> float:
@@ -181,7 +186,7 @@ class Best:
 
     Args:
         patience: training stops where so many measurements in a row are not better; None never does.
-        delta: by how much better one must be, in nats or as a share.
+        delta: by how much better one must at least be, in nats or as a share.
         column: of the log: what is measured.
         higher: more of it is better.
 
@@ -209,7 +214,8 @@ class Best:
         done = [step for step in self.ends if step in losses]
         best = done[0]
         for step in done[1:]:
-            best = step if losses[step] < losses[best] - self.delta else best
+            gained = losses[best] - losses[step]
+            best = step if gained > 0 and gained >= self.delta * (1 - ROUNDING) else best
         self.kept_step = best
         if best == done[-1]:
             put_aside(trainer, self.folder, best, done[:-1])
@@ -229,7 +235,7 @@ def put_aside(trainer: Any, folder: Path, step: int, older: list[int]) -> None:
     weights = trained_weights(trainer.model)
     if processes.first():
         folder.mkdir(parents=True, exist_ok=True)
-        write_tensors(folder / PARTIAL, weights)
+        write_tensors(folder / PARTIAL, weights, {SUM: sum_of(weights)})
         (folder / PARTIAL).replace(folder / f"{step}.safetensors")
         work = folder.parent
         # What a state names stays as long as the state.
@@ -241,10 +247,21 @@ def put_aside(trainer: Any, folder: Path, step: int, older: list[int]) -> None:
 
 
 def put_back(trainer: Any, file: Path) -> None:
-    """Give the model the trained weights of a file."""
-    from safetensors.torch import load_file
+    """Give the model the trained weights of a file that `put_aside` has written.
 
-    weights = load_file(file)
+    Raises:
+        ValueError: the file is not as it was written.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt") as found:
+            weights = {name: found.get_tensor(name) for name in found.keys()}
+            written = (found.metadata() or {}).get(SUM)
+    except (SafetensorError, FileNotFoundError):
+        weights, written = {}, None
+    if written is None or sum_of(weights) != written:
+        raise ValueError(f"{file}: the weights that were put aside are damaged; run again, which makes them again")
     for name, parameter in trainer.model.named_parameters():
         if parameter.requires_grad:
             put(parameter, weights[name])

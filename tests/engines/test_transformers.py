@@ -185,6 +185,14 @@ def test_what_is_drawn_from_is_noted(cut, left):
     assert torch.allclose(found, shares / shares.sum(), atol=0.07)
 
 
+def test_what_is_no_number_ends_in_a_line_whatever_is_cut(engine, monkeypatch):
+    """Weights that overflow are told of by their log-probabilities."""
+    monkeypatch.setattr(Engine, "_forward", lambda self, ids, *_: torch.full((len(ids), 40), torch.nan))
+    for cut in ({}, {"top_p": 0.9}, {"top_k": 3}, {"min_p": 0.1}):
+        with pytest.raises(ValueError, match="log-probabilities are NaN or infinite"):
+            engine.sample(["a", "b"], temperature=1.0, max_new_tokens=2, **cut)
+
+
 def test_samples_say_what_their_tokens_were_drawn_from(engine):
     cut = Truncation(0.9, 5, 0.01)
     options = {"n": 3, "temperature": 0.7, "max_new_tokens": 12, "seed": 3}

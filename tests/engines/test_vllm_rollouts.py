@@ -52,6 +52,18 @@ def settings_of(sampler: dict, **over) -> dict:
     return test_rl.settings_of("grpo", **test_rl.REAL | two | over)
 
 
+def test_the_gap_of_rollouts_is_none_of_answers_to_held_out_questions():
+    sampler = object.__new__(vllm_sampler.Sampler)
+    sampler.model = SimpleNamespace(device=torch.device("cpu"))
+    sampler.trainer = SimpleNamespace(_metrics={"train": {"sampler_gap": []}})
+    sampler.vllm = SimpleNamespace(update=lambda: None, sample=lambda *_, **__: [["a sample"]])
+    sampler.prompt_ids, sampler._gap = lambda prompts: [[1]], lambda *_: 0.1
+    sampler.sample(["a"], temperature=0.0)
+    assert sampler.trainer._metrics["train"]["sampler_gap"] == []
+    sampler.sample(["a"], temperature=0.8)
+    assert sampler.trainer._metrics["train"]["sampler_gap"] == [0.1]
+
+
 # --- settings --------------------------------------------------------------------------------------
 
 

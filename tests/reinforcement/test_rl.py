@@ -16,16 +16,19 @@ from steps.engines.interface import Sample
 from steps.models import checkpoints
 from steps.models.adapters.attach import attach
 from steps.reinforcement import rl
-from steps.reinforcement.collapse import collapses
+from steps.reinforcement.collapse import collapses, is_mixed
 from steps.reinforcement.exploits import exploits, opened
 from steps.reinforcement.kl_weight import kl_weight
 from steps.reinforcement.methods import sdpo
 from steps.reinforcement.reward_kinds import Scored
+from steps.reinforcement.rewards import Rewards
 from steps.reinforcement.rl_plan import RolloutPlan, log_columns, plan_rollouts
 from steps.reinforcement.scored_samples import spare_rows, without_spread
 from steps.settings.reinforcement import Rl
 from steps.settings.sampling import truncation
 from steps.training import run as training
+from steps.training import watchers
+from steps.training.watchers import Best
 from tests import by_hand
 from tests.conftest import build_tokenizer
 
@@ -833,7 +836,8 @@ def test_the_weights_that_answer_most_are_kept(keep, shares, steps, kept, start,
     counts = read_json(out / "manifest.json")["counts"]
     assert counts["steps"] == steps and counts["samples"] == steps * 3 * SIZE
     assert counts["valid"] == {
-        "rows": 5, "skipped": {"no_room": 1}, "start": shares[0], "kept": shares[kept // 2], "kept_steps": kept,
+        "rows": 5, "skipped": {"no_room": 1}, "failures": 0, "timeouts": 0,
+        "start": shares[0], "kept": shares[kept // 2], "kept_steps": kept,
     }  # fmt: skip
     # The same questions each time, none of which trains.
     known = [row["messages"][0]["content"] for i, row in enumerate(held_out) if i != 3]
@@ -853,12 +857,12 @@ def test_a_run_that_breaks_down_ends_with_its_best_weights(start, tmp_path, monk
     answering(start, [0.2, 0.6, *[0.6] * 7], monkeypatch)
     from steps.reinforcement import validation
 
-    def broken(log, looks):
-        assert looks == 4
+    def broken(log, looks, mixed):
+        assert looks == 7 and mixed
         return {"no_signal": "all alike"} | ({"entropy": "none is left"} if len(log) > 3 else {})
 
     monkeypatch.setattr(validation, "collapses", broken)
-    settings = settings_of("grpo", **REAL | {"eval_steps": 2, "keep_best": {"stop_collapsed": True}})
+    settings = settings_of("grpo", **REAL | {"steps": 12, "eval_steps": 2, "keep_best": {"stop_collapsed": True}})
     counts = read_json(run(start, tmp_path / "run", settings) / "manifest.json")["counts"]
     assert (counts["steps"], counts["valid"]["kept_steps"], counts["valid"]["kept"]) == (4, 2, 0.571429)
 
@@ -887,6 +891,72 @@ def test_a_killed_run_keeps_what_was_best_before_it(start, tmp_path, monkeypatch
     # It goes on behind step 2: the weights of step 1 are those that were put aside before.
     assert hashes(run(start, tmp_path / "killed", settings)) == hashes(whole)
     assert len(asked) == 4
+
+
+def test_weights_that_were_put_aside_are_held_to_their_hash(start, tmp_path, monkeypatch):
+    """Also where no state names them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    shares = [0.2, 0.6, 0.4, 0.4]
+    settings = settings_of("grpo", **REAL | {"eval_steps": 2, "keep_best": {}, "saves": 0})
+    answering(start, shares, monkeypatch)
+    whole = run(start, tmp_path / "whole", settings)
+    finish = Best.finish
+
+    def damaged(best, *args):
+        file = best.folder / "2.safetensors"
+        content = file.read_bytes()
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        finish(best, *args)
+
+    answering(start, shares, monkeypatch)
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match=r"best/2\.safetensors: .* damaged; run again"):
+        patch.setattr(Best, "finish", damaged)
+        run(start, tmp_path / "again", settings)
+    answering(start, shares, monkeypatch)
+    assert hashes(run(start, tmp_path / "again", settings)) == hashes(whole)
+    curves = EventAccumulator(str(tmp_path / "again" / "logs")).Reload()
+    assert [event.step for event in curves.Scalars("valid_correct")] == [0, 2, 4, 6]
+
+
+def test_a_share_counts_that_is_higher_by_what_is_asked(monkeypatch):
+    monkeypatch.setattr(watchers, "put_aside", lambda *_: None)
+    plan = argparse.Namespace(valid_steps={0, 1}, steps=1)
+    for right in range(197):
+        for more, kept in ((4, 1), (3, 0)):
+            best = Best(plan, None, 0.02, Path(), "valid_correct", higher=True)
+            best.after(None, {0: right / 200, 1: (right + more) / 200})
+            assert best.kept_step == kept, (right, more)
+
+
+def test_answers_that_the_reward_fails_on_are_told(start, tmp_path, monkeypatch, capsys):
+    score = Rewards.score
+
+    def failing(self, name, rows, responses, tokens, groups):
+        scored = score(self, name, rows, responses, tokens, groups)
+        if groups[0] == 1:
+            scored[-1] = Scored(0.0, error="KeyError: 'x'")
+        return scored
+
+    monkeypatch.setattr(Rewards, "score", failing)
+    settings = settings_of("grpo", **REAL | {"steps": 2, "eval_steps": 1, "eval_rows": 5, "saves": 0})
+    answering(start, [0.2, 0.6, 0.6], monkeypatch)
+    with pytest.raises(ValueError, match=r"reward vowels: 1 of 5 scores .* row \d: KeyError: 'x'; the answer was 'x'"):
+        run(start, tmp_path / "few", settings)
+    answering(start, [0.2, 0.6, 0.6], monkeypatch)
+    counts = read_json(run(start, tmp_path / "many", settings | {"max_failures": 0.2}) / "manifest.json")["counts"]
+    assert counts["valid"] | {"skipped": {}} == {
+        "rows": 5, "skipped": {}, "failures": 3, "timeouts": 0, "start": 0.2, "kept": 0.6, "kept_steps": 2,
+    }  # fmt: skip
+    assert counts["failures"] == {}
+    assert "1 of 5 scores of answers to held-out questions failed" in capsys.readouterr().out
+
+
+def test_held_out_rows_and_the_steps_between_two_looks_go_together(start, tmp_path):
+    settings = settings_of("grpo", **REAL)
+    args = argparse.Namespace(settings=settings, parent=start, data=None, valid=tmp_path / "valid.jsonl")
+    with pytest.raises(ValueError, match="give both eval_steps and --valid, or neither"):
+        rl.main(args)
 
 
 def test_held_out_rows_that_none_can_judge_are_named(start, tmp_path):
@@ -1174,6 +1244,12 @@ def test_a_curriculum_goes_from_easy_to_hard_once():
         ),
         ({"top_k": 20, "sampler": {"kind": "vllm", "mode": "colocate", "memory": 0.3}}, "top_k: 20 .* transformers"),
         ({"keep_best": {}}, "keep_best: has an effect with eval_steps only"),
+        ({"eval_steps": 3}, "eval_steps: 3 is beyond the 2 steps"),
+        ({"eval_steps": 1, "keep_best": {"patience": 2}}, r"keep_best\.patience: 2 has no effect"),
+        (
+            {"steps": 18, "eval_steps": 2, "keep_best": {"stop_collapsed": True}},
+            r"keep_best\.stop_collapsed: has no effect in a run of 9 batches",
+        ),
         ({"eval_rows": 9}, "eval_rows: has an effect with eval_steps only"),
         ({"batch_size": 7}, r"batch_size: 7 does not divide the 20 samples"),
         ({"steps": 3}, r"steps: 3 is no multiple of iterations 2"),
@@ -1337,6 +1413,15 @@ def test_a_collapse_is_told_in_words(columns, words):
     found = collapses(history(**columns))
     assert [*found] == ([*columns] if words else [])
     assert words is None or words in found[next(iter(columns))]
+
+
+def test_from_easy_to_hard_responses_grow_and_fewer_are_correct():
+    harder = {"length": [20.0] * 10 + [45.0] * 10, "correct": [0.9] * 10 + [0.1] * 10}
+    assert [*collapses(history(**harder))] == ["length", "correct"]
+    mixed = is_mixed(settings_of(curriculum="easy_to_hard"))
+    assert [*collapses(history(**harder), mixed=mixed)] == []
+    assert [*collapses(history(entropy=[1.0] * 10 + [0.05] * 10), mixed=mixed)] == ["entropy"]
+    assert is_mixed(SETTINGS)
 
 
 def noisy(draw, steps: int) -> list[dict]:

@@ -305,6 +305,9 @@ def test_held_out_questions_are_a_curve_from_the_start_on(tmp_path):
     rows = {row["checkpoint"]: row for row in read_table(make(tmp_path, settings), "reinforcement_monitoring")}
     assert [float(rows["grpo"][f"held_out_{key}"]) for key in ("start", "kept", "step")] == [0.55, 0.7, 8]
     assert rows["sdpo"]["held_out_kept"] == ""
+    # Made anew, its log is there before its manifest.
+    grpo.members[0].manifest = None
+    assert curve_of(grpo, "valid_correct")[0][0] == [*range(4, len(log), 4)]
 
 
 # --- numbers -------------------------------------------------------------------------------------

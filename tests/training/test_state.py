@@ -149,6 +149,28 @@ def test_weights_of_an_epoch_are_held_to_their_hash(small_checkpoint, data, tmp_
     assert f"{state}: {named} is damaged" in capsys.readouterr().out
 
 
+def test_what_was_kept_after_a_state_is_forgotten(tmp_path):
+    """A device that rounds otherwise may keep something else: the next state shall not name what is there by chance."""
+    state = tmp_path / "checkpoint-2"
+    state.mkdir()
+    (state / "state.json").write_text('{"processes": 1}')
+
+    def keep(*files: str) -> set[str]:
+        for file in files:
+            (tmp_path / file).parent.mkdir(exist_ok=True)
+            (tmp_path / file).write_text(file)
+        return {*files}
+
+    before = keep("best/1.safetensors", "rollouts/0-0.jsonl")
+    states.seal(state)
+    keep("best/3.safetensors", "best/4.safetensors", "rollouts/2-0.jsonl", "trajectory/3.parquet")
+    assert states.usable_state(tmp_path) == state
+    states.seal(state)
+    assert states.sums_of(state)["beside"].keys() == before
+    shutil.rmtree(state)
+    assert states.usable_state(tmp_path) is None and not [*tmp_path.rglob("*.*")]
+
+
 # --- written -------------------------------------------------------------------------------------
 
 
@@ -177,8 +199,8 @@ def full(write, path, tensors) -> None:
 def altered(write, path, tensors) -> None:
     import safetensors.torch
 
-    def save(given, target):
-        safe({name: tensor.clone() for name, tensor in given.items()}, target)
+    def save(given, target, metadata):
+        safe({name: tensor.clone() for name, tensor in given.items()}, target, metadata)
         flip(Path(target))
 
     safe = safetensors.torch.save_file

@@ -252,11 +252,13 @@ def curve_of(candidate: Candidate, column: str) -> list[tuple[list[float], list[
     """`logged`; of held-out questions the start's share too, which comes before the first step."""
     if column != "valid_correct":
         return logged(candidate, column)
-    starts = [of["start"] for of in held_out(candidate)]
-    return [
-        ([0.0, *steps], [start, *values])
-        for start, (steps, values) in zip(starts, logged(candidate, column), strict=True)
-    ]
+    curves, members = logged(candidate, column), [m for m in candidate.members if any(column in row for row in m.log)]
+    for member, (steps, values) in zip(members, curves, strict=True):
+        # One that is made anew has its log before its manifest.
+        if counts := member.manifest and member.manifest["counts"].get("valid"):
+            steps.insert(0, 0.0)
+            values.insert(0, counts["start"])
+    return curves
 
 
 def held_out(candidate: Candidate) -> list[dict]:
