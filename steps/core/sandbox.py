@@ -105,13 +105,8 @@ def _value(told: Any) -> Any:
     kind, parts = told
     if kind == "dict":
         return {_value(key): _value(one) for key, one in parts}
-    makes: dict[str, Callable] = {
-        "list": list,
-        "tuple": tuple,
-        "set": frozenset,
-        "bytes": bytes,
-        "complex": lambda two: complex(*two),
-    }
+    makes: dict[str, Callable] = {"list": list, "tuple": tuple, "set": frozenset, "bytes": bytes}
+    makes["complex"] = lambda two: complex(*two)
     if kind not in makes:
         raise ValueError(f"a value of type {kind!s:.40}")
     return makes[kind](map(_value, parts))
@@ -322,8 +317,8 @@ fsconfig 431 fsmount 432 fspick 433 mount_setattr 442 quotactl_fd 443
 """
 # Of open and openat: the place of their flags among the arguments, and the flags that write.
 _OPENS, _WRITES = {2: 1, 257: 2}, os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-# Of fcntl the commands that are refused: F_SETOWN, F_SETSIG and F_SETOWN_EX, by which the kernel sends a signal, a fatal
-# one too, to any process of the user; F_SETLEASE, F_NOTIFY and F_SETPIPE_SZ. Of ioctl those that are allowed: TCGETS,
+# Of fcntl the commands that are refused: F_SETOWN, F_SETSIG and F_SETOWN_EX, by which the kernel sends any process of
+# the user a signal, a fatal one too; F_SETLEASE, F_NOTIFY and F_SETPIPE_SZ. Of ioctl those that are allowed: TCGETS,
 # TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX.
 _FCNTL, _FCNTL_REFUSED = 72, (8, 10, 15, 1024, 1026, 1031)
 _IOCTL, _IOCTL_ALLOWED = 16, (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)

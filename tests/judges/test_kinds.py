@@ -58,11 +58,42 @@ def test_golds_that_are_options_are_choices():
         ("A. Rome is old.", {}),
         ("Which?\n(B) Rome\n(C) Oslo", {}),
         ("Which of A, B, C?", {}),
+        ("Which?\n(a) Rome\n(b) Oslo", {"A": "Rome", "B": "Oslo"}),
+        ("A、北京\nB、上海", {"A": "北京", "B": "上海"}),
         ("", {}),
     ],
 )
 def test_options_of_a_question(question, options):
     assert options_of(question) == options
+
+
+CITIES = "Which?\n(A) Rome\n(B) York\n(C) New York\n(D) the York"
+CITY = {
+    "B": [
+        "The correct answer is (B) York", "B - York", "B, York", "York (B)", "B、York", "答案是B", "应选 B", "York",
+        "I choose B",
+    ],
+    "C": ["answer:C", "new york.", "So the best choice is C", "the answer is option (c)"],
+    "": [
+        "not B", "It isn't option B", "The wrong answer is B", "Everything except choice B", "never choose option B",
+        "my second choice is B", "I rule out option B", "不选B", "答案不是B", "B, New York", "New York (B)", "B or C",
+        "The answer is B or C", "anything but B", "B, not C",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("letter", "answer"), [(letter, answer) for letter in CITY for answer in CITY[letter]])
+def test_an_option_is_named_and_nothing_but_it(made, letter, answer):
+    told = {one: made["choice"].judge(one, f"#### {answer}", "####", CITIES).right for one in "ABCD"}
+    assert "".join(one for one in told if told[one]) == letter
+    if not letter:
+        assert not made["number"].judge("B", f"#### {answer}", "####").right or answer == "B, New York"
+
+
+def test_several_options_may_stand_with_their_texts(made):
+    asked = "Which?\nA. red\nB. blue\nC. green"
+    for answer, right in (("A. red, C. green", True), ("A. red and C. green", True), ("A. red, C. blue", False)):
+        assert made["choice"].judge("A, C", f"#### {answer}", "####", asked).right == right
 
 
 # --- patterns --------------------------------------------------------------------------------------
