@@ -21,13 +21,17 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any, NamedTuple
 
-# Seconds that one run may compute, that it may take in all, and that all runs of a program may compute together.
-RUN, WALL, TOGETHER = 4, 8.0, 10.0
+# Seconds that one run may compute, that it may take in all, and the same of all runs of a program together.
+RUN, WALL = 4, 8.0
+RUNS, WALLS = 10.0, 20.0
 # Bytes: of addresses, and of what a run may say.
 MEMORY, OUTPUT = 1 << 30, 1 << 18
+# Files that a run may have open: each pipe holds memory that is not its own.
+OPEN = 64
 # Values within values of an answer.
 DEEPEST = 50
 
@@ -75,7 +79,7 @@ def run(program: str, runs: Sequence[dict]) -> list[Ran]:
             env={"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
             cwd="/",
             start_new_session=True,
-            timeout=WALL * (1 + len(runs)),
+            timeout=2 * WALLS,
             check=True,
         )
         return [Ran(*one) for one in json.loads(process.stdout)]
@@ -101,7 +105,8 @@ def _value(told: Any) -> Any:
     kind, parts = told
     if kind == "dict":
         return {_value(key): _value(one) for key, one in parts}
-    makes = {"list": list, "tuple": tuple, "set": frozenset}
+    makes: dict[str, Callable] = {"list": list, "tuple": tuple, "set": frozenset, "bytes": bytes}
+    makes["complex"] = lambda two: complex(*two)
     if kind not in makes:
         raise ValueError(f"a value of type {kind!s:.40}")
     return makes[kind](map(_value, parts))
@@ -112,9 +117,9 @@ def _value(told: Any) -> Any:
 
 def _main() -> None:
     request = json.load(sys.stdin.buffer)
-    ran, left = [], TOGETHER
+    ran, left, until = [], RUNS, time.monotonic() + WALLS
     for asked in request["runs"]:
-        said, problem, took = _forked(request["program"], asked, left)
+        said, problem, took = _forked(request["program"], asked, left, until)
         ran.append((said, problem))
         left -= took
         if problem:
@@ -122,10 +127,11 @@ def _main() -> None:
     sys.stdout.write(json.dumps(ran))
 
 
-def _forked(program: str, asked: dict, left: float) -> tuple[str, str, float]:
+def _forked(program: str, asked: dict, left: float, end: float) -> tuple[str, str, float]:
     """What a run said, its problem, and the seconds that it computed."""
     reading, writing = os.pipe()
-    until = time.monotonic() + WALL
+    until = min(time.monotonic() + WALL, end)
+    slow = f"it takes longer than {WALL:g} s" if until < end else f"its runs take longer than {WALLS:g} s"
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -141,13 +147,13 @@ def _forked(program: str, asked: dict, left: float) -> tuple[str, str, float]:
         part = os.read(reading, 1 << 16) if ready else b""
         said += part
         if not ready:
-            problem = f"it takes longer than {WALL:g} s"
+            problem = slow
         elif len(said) > OUTPUT:
             problem = f"it says more than {OUTPUT >> 10} KiB"
         elif not part:
             break
     if problem or not _ends(pid, until):
-        problem = problem or f"it takes longer than {WALL:g} s"
+        problem = problem or slow
         os.kill(pid, signal.SIGKILL)
     os.close(reading)
     _, status, usage = os.wait4(pid, 0)
@@ -196,6 +202,7 @@ def _prepare(asked: dict, writing: int, seconds: int) -> None:
         (resource.RLIMIT_AS, MEMORY),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_NOFILE, OPEN),
     ):
         resource.setrlimit(limit, (most, most))
     libc = ctypes.CDLL(None, use_errno=True)
@@ -206,7 +213,10 @@ def _prepare(asked: dict, writing: int, seconds: int) -> None:
 
 
 def _execute(program: str, asked: dict) -> int:
-    defined: dict[str, Any] = {"__name__": "__main__", "__builtins__": __builtins__}
+    # What a script does when it is started is no part of what it defines.
+    module = ModuleType("__main__" if "stdin" in asked else "answer")
+    sys.modules[module.__name__] = module
+    defined = vars(module)
     try:
         exec(compile(program, "answer.py", "exec"), defined)
         if "value" in asked:
@@ -214,21 +224,34 @@ def _execute(program: str, asked: dict) -> int:
             said = json.dumps(_told(found, DEEPEST)).encode()
             while said:
                 said = said[os.write(_RESULT, said) :]
-        sys.stdout.flush()
+        _flush()
     except SystemExit as ended:
-        sys.stdout.flush()
+        _flush()
         return 0 if ended.code in (None, 0) and "stdin" in asked else 1
     except MemoryError:
         return _TOO_LARGE
     return 0
 
 
+def _flush() -> None:
+    for stream in (sys.stdout, sys.__stdout__):
+        if stream:
+            stream.flush()
+
+
 def _told(found: Any, depth: int) -> Any:
-    """A value as JSON: ["list" | "tuple" | "set" | "dict", parts]; of any other its type."""
+    """A value as JSON: [type, parts] of what has parts; of any other its type."""
     if found is None or isinstance(found, bool | int | float | str):
         return found
     if not depth:
         raise RecursionError
+    if getattr(found, "shape", None) == ():
+        # A number of NumPy.
+        return _told(found.item(), depth - 1)
+    if isinstance(found, complex):
+        return ["complex", [found.real, found.imag]]
+    if isinstance(found, bytes | bytearray):
+        return ["bytes", [*found]]
     if isinstance(found, dict):
         return ["dict", [[_told(key, depth - 1), _told(one, depth - 1)] for key, one in found.items()]]
     for kind in (list, tuple, set, frozenset):
@@ -272,10 +295,11 @@ def _read_python_only(libc: ctypes.CDLL) -> None:
 # Calls of x86-64 that a program is refused: to talk; to start or steer processes; to raise limits; to write files; to
 # change the system.
 _REFUSED = """
-socket 41 connect 42 accept 43 bind 49 listen 50 socketpair 53 accept4 288 mq_open 240 msgget 68 shmget 29 semget 64
+socket 41 connect 42 accept 43 bind 49 listen 50 socketpair 53 accept4 288 mq_open 240 mq_unlink 241 msgget 68
+msgsnd 69 msgrcv 70 msgctl 71 shmget 29 shmat 30 shmctl 31 semget 64 semop 65 semctl 66 semtimedop 220
 clone 56 fork 57 vfork 58 execve 59 execveat 322 clone3 435 kill 62 tkill 200 tgkill 234 ptrace 101 rt_sigqueueinfo 129
 rt_tgsigqueueinfo 297 process_vm_readv 310 process_vm_writev 311 pidfd_send_signal 424 pidfd_open 434 pidfd_getfd 438
-process_madvise 440 process_mrelease 448
+process_madvise 440 process_mrelease 448 migrate_pages 256 move_pages 279 sched_setparam 142
 setrlimit 160 prlimit64 302 setpriority 141 sched_setscheduler 144 sched_setaffinity 203 ioprio_set 251
 sched_setattr 314
 creat 85 truncate 76 rename 82 mkdir 83 rmdir 84 link 86 unlink 87 symlink 88 chmod 90 fchmod 91 chown 92 fchown 93
@@ -283,15 +307,21 @@ lchown 94 utime 132 mknod 133 utimes 235 mkdirat 258 mknodat 259 fchownat 260 fu
 linkat 265 symlinkat 266 fchmodat 268 utimensat 280 fallocate 285 renameat2 316 memfd_create 319 openat2 437
 fchmodat2 452 setxattr 188 lsetxattr 189 fsetxattr 190 removexattr 197 lremovexattr 198 fremovexattr 199
 open_by_handle_at 304 setxattrat 463 removexattrat 466
-syslog 103 personality 135 pivot_root 155 chroot 161 acct 163 settimeofday 164 mount 165 umount2 166 swapon 167
-swapoff 168 reboot 169 sethostname 170 setdomainname 171 iopl 172 ioperm 173 init_module 175 delete_module 176
-quotactl 179 clock_settime 227 kexec_load 246 add_key 248 request_key 249 keyctl 250 unshare 272 perf_event_open 298
-fanotify_init 300 clock_adjtime 305 setns 308 finit_module 313 kexec_file_load 320 bpf 321 userfaultfd 323
-io_uring_setup 425 io_uring_enter 426 io_uring_register 427 open_tree 428 move_mount 429 fsopen 430 fsconfig 431
-fsmount 432 fspick 433 mount_setattr 442 quotactl_fd 443
+sync 162 syncfs 306 io_setup 206 io_submit 209
+adjtimex 159 vhangup 153 syslog 103 personality 135 pivot_root 155 chroot 161 acct 163 settimeofday 164 mount 165
+umount2 166 swapon 167 swapoff 168 reboot 169 sethostname 170 setdomainname 171 iopl 172 ioperm 173 init_module 175
+delete_module 176 quotactl 179 clock_settime 227 kexec_load 246 add_key 248 request_key 249 keyctl 250 unshare 272
+perf_event_open 298 fanotify_init 300 clock_adjtime 305 setns 308 finit_module 313 kexec_file_load 320 bpf 321
+userfaultfd 323 io_uring_setup 425 io_uring_enter 426 io_uring_register 427 open_tree 428 move_mount 429 fsopen 430
+fsconfig 431 fsmount 432 fspick 433 mount_setattr 442 quotactl_fd 443
 """
 # Of open and openat: the place of their flags among the arguments, and the flags that write.
 _OPENS, _WRITES = {2: 1, 257: 2}, os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+# Of fcntl the commands that are refused: F_SETOWN, F_SETSIG and F_SETOWN_EX, by which the kernel sends any process of
+# the user a signal, a fatal one too; F_SETLEASE, F_NOTIFY and F_SETPIPE_SZ. Of ioctl those that are allowed: TCGETS,
+# TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX.
+_FCNTL, _FCNTL_REFUSED = 72, (8, 10, 15, 1024, 1026, 1031)
+_IOCTL, _IOCTL_ALLOWED = 16, (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
 _ARCHITECTURE, _FOREIGN = 0xC000003E, 0x40000000
 _ALLOW, _DENY, _KILL = 0x7FFF0000, 0x00050001, 0x80000000
 
@@ -308,6 +338,14 @@ def _filter(libc: ctypes.CDLL) -> None:
     for number, place in _OPENS.items():
         steps += [(equal, 0, 4, number), (load, 0, 0, 16 + 8 * place), (any_bit, 0, 1, _WRITES), (give, 0, 0, _DENY)]
         steps += [(give, 0, 0, _ALLOW)]
+    for number, commands, named, other in (
+        (_FCNTL, _FCNTL_REFUSED, _DENY, _ALLOW),
+        (_IOCTL, _IOCTL_ALLOWED, _ALLOW, _DENY),
+    ):
+        steps += [(equal, 0, 2 * len(commands) + 2, number), (load, 0, 0, 16 + 8)]
+        for command in commands:
+            steps += [(equal, 0, 1, command), (give, 0, 0, named)]
+        steps += [(give, 0, 0, other)]
     steps += [(give, 0, 0, _ALLOW)]
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
     # struct sock_fprog

@@ -28,7 +28,16 @@ class Unverifiable(Exception):
 
 _BASE = re.compile(r"\(?(-?[0-9A-Fa-f]+)\)?_\(?([2-9]|[12]\d|3[0-6]|[a-z]{3,})\)?")
 _LABELLED = re.compile(r"[(\[]?\s*([A-Ja-j])\s*[)\].:]\s*\S.*", re.DOTALL)
-CHOSEN = re.compile(r".{0,40}\b(?:answer|option|choice)\b\s*(?:is|:|=)?\s*[(\[]?([A-J])[)\]]?", re.IGNORECASE)
+# What leads to an option. No other word may: it can be a "not", an "except" or a "second".
+_LEADS = (
+    "so thus hence therefore then i we choose pick select think believe the my our final correct right best most likely"
+    " answer option choice letter is are must should be would will to this question and"
+)
+LEADING = re.compile(
+    rf"(?:(?:{'|'.join(_LEADS.split())})[\s,:=]++){{1,12}}+|(?:因此|所以|故|应该?|正确|答案|选项?|择|是|为|[:：\s]){{1,12}}+",
+    re.IGNORECASE,
+)
+CHOSEN = re.compile(rf"(?:{LEADING.pattern})[(\[]?([A-J])[)\]]?", re.IGNORECASE)
 _TRAILING_UNIT = re.compile(r"(.*?)\s*\\text\s*\{([^{}]*)\}\s*(\^\s*\{?\d\}?)?", re.DOTALL)
 
 

@@ -3,13 +3,17 @@
 Tests are, as a text or as JSON: {"inputs": […], "outputs": […]}, what a program reads and what it prints (as verl, APPS
 and TACO have them); the same with "fn_name", the arguments of a function and what it returns; or lines of `assert call
 == literal` (as MBPP), with the imports that they need. Programs run where they can do nothing (`steps.core.sandbox`),
-and what is expected is not there: it is compared here.
+and what is expected is not there: it is compared here. So no test may compare where the program runs, which could read
+what it is compared with, or answer with an object that equals everything.
 """
 
 import ast
 import json
+import math
 import re
+from collections.abc import Callable, Iterator
 from functools import lru_cache
+from textwrap import dedent
 from typing import Any, NamedTuple
 
 from steps.core import sandbox
@@ -20,9 +24,9 @@ from steps.judges.reading import Mark, said
 MOST_TESTS, LONGEST, LONGEST_TESTS = 24, 1 << 16, 1 << 20
 # Brackets within brackets of a literal.
 DEEPEST = 50
-# The block that answers is the last one of Python, or of no named language.
-_BLOCK = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)^[ \t]*```", re.DOTALL | re.MULTILINE)
-_LANGUAGES = ("", "py", "python", "python3")
+# The block that answers is the last one of Python; without one, the last of no named language, which may be an output.
+_BLOCK = re.compile(r"^[ \t]*+```[ \t]*+(\w*+)[^\n]*+\n(.*?)^[ \t]*+```", re.DOTALL | re.MULTILINE)
+_PYTHON = ("py", "python", "python3")
 _NAME = re.compile(r"[A-Za-z_]\w*")
 
 
@@ -32,6 +36,26 @@ class Tests(NamedTuple):
     runs: tuple[dict, ...]
     expected: tuple[Any, ...]
     imports: str = ""
+
+
+class _Close(NamedTuple):
+    """Numbers that are near enough to one, as `math.isclose` has it."""
+
+    number: float
+    relative: float
+    absolute: float
+
+    def is_near(self, found: Any) -> bool:
+        try:
+            return math.isclose(found, self.number, rel_tol=self.relative, abs_tol=self.absolute)
+        except (TypeError, OverflowError):
+            return False
+
+
+class _Wrapped(NamedTuple):
+    """A list of one: all results of APPS's functions stand in one, whatever they are."""
+
+    result: list
 
 
 class Programs:
@@ -49,8 +73,7 @@ class Programs:
 
     def judge(self, gold: str, response: str, mark: Mark = "either", question: str = "") -> Verdict:
         """Run a response's program; where it stands is known by its block."""
-        blocks = [code for language, code in _BLOCK.findall(said(response)) if language.lower() in _LANGUAGES]
-        if not blocks or not (program := blocks[-1].strip()):
+        if not (program := program_of(response)):
             return Verdict("unread", "", "no block of code")
         if len(program) > LONGEST:
             return Verdict("unread", "", "longer than any program")
@@ -67,6 +90,15 @@ class Programs:
         return Verdict("right", program, "it passes its tests")
 
 
+def program_of(response: str) -> str:
+    """The program of a response; "" where it has none."""
+    blocks = [(language.lower(), code) for language, code in _BLOCK.findall(said(response))]
+    for languages in (_PYTHON, ("",)):
+        if own := [code for language, code in blocks if language in languages]:
+            return dedent(own[-1]).strip()
+    return ""
+
+
 def _is_answer(given: str, expected: Any, asked: dict) -> bool:
     if "stdin" in asked:
         return _lines(given) == _lines(expected)
@@ -74,7 +106,10 @@ def _is_answer(given: str, expected: Any, asked: dict) -> bool:
         found = sandbox.value(given)
     except ValueError:
         return False
-    return bool((_lists(found) if asked.get("listed") else found) == expected)
+    if isinstance(expected, _Close):
+        return expected.is_near(found)
+    found = _lists(found) if asked.get("listed") else found
+    return found in (expected.result, expected.result[0]) if isinstance(expected, _Wrapped) else found == expected
 
 
 def _lines(text: str) -> list[list[str]]:
@@ -124,7 +159,10 @@ def tests_of(gold: str) -> Tests:
         if not all(isinstance(one, str) for one in told):
             raise ValueError("they are no list of texts")
         gold = "\n".join(told)
-    return _by_asserts(gold)
+    try:
+        return _by_asserts(gold)
+    except RecursionError:
+        raise ValueError("they are nested too deeply") from None
 
 
 def _by_outputs(told: dict) -> Tests:
@@ -151,7 +189,14 @@ def _by_outputs(told: dict) -> Tests:
         except (ValueError, RecursionError):
             raise ValueError("an input of a function has no finite number, or is nested too deeply") from None
         runs.append({"value": f"{named}(*{arguments!r})", "listed": True})
-    return Tests(tuple(runs), tuple(_json(one) if isinstance(one, str) else one for one in outputs))
+    # Lines of JSON have outputs in JSON; arguments as they are have them as they are.
+    expected = [
+        _json(one) if isinstance(given, str) and isinstance(one, str) else one
+        for given, one in zip(inputs, outputs, strict=True)
+    ]
+    if all(isinstance(one, list) and len(one) == 1 for one in expected):
+        expected = [*map(_Wrapped, expected)]
+    return Tests(tuple(runs), tuple(expected))
 
 
 def _json(text: str) -> Any:
@@ -168,9 +213,14 @@ def _by_asserts(text: str) -> Tests:
         if isinstance(statement, ast.Import | ast.ImportFrom):
             imports.append(ast.unparse(statement))
         elif isinstance(statement, ast.Assert):
-            asked, result = _sides(statement.test)
-            runs.append({"value": asked})
-            expected.append(result)
+            for test in _all_of(statement.test):
+                asked, result = _sides(test)
+                if not any(isinstance(node, ast.Name) for node in ast.walk(test)):
+                    raise ValueError(f"a test asks nothing of a program: {ast.unparse(test):.60}")
+                if any(isinstance(node, ast.Compare | ast.BoolOp) for node in ast.walk(asked)):
+                    raise _no_call(test)
+                runs.append({"value": ast.unparse(asked)})
+                expected.append(result)
         else:
             raise ValueError(f"they hold more than asserts and imports: {ast.unparse(statement):.60}")
     if not runs:
@@ -192,16 +242,91 @@ def _parsed(text: str) -> ast.Module:
         raise ValueError("they are no Python") from None
 
 
-def _sides(test: ast.expr) -> tuple[str, Any]:
-    """What is asked, and the literal that it should be."""
+def _all_of(test: ast.expr) -> list[ast.expr]:
+    """The tests that are joined by `and`."""
+    return test.values if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And) else [test]
+
+
+def _no_call(test: ast.expr) -> ValueError:
+    return ValueError(f"a test is no `call == literal`: {ast.unparse(test):.60}")
+
+
+def _sides(test: ast.expr) -> tuple[ast.expr, Any]:
+    """What is asked, and what it should be: the value of a literal, or near it."""
+    if near := _near(test):
+        return near
     if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
-        return f"bool({ast.unparse(test.operand)})", False
+        return _truth(test.operand), False
     if not isinstance(test, ast.Compare):
-        return f"bool({ast.unparse(test)})", True
-    if len(test.ops) == 1 and isinstance(test.ops[0], ast.Eq | ast.Is):
-        for asked, told in ((test.left, test.comparators[0]), (test.comparators[0], test.left)):
-            try:
-                return ast.unparse(asked), ast.literal_eval(told)
-            except (ValueError, TypeError, RecursionError, MemoryError):
-                continue
-    raise ValueError(f"a test is no `call == literal`: {ast.unparse(test):.60}")
+        return _truth(test), True
+    equal = len(test.ops) == 1 and isinstance(test.ops[0], ast.Eq | ast.Is)
+    if equal and (pair := next(_pairs(test.left, test.comparators[0]), None)):
+        return pair
+    raise _no_call(test)
+
+
+def _truth(asked: ast.expr) -> ast.expr:
+    """Whether what a call of the program returns is true, or is of a type. Of another call with a call in it, such as
+    `allclose(f(1), [2])`, nobody knows what it compares."""
+    if isinstance(asked, ast.Call) and len(asked.args) + len(asked.keywords) > 1:
+        calls = [node for node in ast.walk(asked) if isinstance(node, ast.Call)]
+        if len(calls) > 1 and not (isinstance(asked.func, ast.Name) and asked.func.id == "isinstance"):
+            raise _no_call(asked)
+    return ast.Call(ast.Name("bool"), [asked], [])
+
+
+def _near(test: ast.expr) -> tuple[ast.expr, _Close] | None:
+    """Of `isclose(call, number)` and `abs(call - number) < number` what is asked, and what it should be near."""
+    tolerances = {"rel_tol": 1e-9, "abs_tol": 0.0}
+    two: list[ast.expr] = []
+    if isinstance(test, ast.Call) and ast.unparse(test.func) in ("isclose", "math.isclose"):
+        for keyword in test.keywords:
+            if keyword.arg not in tolerances:
+                raise _no_call(test)
+            tolerances[keyword.arg] = _number(keyword.value, test)
+        two = test.args
+    elif isinstance(test, ast.Compare) and len(test.ops) == 1 and isinstance(test.ops[0], ast.Lt | ast.LtE):
+        apart = test.left
+        if isinstance(apart, ast.Call) and ast.unparse(apart.func) in ("abs", "math.fabs") and len(apart.args) == 1:
+            inner = apart.args[0]
+            if isinstance(inner, ast.BinOp) and isinstance(inner.op, ast.Sub):
+                tolerances = {"rel_tol": 0.0, "abs_tol": _number(test.comparators[0], test)}
+                two = [inner.left, inner.right]
+    if len(two) != 2:
+        return None
+    for asked, told in _pairs(*two):
+        if isinstance(told, int | float):
+            return asked, _Close(told, tolerances["rel_tol"], tolerances["abs_tol"])
+    raise _no_call(test)
+
+
+def _number(node: ast.expr, test: ast.expr) -> float:
+    for _, told in _pairs(test, node):
+        if isinstance(told, int | float) and told >= 0:
+            return float(told)
+    raise _no_call(test)
+
+
+def _pairs(left: ast.expr, right: ast.expr) -> Iterator[tuple[ast.expr, Any]]:
+    """What is asked and the value of the other side, where one of both is a literal."""
+    for asked, told in ((left, right), (right, left)):
+        try:
+            yield asked, _literal(told)
+        except (ValueError, TypeError, RecursionError, MemoryError):
+            continue
+
+
+_MAKES: dict[str, Callable] = {one.__name__: one for one in (set, frozenset, tuple, list, dict, sorted)}
+
+
+def _literal(node: ast.expr) -> Any:
+    """The value of a literal, also of one in `set(…)` and the like.
+
+    Raises:
+        ValueError, TypeError, RecursionError, MemoryError: it is none.
+    """
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _MAKES:
+        if len(node.args) != 1 or node.keywords:
+            raise ValueError(node.func.id)
+        return _MAKES[node.func.id](_literal(node.args[0]))
+    return ast.literal_eval(node)

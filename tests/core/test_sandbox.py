@@ -29,6 +29,11 @@ REFUSED = {
     "a process of Python's": "import multiprocessing; multiprocessing.Process(target=print).start()",
     "the end of its parent": "import os; os.kill(os.getppid(), 9)",
     "the end of everybody": "import os; os.kill(-1, 9)",
+    "a signal by the kernel": "import fcntl, os; fcntl.fcntl(os.pipe()[0], fcntl.F_SETOWN, os.getppid())",
+    "another signal by the kernel": "import fcntl, os; fcntl.fcntl(os.pipe()[0], 10, 9)",
+    "the kernel's memory": "import os\nwhile True: os.pipe()",
+    "a larger pipe": "import fcntl, os; fcntl.fcntl(os.pipe()[1], 1031, 1 << 20)",
+    "keys of a terminal": "import fcntl; fcntl.ioctl(0, 0x5412, b'x')",
     "what its parent has in memory": "import os; open(f'/proc/{{os.getppid()}}/mem', 'rb')",
     "its own memory, as a file": "open('/proc/self/mem', 'r+b')",
     "our keys": "open('/proc/self/environ').read()",
@@ -48,7 +53,7 @@ def test_a_program_gets_nothing(wanted, tmp_path):
     ((said, problem),) = sandbox.run(program, [{"stdin": ""}])
     assert problem or said.strip() in (
         "PermissionError", "RuntimeError", "MemoryError", "RecursionError", "ValueError", "AssertionError",
-        "FileNotFoundError",
+        "FileNotFoundError", "OSError",
     ), said  # fmt: skip
     assert "got it" not in said and [one.name for one in tmp_path.iterdir()] == ["kept"]
     assert (tmp_path / "kept").read_text() == "a secret"
@@ -79,12 +84,29 @@ def test_nothing_of_ours_is_in_its_environment(monkeypatch):
 def test_a_hostile_program_costs_its_limits(program, problem, monkeypatch, tmp_path):
     shorter = tmp_path / "sandbox.py"
     text = open(sandbox.__file__).read()
-    shorter.write_text(text.replace("RUN, WALL, TOGETHER = 4, 8.0, 10.0", "RUN, WALL, TOGETHER = 1, 2.0, 2.0"))
+    shorter.write_text(
+        text.replace("RUN, WALL = 4, 8.0\nRUNS, WALLS = 10.0, 20.0\n", "RUN, WALL = 1, 2.0\nRUNS, WALLS = 2.0, 3.0\n")
+    )
     monkeypatch.setattr(sandbox, "__file__", str(shorter))
     before, began = len(os.listdir("/proc/self/fd")), time.monotonic()
     ran = sandbox.run(program, [{"stdin": ""}] * 3)
     assert len(ran) == 1 and (ran[0].problem == problem or (ran[0].problem and problem == "it computes too long"))
     assert time.monotonic() - began < 10 and len(os.listdir("/proc/self/fd")) == before
+
+
+def test_many_runs_that_sleep_cost_one_limit(monkeypatch, tmp_path):
+    shorter = tmp_path / "sandbox.py"
+    shorter.write_text(open(sandbox.__file__).read().replace("RUNS, WALLS = 10.0, 20.0\n", "RUNS, WALLS = 10.0, 1.5\n"))
+    monkeypatch.setattr(sandbox, "__file__", str(shorter))
+    ran = sandbox.run("import time; time.sleep(0.5)", [{"stdin": ""}] * 24)
+    assert len(ran) < 5 and ran[-1].problem == "its runs take longer than 1.5 s"
+
+
+def test_a_program_is_a_module_of_its_own():
+    program = "import pickle, sys, typing\nclass A:\n    x: 'A'\ndef f(): return pickle.loads(pickle.dumps(A)) is A"
+    program += " and typing.get_type_hints(A)['x'] is A\nif __name__ == '__main__': print(input())"
+    assert sandbox.value(sandbox.run(program, [{"value": "f()"}])[0].said) is True
+    assert sandbox.run(program + "\nprint(f())", [{"stdin": "a"}]) == [("a\nTrue\n", "")]
 
 
 def test_runs_do_not_know_of_each_other():
@@ -94,6 +116,7 @@ def test_runs_do_not_know_of_each_other():
 
 def test_values_come_back_as_they_are():
     values = [None, True, 3, -2.5, "é\n", [1, [2]], (1, (2,)), {3, 4}, {"a": (1,), 2: None}, float("inf"), 10**100]
+    values += [1 - 2j, b"\x00\xff"]
     ran = sandbox.run("from math import inf\nx = " + repr(values), [{"value": f"x[{i}]"} for i in range(len(values))])
     assert [sandbox.value(one.said) for one in ran] == values
     assert [type(sandbox.value(one.said)) for one in ran[5:8]] == [list, tuple, frozenset]

@@ -58,11 +58,42 @@ def test_golds_that_are_options_are_choices():
         ("A. Rome is old.", {}),
         ("Which?\n(B) Rome\n(C) Oslo", {}),
         ("Which of A, B, C?", {}),
+        ("Which?\n(a) Rome\n(b) Oslo", {"A": "Rome", "B": "Oslo"}),
+        ("A、北京\nB、上海", {"A": "北京", "B": "上海"}),
         ("", {}),
     ],
 )
 def test_options_of_a_question(question, options):
     assert options_of(question) == options
+
+
+CITIES = "Which?\n(A) Rome\n(B) York\n(C) New York\n(D) the York"
+CITY = {
+    "B": [
+        "The correct answer is (B) York", "B - York", "B, York", "York (B)", "B、York", "答案是B", "应选 B", "York",
+        "I choose B",
+    ],
+    "C": ["answer:C", "new york.", "So the best choice is C", "the answer is option (c)"],
+    "": [
+        "not B", "It isn't option B", "The wrong answer is B", "Everything except choice B", "never choose option B",
+        "my second choice is B", "I rule out option B", "不选B", "答案不是B", "B, New York", "New York (B)", "B or C",
+        "The answer is B or C", "anything but B", "B, not C",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("letter", "answer"), [(letter, answer) for letter in CITY for answer in CITY[letter]])
+def test_an_option_is_named_and_nothing_but_it(made, letter, answer):
+    told = {one: made["choice"].judge(one, f"#### {answer}", "####", CITIES).right for one in "ABCD"}
+    assert "".join(one for one in told if told[one]) == letter
+    if not letter:
+        assert not made["number"].judge("B", f"#### {answer}", "####").right or answer == "B, New York"
+
+
+def test_several_options_may_stand_with_their_texts(made):
+    asked = "Which?\nA. red\nB. blue\nC. green"
+    for answer, right in (("A. red, C. green", True), ("A. red and C. green", True), ("A. red, C. blue", False)):
+        assert made["choice"].judge("A, C", f"#### {answer}", "####", asked).right == right
 
 
 # --- patterns --------------------------------------------------------------------------------------
@@ -104,7 +135,15 @@ needs_limits = pytest.mark.skipif(bool(sandbox.refusal()), reason=sandbox.refusa
     [
         ("assert f(1) == g(1)", "no `call == literal`"),
         ("assert f(1) < 2", "no `call == literal`"),
-        ("assert abs(f(1) - 2) < 1e-6", "no `call == literal`"),
+        ("assert abs(f(1) - 2) < 1e-6", ""),
+        ("assert abs(f(1) - 2) < g(1)", "no `call == literal`"),
+        ("assert set(f(1)) == set((4, 5))", ""),
+        ("assert all(f(x) == y for x, y in [(1, 2)])", "no `call == literal`"),
+        ("assert (f(1) == 2) is True", "no `call == literal`"),
+        ("assert f(1) == 1 or f(1) == 2", "no `call == literal`"),
+        ("assert np.allclose(f(1), [2.0])", "no `call == literal`"),
+        ("assert True", "asks nothing"),
+        ("assert 1 == 1", "asks nothing"),
         ("assert f(1) == [1, (2,)], 'why'", ""),
         ("x = 1\nassert f(1) == 1", "more than asserts"),
         ("import math", "no test"),
@@ -157,6 +196,54 @@ def test_a_program_with_many_answers_is_judged_by_its_last_block(made):
     assert not made["code"].judge("assert f() == 2", response).right
     long = "```python\n" + "x = 1\n" * 20_000 + "```"
     assert made["code"].judge("assert f() == 1", long).why == "longer than any program"
+
+
+EQUAL = (
+    "class E(float):\n    def __eq__(*two): return True\n    __sub__ = __rsub__ = lambda *two: 0.0\nf = lambda *x: E(7)"
+)
+FUNCTION = {"inputs": [[[1, 2]], [[4]]], "fn_name": "f"}
+
+
+@needs_limits
+@pytest.mark.parametrize(
+    ("tests", "program", "right"),
+    [
+        ("assert f(1) == 1", EQUAL, False),
+        ("assert f(1) == 1 and f(2) == 2", EQUAL, False),
+        ("assert f(1) == 1 and f(2) == 2", "f = lambda x: x", True),
+        ("assert f(1) == 1 and f(2) == 2", "f = lambda x: 1", False),
+        ("assert abs(f(1) - 0.1) < 1e-6", EQUAL, False),
+        ("assert abs(f(1) - 0.1) < 1e-6", "f = lambda x: x / 10 + 1e-9", True),
+        ("assert abs(f(1) - 0.1) < 1e-6", "f = lambda x: float('nan')", False),
+        ("assert abs(f(1) - 0.1) < 1e-6", "f = lambda x: '0.1'", False),
+        ("assert math.isclose(f(1), 300, rel_tol=0.01)", "f = lambda x: 302", True),
+        ("assert math.isclose(f(1), 300, rel_tol=0.01)", "import math\nmath.isclose = print\nf = lambda x: 310", False),
+        ("assert set(f(1)) == set((4, 5))", "f = lambda x: [5, 4]", True),
+        ("assert set(f(1)) == set((4, 5))", "f = lambda x: [5, 4, 1]", False),
+        ("assert f(1) == 3", "import numpy as np\nf = lambda x: np.int64(3)", True),
+        ("assert f(1) == 4j", "f = lambda x: 4j", True),
+        ("assert f(1) == b'a'", "f = lambda x: 'a'", False),
+        ("assert f(1) == 1", "f = lambda x: x\nif __name__ == '__main__': f(input())", True),
+        (json.dumps(FUNCTION | {"outputs": [[3], [4]]}), "f = sum", True),
+        (json.dumps(FUNCTION | {"outputs": [[3], [4]]}), "f = len", False),
+        (json.dumps(FUNCTION | {"outputs": ["3", "4"]}), "f = sum", False),
+        (json.dumps(FUNCTION | {"outputs": ["3", "4"]}), "f = lambda x: str(sum(x))", True),
+    ],
+)
+def test_right_and_wrong_programs(made, tests, program, right):
+    assert not made["code"].refusal(tests)
+    assert made["code"].judge(tests, f"```python\n{program}\n```").right == right
+
+
+def test_the_block_that_answers_is_found():
+    program = "```python\nx = 1\n```"
+    for response in (program, f"{program}\nOutput:\n```\n4\n```", f"```bash\nls\n```\n{program}", "```\nx = 1\n```"):
+        assert programs.program_of(response) == "x = 1"
+    assert programs.program_of("1. So:\n   ```python\n   if x:\n       y\n   ```") == "if x:\n    y"
+    for hostile in ("```" + " " * 100_000, "```" + "a" * 100_000, "```\n" * 33_333):
+        began = time.monotonic()
+        programs.program_of(hostile)
+        assert time.monotonic() - began < 1
 
 
 @needs_limits
