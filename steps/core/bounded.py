@@ -31,6 +31,7 @@ from types import ModuleType
 from typing import Any
 
 from steps.core import keeper
+from steps.core.signatures import taken
 from steps.core.text import visible
 
 # Bytes that the child may take: of data, for torch and CUDA reserve ten times as much of addresses. As many as all that
@@ -323,7 +324,7 @@ def _check(module: ModuleType, name: str, arguments: list, columns: dict | None)
     function = getattr(module, name, None)
     if not callable(function):
         raise NameError("there is none of this name")
-    _taken(function, arguments, columns)
+    taken(inspect.signature(function), arguments, columns)
     return []
 
 
@@ -345,7 +346,7 @@ def _call_many(module: ModuleType, name: str, arguments: list, columns: dict) ->
 
 def _returned(module: ModuleType, name: str, arguments: list, columns: dict) -> Any:
     function = getattr(module, name)
-    own, named = _taken(function, arguments, columns)
+    own, named = taken(inspect.signature(function), arguments, columns)
     value = function(*own, **named)
 
     if not inspect.isawaitable(value):
@@ -363,41 +364,6 @@ def _number(value: Any) -> float | None:
         return None
     # Numbers and truths of NumPy and torch, which are none of Python's; of several, it raises.
     return finite(value.item() if hasattr(value, "item") else value)
-
-
-# What a function calls a row; the second is verl's name.
-_ROW = ("row", "extra_info")
-
-
-def _taken(function: Callable, arguments: list, columns: dict | None) -> tuple[list, dict]:
-    """The arguments that a function takes: all, or all but the last, and columns by name. A parameter with a default is
-    the function's own, unless it is called as the last argument is, or as a column.
-
-    Args:
-        columns: None where those are not known: then whatever it asks for by name alone will be there.
-
-    Raises:
-        TypeError: it takes neither.
-    """
-    signature = inspect.signature(function)
-    if columns is None:
-        kept = (one for one in signature.parameters.values() if one.kind is not one.KEYWORD_ONLY)
-        signature, columns = signature.replace(parameters=[*kept]), {}
-    parameters = [*signature.parameters.values()]
-    asked, more = parameters[: len(arguments) - 1], parameters[len(arguments) - 1 :]
-    last = more[0] if more else None
-    named = {one.name for one in more if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
-    if any(one.kind is one.VAR_KEYWORD for one in more):
-        named |= columns.keys() - {one.name for one in asked}
-    named &= columns.keys()
-    is_own = last and (last.name in named or (last.default is not inspect.Parameter.empty and last.name not in _ROW))
-    for own in (arguments[:-1],) if is_own else (arguments, arguments[:-1]):
-        try:
-            signature.bind(*own, **(given := {name: columns[name] for name in sorted(named)}))
-            return own, given
-        except TypeError as error:
-            problem = error
-    raise problem
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
+from unicodedata import normalize
 
 from steps.core.asked import from_argument
 from steps.core.bounded import limit_memory
@@ -30,12 +31,12 @@ from steps.data.files import recognised, records_of
 from steps.data.labels import Labelled
 from steps.data.readers import RAW_CHARS, Record, Tally, parsed
 from steps.data.records import Reader
-from steps.data.rows import CHUNK_BYTES, Ledger, Part, RowProblem
+from steps.data.rows import CHUNK_BYTES, Ledger, Part, RowProblem, escaped
 from steps.data.sources import SourceFile, left_out, named, suffixes
 from steps.data.tables import BATCH_ROWS
 from steps.data.values import MOST_NAMES
 from steps.settings.data import READ, DataSet
-from steps.settings.errors import check
+from steps.settings.errors import check, meant
 from steps.settings.formats import AUTO, COLUMNAR, LINES
 
 # Names that one line of the screen shows.
@@ -115,11 +116,14 @@ def ingest_source(
         found.bytes[file.name], first = _ingest_file(file, reader, limit, ledger, labelled, cores)
         found.first = found.first or first
         found.unused |= reader.unused
-        unseen = reader.unseen if unseen is None else unseen & reader.unseen
-    rows = ledger.entered.total() - before
-    if rows and unseen:
+        if reader.fielded:
+            unseen = reader.unseen if unseen is None else unseen & reader.unseen
+    if unseen:
+        rows, name = ledger.entered.total() - before, min(unseen)
+        key = "keep" if name in source.get("keep", ()) else "columns"
         raise ValueError(
-            f"{source['path']}: none of its {rows} records has the field {min(unseen)!r}; correct `columns` or `keep`"
+            f"{source['path']}: none of its {rows} records has the field {name!r}, which `{key}` names"
+            f"{alike(name, reader.fielded)}"
         )
     return found
 
@@ -132,6 +136,7 @@ class Taken(NamedTuple):
     first: RowProblem | None
     unused: dict[str, None]
     unseen: set[str]
+    fielded: tuple[str, ...]
 
 
 def _taken(file: SourceFile, reader: Reader, are_raw: bool, first_row: int, records: list[Record]) -> Taken:
@@ -158,7 +163,7 @@ def _taken(file: SourceFile, reader: Reader, are_raw: bool, first_row: int, reco
         except RowProblem as problem:
             first = first or problem
             part.quarantine(where, problem, excerpt_of(record))
-    return Taken(part, labelled, first, reader.unused, reader.unseen)
+    return Taken(part, labelled, first, reader.unused, reader.unseen, reader.fielded)
 
 
 def _together(records: Iterator[Record], most: int) -> Iterator[tuple[int, list[Record]]]:
@@ -193,6 +198,7 @@ def _ingest_file(
         first = first or taken.first
         unused |= taken.unused
         reader.unseen &= taken.unseen
+        reader.fielded = reader.fielded or taken.fielded
         progress.update(ledger.entered[name])
     # As many in any number of processes.
     reader.unused = dict.fromkeys([*unused][:MOST_NAMES])
@@ -204,6 +210,14 @@ def _ingest_file(
         )
     spans = {"records": tally.records, "separators": tally.separators}
     return ({} if kind in COLUMNAR else spans), first
+
+
+def alike(name: str, fields: tuple[str, ...]) -> str:
+    """The end of a line about a field that no record has: the one that was probably meant, or those of a record."""
+    for one in fields:
+        if normalize("NFKC", one) == normalize("NFKC", name):
+            return f"; they write it in other characters that look the same: {json.dumps(one)}"
+    return meant(name, [escaped(one) for one in fields])
 
 
 def shown(names: list[str]) -> str:

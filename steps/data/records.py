@@ -72,6 +72,8 @@ class Reader:
         self.twice = [name for name in self.optional if name in self.required]
         self.nested = [name for name in (*self.required, *self.optional) if "." in name]
         self.unseen = {name for key, name in columns.items() if key not in TURN_KEYS} | {*self.keep}
+        # Those of the first record that is an object.
+        self.fielded: tuple[str, ...] = ()
         self.unused: dict[str, None] = {}
         self.turns = Turns({key: columns[key] for key in TURN_KEYS if key in columns}, self.ignore)
         # Names that need no look: those of the format, and of notes.
@@ -120,6 +122,8 @@ class Reader:
         if not isinstance(record, dict):
             hint = f"each record must be an object with the fields of the format {self.form}"
             raise RowProblem("wrong_type", "(record)", hint, f"found {kind(record)}")
+        if not self.fielded:
+            self.fielded = tuple(record)[:MOST_NAMES]
         if self.unseen:
             self.unseen = {name for name in self.unseen if _at(record, name) is _MISSING}
         messages, answer, extras = self._made(record)

@@ -7,6 +7,7 @@ process asks before the first job.
 import csv
 import functools
 import math
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,15 @@ Z = 1.96
 # Glue of tasks/, of which is known what it reads.
 _GLUE = "steps.judges.tasks."
 _NONE = (None, None, None)
+# What a value is called.
+TYPES = {
+    str: "text",
+    int: "a whole number",
+    float: "a number with a point",
+    bool: "true or false",
+    list: "a list",
+    dict: "an object",
+}
 
 
 def check_task(task: str, spec: dict) -> int | None:
@@ -117,6 +127,7 @@ def _check_rows(file: Path, config: dict, template: Path, task: str) -> int:
     function = str(config.get("process_results", ""))
     field, wrong, _ = ASKED.get(function.removeprefix(_GLUE), _NONE) if function.startswith(_GLUE) else _NONE
     by_functions, count = _read_by_functions(config, template), 0
+    kinds: dict[str, type] = {}
     for place, row in _rows(file, (config.get("dataset_kwargs") or {}).get("field")):
         count += 1
         if not isinstance(row, dict):
@@ -130,8 +141,13 @@ def _check_rows(file: Path, config: dict, template: Path, task: str) -> int:
                     f"{file}, {place}: has no {name!r}, which {task} reads ({key}); it has {', '.join(fields)}; add the"
                     " field, rename another one, or name it by `overrides`"
                 )
-        if field and (what := wrong(row[field])):
-            raise ValueError(f"{file}, {place}: {field!r} {what}, or {task} cannot compare answers with it")
+            if (of := kinds.setdefault(name, type(row[name]))) is not type(row[name]):
+                raise ValueError(
+                    f"{file}, {place}: {name!r} is {TYPES[type(row[name])]}, and {TYPES[of]} in the rows before, which"
+                    " are read as one type: 1 beside 2.5 would be 1.0; write it in one way, as text if in doubt"
+                )
+        if field and (what := wrong(row[field], row)):
+            raise ValueError(f"{file}, {place}: {field!r} {what}, for {task} compares answers with it")
     if not count:
         raise ValueError(f"{file}: has no rows; {task} asks them")
     return count
@@ -170,7 +186,14 @@ def _rows(file: Path, field: str | None) -> Iterator[tuple[str, Any]]:
         with open(file, encoding="utf-8-sig", newline="") as opened:
             try:
                 for row in (reader := csv.DictReader(opened)):
-                    yield f"line {reader.line_num}", {k: v or None for k, v in row.items() if k is not None}
+                    # lm-eval's reader would move every column by one.
+                    if more := row.pop(None, None):
+                        cells = "a cell" if len(more) == 1 else f"{len(more)} cells"
+                        raise ValueError(
+                            f"{file}, line {reader.line_num}: has {cells} more than the line of names; put in quotes"
+                            " what has a comma"
+                        )
+                    yield f"line {reader.line_num}", {k: v or None for k, v in row.items()}
             except (csv.Error, UnicodeDecodeError) as error:
                 raise ValueError(f"{file}: is no CSV file ({error}); convert it to UTF-8 with a header") from None
     elif field or (file.suffix == ".json" and file.read_bytes()[:64].lstrip()[:1] == b"["):
@@ -182,7 +205,9 @@ def _rows(file: Path, field: str | None) -> Iterator[tuple[str, Any]]:
     else:
         with open(file, "rb") as lines:
             yield from (
-                (f"line {i}", _parsed(file, line, f", line {i}")) for i, line in enumerate(lines, 1) if line.strip()
+                (f"line {i}", _parsed(file, line.removeprefix(BOM_UTF8) if i == 1 else line, f", line {i}"))
+                for i, line in enumerate(lines, 1)
+                if line.strip()
             )
 
 

@@ -1,5 +1,6 @@
 """The tasks of a measurement: their descriptions, files and templates, as lm-eval loads them."""
 
+import csv
 import importlib.util
 import os
 import re
@@ -15,6 +16,8 @@ TEMPLATES = Path(__file__).parents[2] / "tasks"
 FUNCTION = re.compile(r"!function\s+([\w.]+)\.\w+")
 # Keys of lm-eval's task format that name a split.
 SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
+# A number that is written as Python writes it.
+WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")
 LOADERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 
 
@@ -79,10 +82,23 @@ def task_config(task: str, spec: dict, files: dict[str, Path]) -> dict:
         "task": task,
         "dataset_path": LOADERS[next(iter(files.values())).suffix],
         "dataset_name": None,
-        "dataset_kwargs": {"data_files": data_files, **overrides.pop("dataset_kwargs", {})},
+        "dataset_kwargs": {"data_files": data_files, **as_written(files), **overrides.pop("dataset_kwargs", {})},
         **overrides,
         **dict.fromkeys(absent),
     }
+
+
+def as_written(files: dict[str, Path]) -> dict:
+    """Arguments by which `datasets` reads the cells of CSV files as they stand there.
+
+    By itself it takes NA, None and null for nothing, and 007 or 1.10 for numbers, which are 7 and 1.1.
+    """
+    texts: dict[str, type] = {}
+    for file in (path for path in files.values() if path.suffix == ".csv"):
+        with open(file, encoding="utf-8-sig", newline="") as opened:
+            for row in csv.DictReader(opened):
+                texts |= {name: str for name, cell in row.items() if not WHOLE.fullmatch(cell or "")}
+    return {"keep_default_na": False, "converters": texts} if texts else {}
 
 
 def configuration(template: Path) -> dict:

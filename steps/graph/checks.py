@@ -4,11 +4,13 @@ Each raises a ValueError of one line that names the key and the fix.
 """
 
 import functools
+from inspect import Signature
 from pathlib import Path
 
 from steps.core import plain_yaml
 from steps.core.manifest import is_manifest, verify_manifest
 from steps.core.promises import MANIFEST
+from steps.core.signatures import stated, taken
 from steps.core.versions import check_tracker, check_vllm
 from steps.data.hub import wanted
 from steps.data.sources import missing, named, suffixes
@@ -23,6 +25,7 @@ from steps.settings.axes import REPORTED
 from steps.settings.data import is_file_of_template, templated
 from steps.settings.errors import meant
 from steps.settings.formats import FILES
+from steps.settings.rewards import GROUP, ONE
 from steps.settings.stages import STAGES
 
 # How the world calls its tasks, whose rows it writes.
@@ -164,6 +167,45 @@ def named_files(graph: Graph) -> list[tuple[str, str]]:
         if is_file_of_template(file := graph.params["models"][name].get("chat_template", ""))
     ]
     return [*rows, *tasks, *library, *documents, *rewards, *templates]
+
+
+def check_rewards(graph: Graph) -> None:
+    """Raise a ValueError for a reward of kind custom whose file has no such function, or one that could be called for
+    rows of no source, as far as the text of the file tells."""
+    for node in graph.nodes.values():
+        for name, reward in node.settings.get("rewards", {}).items():
+            if reward["kind"] != "custom" or not Path(reward["file"]).is_file():
+                continue
+            where, file = f"studies.{node.study}.recipes.{node.recipe}.rewards.{name}", reward["file"]
+            try:
+                signature, others = stated(Path(file), reward["function"])
+            except ValueError as error:
+                raise ValueError(f"{where}.file: {file} {error}; correct it") from None
+            if others is not None:
+                raise ValueError(
+                    f"{where}.function: {file} has no function {reward['function']}{meant(reward['function'], others)}"
+                )
+            if signature is None:
+                continue
+            kept = [own.get("keep", []) for own in graph.params["data"][node.data]["sources"]]
+            problems = [_refused(signature, keep) for keep in kept]
+            if all(problems):
+                given = {ONE: "prompt, response, answer", GROUP: "prompt, responses, answer"}
+                raise ValueError(
+                    f"{where}.function: {reward['function']} of {file} cannot be called ({problems[0]}): it is given"
+                    f" {given.get(reward.get('per', ONE), 'prompts, responses, answers')}, as a fourth the row, and by"
+                    f" name what `keep` of a source of data.{node.data} names"
+                    f" ({', '.join(dict.fromkeys(name for keep in kept for name in keep)) or 'nothing'})"
+                )
+
+
+def _refused(signature: Signature, keep: list[str]) -> str:
+    """Why a function cannot be called with what a source keeps; "" where it can."""
+    try:
+        taken(signature, [None] * 4, dict.fromkeys(keep))
+    except TypeError as error:
+        return str(error)
+    return ""
 
 
 def own_sources(graph: Graph) -> list[tuple[str, dict]]:
@@ -349,6 +391,7 @@ def check_files(graph: Graph) -> list[str]:
     check_lengths(graph)
     check_trackers(graph)
     check_teachers(graph)
+    check_rewards(graph)
     for key in documents_of(graph):
         if not graph.params["mixture"][key]:
             raise ValueError(

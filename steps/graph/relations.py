@@ -19,6 +19,8 @@ Points = dict[str, list[Node]]
 def judge_of(recipe: dict, params: dict) -> str | None:
     """The recipe of stage reward that a recipe of stage rl names."""
     rewards = recipe.get("rewards") or params[recipe["stage"]].get("rewards") or {}
+    if not isinstance(rewards, dict):
+        return None  # the checks of the settings say it
     named = [r.get("model") for r in rewards.values() if isinstance(r, dict) and r.get("kind") == "preference"]
     return named[0] if named else None
 

@@ -37,9 +37,16 @@ def options_of(question: str) -> dict[str, str]:
 class Choices:
     """Judges choices. The gold answer is a letter, several of them, or the text of an option."""
 
-    def refusal(self, gold: str | None) -> str:
-        """Why no response could be right by this gold answer; "" where one can."""
-        return "" if (gold or "").strip() else "it is empty"
+    def refusal(self, gold: str | None, question: str = "") -> str:
+        """Why no response to a question could be right by this gold answer; "" where one can."""
+        if not (gold or "").strip():
+            return "it is empty"
+        assert gold is not None
+        options = options_of(question)
+        chosen = _chosen(gold, options)
+        if options and (chosen is None or not chosen <= options.keys()):
+            return f"{gold[:40]!r} names no single option of those that the question lists, {', '.join(options)}"
+        return ""
 
     def judge(self, gold: str, response: str, mark: Mark = "either", question: str = "") -> Verdict:
         """Judge one response to a question that lists the options, if it does."""

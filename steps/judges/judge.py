@@ -113,7 +113,7 @@ class Judge:
         except Unverifiable as problem:
             return "unverifiable", str(problem)
 
-    def refusal(self, gold: str | None) -> str:
+    def refusal(self, gold: str | None, question: str = "") -> str:
         """Why no response could be right by this gold answer; "" where one can."""
         if not (gold or "").strip():
             return "it is empty"

@@ -18,8 +18,8 @@ class Judging(Protocol):
     def judge(self, gold: str, response: str, mark: Mark = ..., question: str = ...) -> Verdict:
         """The verdict on a response to a question, by the gold answer of its row."""
 
-    def refusal(self, gold: str | None) -> str:
-        """Why no response could be right by this gold answer; "" where one can."""
+    def refusal(self, gold: str | None, question: str = ...) -> str:
+        """Why no response to a question could be right by this gold answer; "" where one can."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ class Patterns:
     def __init__(self, checker: Checker):
         self.checker = checker
 
-    def refusal(self, gold: str | None) -> str:
+    def refusal(self, gold: str | None, question: str = "") -> str:
         """Why no response could be right by this pattern, or any would; "" where neither is so."""
         if not (gold or "").strip():
             return "it is empty"

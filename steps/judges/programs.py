@@ -61,7 +61,7 @@ class _Wrapped(NamedTuple):
 class Programs:
     """Judges programs by their tests."""
 
-    def refusal(self, gold: str | None) -> str:
+    def refusal(self, gold: str | None, question: str = "") -> str:
         """Why no program could be right by these tests; "" where one can."""
         if problem := sandbox.refusal():
             return problem

@@ -32,6 +32,11 @@ def reference(row: dict, short_answer_words: int) -> tuple[str, str] | None:
     return None if found is None else ("short", found)
 
 
+def question(row: dict) -> str:
+    """The last user turn; "" of a row without one."""
+    return next((turn["content"] for turn in reversed(row["messages"]) if turn["role"] == "user"), "")
+
+
 def by_answer(row: dict) -> dict:
     """The row as one that asks for its answer alone, if it has a constraint besides."""
     return {key: value for key, value in row.items() if key != "check"}
@@ -96,8 +101,7 @@ class RowJudge:
         if found is None:
             return Verdict("unverifiable", "", "the row has no answer to compare with")
         kind, gold = found
-        asked = next((turn["content"] for turn in reversed(row["messages"]) if turn["role"] == "user"), "")
-        return self.of(row, gold).judge(gold, response, MARK_OF[kind], asked)
+        return self.of(row, gold).judge(gold, response, MARK_OF[kind], question(row))
 
     def verdicts(
         self, rows: Sequence[dict], responses: Sequence[Sequence[str]], short_answer_words: int = 0, what: str = ""
@@ -119,7 +123,7 @@ class RowJudge:
         answer = row.get("answer")
         if not (answer or "").strip():
             return "it has no answer"
-        return self.of(row, answer).refusal(answer)
+        return self.of(row, answer).refusal(answer, question(row))
 
 
 def can_be_judged(row: dict, short_answer_words: int) -> bool:

@@ -81,8 +81,11 @@ def score_code(doc: dict, responses: list[str]) -> dict[str, float]:
 
 
 def _whole(kind: str, doc: dict, response: str) -> dict[str, float]:
-    asked = str(doc.get("prompt", doc.get("question", "")))
-    return {"exact_match": float(_judging(kind).judge(doc["answer"], response, "either", asked).right)}
+    return {"exact_match": float(_judging(kind).judge(doc["answer"], response, "either", _question(doc)).right)}
+
+
+def _question(doc: dict) -> str:
+    return str(doc.get("prompt", doc.get("question", "")))
 
 
 def score_question(doc: dict, answers: list[str]) -> dict[str, float]:
@@ -108,24 +111,33 @@ def _is_punctuation(letter: str) -> bool:
 # --- what they ask of a row ------------------------------------------------------------------------
 
 
-def _no_answer(value: Any) -> str:
+def _no_answer(value: Any, doc: dict) -> str:
     return "" if isinstance(value, (str, int, float)) and not isinstance(value, bool) else "must be text or a number"
 
 
-def _no_text(value: Any) -> str:
+def _no_text(value: Any, doc: dict) -> str:
     return "" if isinstance(value, str) else "must be text"
 
 
-def _no_texts(value: Any) -> str:
+def _no_texts(value: Any, doc: dict) -> str:
     right = isinstance(value, list) and value and all(isinstance(item, str) for item in value)
     return "" if right else "must be a list of texts"
 
 
-def _no_tests(value: Any) -> str:
-    return _judging("code").refusal(value) if isinstance(value, str) else "must be the text of tests"
+def _no_option(value: Any, doc: dict) -> str:
+    return _refusal("choice", value, doc) if isinstance(value, str) else "must be text"
 
 
-def _no_check(value: Any) -> str:
+def _no_tests(value: Any, doc: dict) -> str:
+    return _refusal("code", value, doc) if isinstance(value, str) else "must be the text of tests"
+
+
+def _refusal(kind: str, gold: str, doc: dict) -> str:
+    why = _judging(kind).refusal(gold, _question(doc))
+    return f"is none that a response could meet ({' '.join(why.split())})" if why else ""
+
+
+def _no_check(value: Any, doc: dict) -> str:
     try:
         follows("", value)
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -134,11 +146,11 @@ def _no_check(value: Any) -> str:
 
 
 class Asked(NamedTuple):
-    """What a function above asks of a row: a field, and what is wrong with a value of it ("" for nothing); and the
-    judge that it goes by."""
+    """What a function above asks of a row: a field, and what is wrong with its value in a row ("" for nothing); and
+    the judge that it goes by."""
 
     field: str
-    wrong: Callable[[Any], str]
+    wrong: Callable[[Any, dict], str]
     judge: str
 
 
@@ -146,7 +158,7 @@ ASKED: dict[str, Asked] = {
     "score_number": Asked("answer", _no_answer, "number"),
     "score_target": Asked("target", _no_answer, "number"),
     "score_math": Asked("answer", _no_text, "math"),
-    "score_choice": Asked("answer", _no_text, "choice"),
+    "score_choice": Asked("answer", _no_option, "choice"),
     "score_code": Asked("answer", _no_tests, "code"),
     "score_question": Asked("answer", _no_texts, "squad"),
     "score_instruction": Asked("check", _no_check, "instruction"),

@@ -161,7 +161,10 @@ class Source(OfHub, _Filtered):  # type: ignore[misc, valid-type]
                 raise ValueError(f".keep: {name} is also under `ignore`; remove one")
         for name in self.columns:
             if name not in known:
-                raise ValueError(f".columns: format {self.format} has no field {name!r}{meant(name, known)}")
+                raise ValueError(
+                    f".columns: format {self.format} has no field {name!r}{meant(name, known)}"
+                    " (a field that rewards read stands under `keep`)"
+                )
         return self
 
 

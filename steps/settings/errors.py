@@ -38,7 +38,7 @@ GONE = {
     "num_perm": "near duplicates are joined exactly",
     "resamples": "the intervals need no bootstrap",
 }
-# What LLaMA-Factory, TRL and PEFT call a key of ours, where no spelling tells.
+# What LLaMA-Factory, TRL, verl and PEFT, or an older version, call a key of ours, where no spelling tells.
 ELSEWHERE = {
     "lr": ("learning_rate",),
     "num_train_epochs": ("epochs",),
@@ -63,7 +63,26 @@ ELSEWHERE = {
     "dataset": ("data",),
     "val_size": ("valid_share",),
     "num_generations": ("generations",),
+    "group_size": ("generations",),
+    "samples": ("generations",),
+    "n": ("generations",),
+    "num_iterations": ("iterations",),
+    "max_completion_length": ("max_new_tokens",),
+    "max_response_length": ("max_new_tokens",),
+    "response_length": ("max_new_tokens",),
+    "max_steps": ("steps",),
+    "reward_funcs": ("rewards",),
+    "reward_weights": ("rewards",),
+    "epsilon": ("clip",),
+    "epsilon_high": ("clip",),
+    "clip_ratio": ("clip",),
     "beta": ("kl",),
+    "kl_coef": ("kl",),
+    "kl_loss_coef": ("kl",),
+    "load_best_model_at_end": ("keep_best",),
+    "early_stopping_patience": ("keep_best", "patience"),
+    "eval_strategy": ("eval_steps",),
+    "group": ("per",),
 }
 
 
@@ -196,7 +215,7 @@ def _unknown_kind(path: str, given: Any, context: dict) -> str:
 def _unknown_name(path: str, given: Any, context: dict) -> str:
     # Pydantic writes them as "'a', 'b' or 'c'".
     names = [name.strip("'").replace("None", "null") for name in re.split(r", | or ", context["expected"])]
-    return f"{path}: {given!r} is none of: {', '.join(names)}"
+    return f"{path}: {_in_yaml(given)} is none of: {', '.join(names)}"
 
 
 def _misspelt(path: str, given: Any, context: dict) -> str:

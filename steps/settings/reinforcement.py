@@ -145,7 +145,11 @@ class _Rl(OnPolicy):
             raise ValueError(f"steps: {settings['steps']} is no multiple of iterations {settings['iterations']}")
         success = settings["success"]["reward"]
         if success not in settings["rewards"]:
-            raise ValueError(f"success.reward: {success} is none of the rewards {', '.join(settings['rewards'])}")
+            first = next(iter(settings["rewards"]))
+            raise ValueError(
+                f"success.reward: {success}, by which a sample counts as correct, is none of the rewards"
+                f" {', '.join(settings['rewards'])}; name one of them: success: {{reward: {first}, least: 0.5}}"
+            )
         METHODS[settings["method"]].fit(settings["method"], settings)
         for name, template in settings.get("contexts", {}).items():
             try:
