@@ -199,4 +199,4 @@ def test_tasks_may_be_scored_by_them():
     assert score_choice(choice, ["#### B"]) == {"exact_match": 1.0} and score_choice(choice, ["B"]) == {
         "exact_match": 0.0
     }
-    assert ASKED["score_code"][1]("assert f() == g()") and not ASKED["score_code"][1](code["answer"])
+    assert ASKED["score_code"].wrong("assert f() == g()", code) and not ASKED["score_code"].wrong(code["answer"], code)
