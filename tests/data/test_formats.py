@@ -155,7 +155,7 @@ def test_fields_that_no_row_shows_are_listed(tmp_path, capsys):
 def test_a_named_column_that_no_record_has_is_the_users_error(tmp_path, named):
     (field,) = named.values()
     records = [{"prompt": "a", "response": "b"}, {"prompt": "c", "response": "d"}]
-    with pytest.raises(ValueError, match=f"none of its 2 records has the field '{field}'; correct `columns`"):
+    with pytest.raises(ValueError, match=f"none of its 2 records has the field '{field}', which `columns` names"):
         ingested(tmp_path, *records, format="prompt_response", columns=named)
     if "prompt" not in named:
         ingested(tmp_path, *records, {field: None}, format="prompt_response", columns=named)

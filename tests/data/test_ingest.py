@@ -262,7 +262,7 @@ def test_a_named_column_that_no_record_has_is_the_users_error(tmp_path):
     path = tmp_path / "told.jsonl"
     path.write_text('{"prompt": "a", "response": "b", "answer": "1"}\n{"prompt": "a", "response": "b", "rule": null}\n')
     ingested(tmp_path, path, "prompt_response", columns={"answer": "answer", "check": "rule"})
-    with pytest.raises(ValueError, match="none of its 2 records has the field 'expected'; correct `columns`"):
+    with pytest.raises(ValueError, match="none of its 2 records has the field 'expected', which `columns` names; "):
         ingested(tmp_path, path, "prompt_response", columns={"answer": "expected"})
 
 
@@ -306,7 +306,7 @@ def test_a_field_beside_a_kept_one_that_changes_the_row_is_not_ignored():
 def test_a_kept_field_that_no_record_has_is_the_users_error(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "a", "response": "b"}\n')
-    with pytest.raises(ValueError, match="none of its 1 records has the field 'level'; correct `columns` or `keep`"):
+    with pytest.raises(ValueError, match="none of its 1 records has the field 'level', which `keep` names"):
         ingest.ingest_source({"path": str(path), "keep": ["level"]}, LIMIT, Ledger(tmp_path, "ingest"))
 
 

@@ -69,6 +69,10 @@ def test_a_later_row_without_an_answer_is_found(given):
         ("worked", {"prompt": "a", "answer": True}, "'answer' must be text or a number"),
         ("nq_open", {"question": "a", "answer": "Paris"}, "'answer' must be a list of texts"),
         ("math", {"problem": "a", "answer": 5}, "'answer' must be text"),
+        ("choice", {"prompt": "Who?\nA) Ann\nB) Ben", "answer": "C"}, "'answer' is none .*'C' names no single option"),
+        ("choice", {"prompt": "Who?\nA) Ann\nB) Ben", "answer": "Eva"}, "'answer' is none .*'Eva' names no single"),
+        ("choice", {"prompt": "Who?", "answer": ""}, "'answer' is none"),
+        ("code", {"prompt": "a", "answer": "assert f(1 == 2"}, "'answer' is none .*no Python"),
         ("instruction", {"prompt": "a", "answer": "b", "check": {"kind": "rhyme"}}, "'check' must be a constraint"),
         ("instruction", {"prompt": "a", "answer": "b", "check": {"kind": "repeat"}}, "'check' must be a constraint"),
     ],
@@ -76,7 +80,7 @@ def test_a_later_row_without_an_answer_is_found(given):
 def test_an_answer_that_cannot_be_compared_is_named(tmp_path, stock, row, what):
     write_jsonl(tmp_path / "test.jsonl", [row])
     files = {"test": str(tmp_path / "test.jsonl"), "train": str(tmp_path / "test.jsonl")}
-    with pytest.raises(ValueError, match=rf"test.jsonl, line 1: {what}.*, or evaluate.tasks.exam: tasks/{stock}.yaml"):
+    with pytest.raises(ValueError, match=rf"test.jsonl, line 1: {what}.*, for evaluate.tasks.exam: tasks/{stock}.yaml"):
         check_task("exam", {"stock": stock, "data_files": files})
 
 
@@ -113,6 +117,12 @@ def test_a_split_that_the_template_reads_must_have_a_file(tmp_path):
         ("a.json", b"[]", "a.json: has no rows"),
         ("a.csv", b"prompt,answer\n\xff,1\n", "a.csv: is no CSV file"),
         ("a.csv", b"prompt,answer\n", "a.csv: has no rows"),
+        ("a.csv", b"prompt,answer\nWho, he?,2\n", "a.csv, line 2: has a cell more than the line of names"),
+        (
+            "a.jsonl",
+            b'{"prompt": "a", "answer": 1}\n{"prompt": "b", "answer": 2.5}',
+            "line 2: 'answer' is a number with",
+        ),
         ("a.parquet", b"PAR1", "a.parquet: is no Parquet file"),
         ("a.txt", b"x", "must be of one format of"),
     ],
@@ -122,6 +132,26 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path, name, content, message
     with pytest.raises(ValueError, match=message) as error:
         check_task("exam", {"stock": "worked", "data_files": {"test": str(tmp_path / name)}})
     assert "\n" not in str(error.value)
+
+
+def test_lines_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"prompt": "a", "answer": "1"}\r\n')
+    assert check_task("exam", {"stock": "worked", "data_files": {"test": str(tmp_path / "a.jsonl")}}) == 1
+
+
+def test_cells_of_csv_are_read_as_they_stand(tmp_path):
+    from datasets import load_dataset
+
+    from steps.evaluation.tasks import task_config
+
+    file = tmp_path / "a.csv"
+    file.write_text("answer,zip,version,count\nNA,007,1.10,3\nNone,10001,2.0,4\n")
+    config = task_config("exam", {"stock": "worked"}, {"test": file})
+    rows = load_dataset(config["dataset_path"], cache_dir=str(tmp_path / "cache"), **config["dataset_kwargs"])["test"]
+    assert rows.to_list() == [
+        {"answer": "NA", "zip": "007", "version": "1.10", "count": 3},
+        {"answer": "None", "zip": "10001", "version": "2.0", "count": 4},
+    ]
 
 
 def test_rows_may_lie_under_a_field(tmp_path):

@@ -198,6 +198,17 @@ def test_without_a_mistake_nothing_is_said(folder, monkeypatch):
             source(columns={"promt": "q"}),
             "data.problems.sources[0].columns: format prompt_response has no field 'promt'; did you mean `prompt`?",
         ),
+        (
+            source(columns={"level": "level"}),
+            "data.problems.sources[0].columns: format prompt_response has no field 'level'; did you mean `label`? (a"
+            " field that rewards read stands under `keep`)",
+        ),
+        (
+            recipe(rl={"stage": "rl", "from": "base", "data": "problems", "rewards": ["answer"]}),
+            "studies.foundation.recipes.rl.rewards: needs a mapping, not ['answer']",
+        ),
+        ({"rl": {"max_steps": 9}}, "rl.max_steps: unknown key; did you mean `steps`?"),
+        ({"rl": {"kl_loss_coef": 0.1}}, "rl.kl_loss_coef: unknown key; did you mean `kl`?"),
         ({"evaluate": {"target": ["exm"]}}, "evaluate.target: no task `exm` is described; did you mean `exam`?"),
         (
             {"evaluate": {"general": ["quiz", "exams"]}},
@@ -233,6 +244,37 @@ def test_a_wrong_setting_is_one_line(folder, monkeypatch, change, words):
     said = line(folder, change, monkeypatch)
     assert said.startswith(words), said
     assert "^" not in said and len(said) < 600
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("def rewrad(a, b, c): return 1", "reward.function: mine.py has no function reward; did you mean `rewrad`?"),
+        ("class Mine:\n    def reward(self, a, b, c): return 1", "reward.function: mine.py has no function reward"),
+        ("def reward(a, b, c) return 1", "reward.file: mine.py is no Python (line 1: "),
+        ("def reward(a, b, c, *, lvl): return 1", "reward.function: reward of mine.py cannot be called (missing a"),
+        (
+            "def reward(completions, **kwargs): return 1",
+            "reward.function: reward of mine.py cannot be called (too many",
+        ),
+        ("def reward(a, b, c, *, level, more=1): return 1", None),
+        ("def reward(data_source, solution_str, ground_truth, extra_info=None): return 1", None),
+        ("from other import *", None),
+        ("reward = lambda a, b, c: 1", None),
+        ("try:\n    import x\nexcept ImportError:\n    def reward(a, b, c): return 1", None),
+    ],
+)
+def test_a_reward_that_cannot_be_called(folder, monkeypatch, source, words):
+    (folder / "mine.py").write_text(source)
+    custom = {"kind": "custom", "weight": 1.0, "file": "mine.py", "function": "reward"}
+    rl = {"stage": "rl", "from": "base", "data": "problems", "rewards": {"reward": custom}}
+    change = recipe(rl=rl | {"success": {"reward": "reward", "least": 0.5}})
+    change |= {"data": {"problems": {"sources": [SOURCE | {"keep": ["level"]}]}}}
+    # What is said next.
+    change |= {"evaluate": {"tasks": {"exam": {"stock": "wrked"}}}}
+    said = line(folder, change, monkeypatch)
+    expected = f"studies.foundation.recipes.rl.rewards.{words}" if words else "evaluate.tasks.exam.stock"
+    assert said.startswith(expected), said
 
 
 def test_a_key_that_stands_twice(folder):

@@ -296,6 +296,14 @@ def test_a_custom_reward_is_given_what_the_source_keeps(per, takes, returns, exp
     assert [value.value for value in scored] == expected
 
 
+def test_a_column_may_be_spelled_as_no_parameter_is(tmp_path):
+    source = "def reward(prompt, response, answer, *, \u00f6l, **more): return more['class'] + \u00f6l"
+    with Rewards({"mine": custom(tmp_path / "mine.py", source)}) as rewards:
+        row = make_row(extra={"o\u0308l": 1, "class": 2})
+        assert rewards.problem(row) is None
+        assert rewards.score("mine", [row], ["a"], [1])[0].value == 3.0
+
+
 def test_a_row_without_a_column_that_a_reward_asks_for_is_named(tmp_path):
     source = "def reward(prompt, response, answer, *, tests): return 1"
     with Rewards({"mine": custom(tmp_path / "mine.py", source)}) as rewards:
