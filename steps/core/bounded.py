@@ -173,6 +173,7 @@ class Worker:
         try:
             self._child.wait(keeper.END + keeper.LOOK)
         except subprocess.TimeoutExpired:
+            keeper.end(self._child.pid)
             self._child.kill()
             self._child.wait()
         self._child = None
