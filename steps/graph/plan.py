@@ -134,7 +134,8 @@ def told(dag: Any, found: dict[Any, str | None]) -> list[str]:
             alike.setdefault(text, []).append(job)
     if not alike:
         return []
-    order = {job: place for place, job in enumerate(job for level in dag.toposorted() for job in level)}
+    # A level is a set.
+    order = {job: (depth, name_of(job)) for depth, level in enumerate(dag.toposorted()) for job in level}
     lines = []
     for text, jobs in alike.items():
         after = {other for job in jobs for other in dag.bfs(dag.depending, job)} - {*jobs}

@@ -831,7 +831,7 @@ def test_what_successful_runs_have_in_common(tmp_path):
     shared = base(tmp_path / "d").add("opd", "opd", "sft", 0.66, teachers=["grpo"], seeds=(0, 1, 2), log=log)
     for found, starts, verdict in ((made.read(), 3, "held"), (shared.read(), 1, "one seed")):
         row = only(claims_table(found), claim=claims[0])
-        assert row["verdict"] == verdict and f"in 3 runs of {starts} starts" in row["here"]
+        assert row["verdict"] == verdict and f"in 3 runs from {starts} start" in row["here"]
 
 
 CHEAPER = "On-policy distillation comes to the score of RL with fewer generated tokens than RL."

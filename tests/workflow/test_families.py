@@ -350,8 +350,8 @@ def test_two_steps_through_every_stage(family, base, tmp_path, monkeypatch):
     bars = sections["gate"] | {key: of["grpo"][key] for key in judged} | {"separates": 0.0}
     files = {"data": found / "train.jsonl", "samples": found / "samples.jsonl", "start": tuned, "reward_model": judge}
     prompts = step(gate, "gate", bars, **files) / "prompts.jsonl"
-    whole(train(rl, "grpo", tuned, data=prompts, reward_model=judge), base)
-    whole(train(rl, "sdpo", tuned, data=prompts, reward_model=None), base)
+    whole(train(rl, "grpo", tuned, data=prompts, valid=None, reward_model=judge), base)
+    whole(train(rl, "sdpo", tuned, data=prompts, valid=None, reward_model=None), base)
 
     generated = sections["generate"] | {"decontaminate": {"ngram_words": 8, "min_overlap": 0.6}}
     written = step(generate, "generate", generated, input=data, teacher=tuned, eval=[]) / "train.jsonl"
