@@ -264,7 +264,7 @@ class Trainings:
         if name == "reward":
             return self.train(reward, name, **both)
         if name == "rl":
-            return self.train(rl, name, data=self.data, reward_model=None)
+            return self.train(rl, name, data=self.data, valid=None, reward_model=None)
         if name == "opd":
             return self.train(opd, name, teachers=[self.teacher], data=[self.data], responses=[])
         if name not in ("distill", "distill by KL"):

@@ -61,10 +61,12 @@ def test_what_a_function_of_a_template_reads_of_a_row_is_named(tmp_path):
         check_task("hellaswag", described(tmp_path, "hellaswag", "validation", rows))
 
 
-def test_mmlu_is_asked_by_one_file_of_all_subjects(engine, tmp_path):
-    results, samples = asked(engine, "mmlu", described(tmp_path, "mmlu", "test", MMLU), tmp_path)
+@pytest.mark.parametrize("answers", [(1, 2), ("B", "C")], ids=["by number", "by letter"])
+def test_mmlu_is_asked_by_one_file_of_all_subjects(answers, engine, tmp_path):
+    rows = [row | {"answer": answer} for row, answer in zip(MMLU, answers, strict=True)]
+    results, samples = asked(engine, "mmlu", described(tmp_path, "mmlu", "test", rows), tmp_path)
     assert (results["mmlu"]["metric"], results["mmlu"]["n"]) == ("acc", 2)
-    assert [sample["target"] for sample in samples] == ["B", "C"], "by number or by letter"
+    assert [sample["target"] for sample in samples] == ["B", "C"]
     assert "What is 1 + 1?\nA. 1\nB. 2\nC. 3\nD. 4\n" in samples[0]["prompt"]
     # Of the letters, the one that the model finds likeliest.
     likeliest = []

@@ -152,7 +152,7 @@ def test_policies_are_balanced_in_every_method(stage, changes, tmp_path, monkeyp
         work = tmp_path / str(weight)
         folder = heavy(work / "base", weight)
         trainings = Trainings(folder, folder, work)
-        module, given = {"rl": (rl, {"data": trainings.data, "reward_model": None})}.get(
+        module, given = {"rl": (rl, {"data": trainings.data, "valid": None, "reward_model": None})}.get(
             stage, (opd, {"teachers": [folder], "data": [trainings.data], "responses": []})
         )
         with contextlib.chdir(ROOT):
