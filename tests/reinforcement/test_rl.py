@@ -734,6 +734,20 @@ class Killed(BaseException):
     pass
 
 
+def run_killed_at(seed: list[int], start: Path, out: Path, settings: dict) -> None:
+    """A run that is killed as it samples by this seed: of the run, and of the batch of rollouts."""
+    sample = engine.Engine.sample
+
+    def killed(*args, **kwargs):
+        if kwargs.get("seed") == seed:
+            raise Killed
+        return sample(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(engine.Engine, "sample", killed)
+        run(start, out, settings)
+
+
 # Of those that a recipe may leave out.
 CHOSEN = {"schedule": "wsd", "warmup_steps": 1, "min_lr_ratio": 0.1, "betas": [0.8, 0.95]}
 
@@ -877,17 +891,7 @@ def test_a_killed_run_keeps_what_was_best_before_it(start, tmp_path, monkeypatch
 
     monkeypatch.setattr(engine.Engine, "sample", whole_sample)
     asked = answering(start, [0.2, 0.6, 0.6, 0.4], monkeypatch)
-    sample = engine.Engine.sample
-
-    def killed(*args, **kwargs):
-        if kwargs.get("seed") == [0, 2]:
-            raise Killed
-        return sample(*args, **kwargs)
-
-    monkeypatch.setattr(engine.Engine, "sample", killed)
-    with pytest.raises(Killed):
-        run(start, tmp_path / "killed", settings)
-    monkeypatch.setattr(engine.Engine, "sample", sample)
+    run_killed_at([0, 2], start, tmp_path / "killed", settings)
     # It goes on behind step 2: the weights of step 1 are those that were put aside before.
     assert hashes(run(start, tmp_path / "killed", settings)) == hashes(whole)
     assert len(asked) == 4
@@ -1011,18 +1015,7 @@ def test_groups_without_spread_give_way_to_other_rows(rounds, flat_rows, start, 
     if flat_rows == 9:
         return
     # Resumed, it replaces the same groups by the same.
-    sample, calls = engine.Engine.sample, []
-
-    def killed(*args, **kwargs):
-        calls.append(kwargs["seed"])
-        if kwargs["seed"] == [0, 3]:
-            raise Killed
-        return sample(*args, **kwargs)
-
-    monkeypatch.setattr(engine.Engine, "sample", killed)
-    with pytest.raises(Killed):
-        run(start, tmp_path / "killed", settings)
-    monkeypatch.setattr(engine.Engine, "sample", sample)
+    run_killed_at([0, 3], start, tmp_path / "killed", settings)
     assert hashes(run(start, tmp_path / "killed", settings)) == hashes(whole)
 
 
