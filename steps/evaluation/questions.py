@@ -18,13 +18,12 @@ from steps.evaluation import functions
 from steps.evaluation.functions import fields_read, named
 from steps.evaluation.tasks import TEMPLATES, configuration, find_template, library, task_files
 from steps.judges.tasks import ASKED
+from steps.stats.level import Z
 
 # lm-eval's names for the tokens of a task's longest answer.
 LONGEST = ("max_gen_toks", "max_new_tokens", "max_tokens")
 # Of a template, what makes the question, the answer and the options: a field's name, or Jinja that names fields.
 _TEXTS = ("doc_to_text", "doc_to_target", "doc_to_choice")
-# Standard errors of half a 95 % interval.
-Z = 1.96
 # Glue of tasks/, of which is known what it reads.
 _GLUE = "steps.judges.tasks."
 _NONE = (None, None, None)

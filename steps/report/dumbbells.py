@@ -6,7 +6,7 @@ from steps.report.figures import LIGHT, Mark, new_axes, to_svg
 from steps.report.tables import Estimate, interval_text, number_text
 
 # Axis → color token and marker: told apart in grey too.
-AXES = {"target": ("blue", "o"), "general": ("orange", "s")}
+AXIS_LOOKS = {"target": ("blue", "o"), "general": ("orange", "s")}
 # Pixels of a checkpoint's line, and of a character of its name.
 LINE, CHAR = 26, 6.6
 
@@ -29,7 +29,7 @@ def dumbbells(
     marks = []
     for i, (of, moves) in enumerate(rows):
         for j, (axis, (before, after, change)) in enumerate(moves.items()):
-            color, marker = LIGHT[AXES[axis][0]], AXES[axis][1]
+            color, marker = LIGHT[AXIS_LOOKS[axis][0]], AXIS_LOOKS[axis][1]
             y = i + (j - (len(moves) - 1) / 2) * 0.42
             axes.plot([100 * before, 100 * after], [y, y], color=color, lw=2, zorder=2)
             axes.plot(100 * before, y, marker, ms=6, mfc=LIGHT["surface"], mec=color, mew=1.4, zorder=3)
@@ -39,7 +39,7 @@ def dumbbells(
             (end,) = axes.plot(100 * after, y, marker, ms=7.5, color=color, zorder=4)
             end.set_gid(marks[-1].id)
             axes.annotate(
-                number_text("points", change.value), (1, y), (14 + 52 * [*AXES].index(axis), 0),
+                number_text("points", change.value), (1, y), (14 + 52 * [*AXIS_LOOKS].index(axis), 0),
                 xycoords=("axes fraction", "data"), textcoords="offset points", va="center", fontsize=11, color=color,
                 annotation_clip=False,
             )  # fmt: skip
@@ -50,7 +50,7 @@ def dumbbells(
     axes.tick_params(axis="y", length=0)
     axes.grid(False, axis="y")
     handles = [Line2D([], [], color=LIGHT[token], marker=marker, lw=2, label=axis)
-               for axis, (token, marker) in AXES.items()]  # fmt: skip
+               for axis, (token, marker) in AXIS_LOOKS.items()]  # fmt: skip
     handles.append(
         Line2D(
             [], [], color=LIGHT["muted"], marker="o", mfc=LIGHT["surface"], lw=0, label="hollow: where training started"

@@ -10,10 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import stdtrit
 
-LEVEL = 0.95
-TAIL = (1 - LEVEL) / 2
-# Its normal quantile, to the six digits that tables have.
-Z = 1.959964
+from steps.stats.level import TAIL, Z
 
 
 def quantile(freedom: float, of: int = 1) -> float:
